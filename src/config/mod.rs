@@ -1,0 +1,2 @@
+//! From a file to a compiled snapshot.
+pub mod model;

@@ -1,0 +1,507 @@
+//! A configuration with every name resolved and every default filled in.
+//!
+//! Nothing here is optional unless its absence means something to the data plane. The types
+//! serialize to what `GET /config` shows, so that an operator sees the value in force for every
+//! key, written or not. Two equal values behave equally: a reload compares them to decide what to
+//! carry over.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+use serde::{Serialize, Serializer};
+
+/// One whole configuration.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Config {
+    pub admin: Admin,
+    pub access_log: AccessLog,
+    pub drain: Drain,
+    pub listeners: Vec<Arc<Listener>>,
+    /// HTTP routes; a listener serves those whose `listeners` name it.
+    pub routes: Vec<Arc<Route>>,
+    pub upstreams: Vec<Arc<Upstream>>,
+}
+
+/// Where the process answers about itself.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Admin {
+    /// Everything, the mutating requests included. `None`: no admin server.
+    pub address: Option<SocketAddr>,
+    /// Only `/livez`, `/readyz` and `/metrics`; may be a public address, for the kubelet.
+    pub probes: Option<SocketAddr>,
+}
+
+/// One line a request.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct AccessLog {
+    pub enabled: bool,
+    pub format: LogFormat,
+    pub output: LogOutput,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum LogFormat {
+    Json,
+    Text,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum LogOutput {
+    Stdout,
+    Stderr,
+    File(PathBuf),
+}
+
+/// How the process leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Drain {
+    /// Not ready, but still accepting, for this long.
+    #[serde(serialize_with = "duration")]
+    pub delay: Duration,
+    /// From the signal; what is still in flight then is cut.
+    #[serde(serialize_with = "duration")]
+    pub deadline: Duration,
+}
+
+/// A socket that takes connections.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Listener {
+    pub name: Arc<str>,
+    pub address: Address,
+    /// Connections beyond this are closed as they are accepted.
+    pub max_connections: usize,
+    /// Every connection must begin with a PROXY protocol header (v1 or v2).
+    pub proxy_protocol: bool,
+    pub kind: ListenerKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ListenerKind {
+    Http(Box<HttpListener>),
+    Tcp(TcpListener),
+}
+
+/// Opaque bytes to one upstream.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TcpListener {
+    pub upstream: Arc<str>,
+    /// No byte in either direction for this long ends the connection.
+    #[serde(serialize_with = "duration")]
+    pub idle_timeout: Duration,
+    /// The same once one side has said it sends no more.
+    #[serde(serialize_with = "duration")]
+    pub half_close_timeout: Duration,
+}
+
+/// HTTP/1.1 and HTTP/2 with prior knowledge, told apart by their first bytes.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpListener {
+    /// Largest request head, in bytes.
+    pub max_head_size: usize,
+    /// From its first byte (or from accept, for the first) to the end of a request head.
+    #[serde(serialize_with = "duration")]
+    pub head_timeout: Duration,
+    /// An HTTP/1.1 connection with no request for this long is closed.
+    #[serde(serialize_with = "duration")]
+    pub keep_alive_timeout: Duration,
+    /// An HTTP/2 connection with no stream for this long is closed.
+    #[serde(serialize_with = "duration")]
+    pub http2_idle_timeout: Duration,
+    /// `SETTINGS_MAX_CONCURRENT_STREAMS` offered to clients.
+    pub max_concurrent_streams: u32,
+    /// Whether `CONNECT host:port` may open a tunnel to the matched route's upstream.
+    pub allow_connect: bool,
+    /// Proxies in front that are trusted to have appended to `X-Forwarded-For` and `Forwarded`.
+    /// With 0 the peer's own forwarding headers and `x-pillion-*` headers are dropped.
+    pub trusted_hops: u8,
+    pub forwarded: ForwardedHeaders,
+    /// Append to `Via`, and refuse a request that has passed here three times.
+    pub via: bool,
+    pub path: PathPolicy,
+    /// Applies where the listener names an upstream instead of being named by routes.
+    pub upstream: Option<Arc<str>>,
+}
+
+/// Which forwarding headers are written towards the upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ForwardedHeaders {
+    /// `X-Forwarded-For`, `-Proto`, `-Host`.
+    XForwarded,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
+    Both,
+    /// None is added; the peer's are still dropped when it is not trusted.
+    Off,
+}
+
+/// What becomes of the forms of a path that servers disagree about. Dot segments are always
+/// removed and unreserved `%XX` always decoded (RFC 3986 section 6.2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PathPolicy {
+    pub escaped_slash: EscapedSlash,
+    pub backslash: Backslash,
+    pub merge_slashes: bool,
+}
+
+/// `%2F` (and `%5C`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum EscapedSlash {
+    Keep,
+    Decode,
+    Reject,
+}
+
+/// A literal `\`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Backslash {
+    Keep,
+    Slash,
+    Reject,
+}
+
+/// Rules with the meaning of a Gateway API `HTTPRoute` (v1).
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Route {
+    pub name: Arc<str>,
+    /// Names of the HTTP listeners that serve it; resolved, never empty.
+    pub listeners: Vec<Arc<str>>,
+    /// Empty: any host.
+    pub hostnames: Vec<Hostname>,
+    pub rules: Vec<Rule>,
+}
+
+/// A host name in lower case without a port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Hostname {
+    Exact(Arc<str>),
+    /// `*.example.com` is kept as `example.com`: one or more labels before it.
+    Wildcard(Arc<str>),
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rule {
+    /// `route/index` unless written.
+    pub name: Arc<str>,
+    /// Any of these; never empty (the default is the prefix `/`).
+    pub matches: Vec<Match>,
+    pub filters: Filters,
+    pub action: Action,
+    pub timeouts: Timeouts,
+}
+
+/// All of these.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Match {
+    pub path: PathMatch,
+    pub headers: Vec<HeaderMatch>,
+    pub query: Vec<QueryMatch>,
+    #[serde(serialize_with = "option_display")]
+    pub method: Option<Method>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PathMatch {
+    Exact(Arc<str>),
+    /// Whole segments: `/a` matches `/a` and `/a/b`, not `/ab`. Without a trailing slash.
+    Prefix(Arc<str>),
+    /// Anchored at both ends.
+    Regex(Pattern),
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct HeaderMatch {
+    #[serde(serialize_with = "display")]
+    pub name: HeaderName,
+    pub value: ValueMatch,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct QueryMatch {
+    pub name: Arc<str>,
+    pub value: ValueMatch,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ValueMatch {
+    Exact(Arc<str>),
+    /// Anchored at both ends.
+    Regex(Pattern),
+}
+
+/// A regular expression that has compiled, compared by its text.
+#[derive(Clone, Debug)]
+pub struct Pattern(pub regex::Regex);
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_str() == other.0.as_str()
+    }
+}
+
+impl Eq for Pattern {}
+
+impl Serialize for Pattern {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.0.as_str())
+    }
+}
+
+/// What is done to a request and its response, in this order.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Filters {
+    pub request_headers: HeaderEdits,
+    pub response_headers: HeaderEdits,
+    pub rewrite: Rewrite,
+    pub mirrors: Vec<Mirror>,
+}
+
+/// `set` replaces, `add` appends, `remove` drops; in the order remove, set, add.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct HeaderEdits {
+    #[serde(serialize_with = "header_pairs")]
+    pub set: Vec<(HeaderName, HeaderValue)>,
+    #[serde(serialize_with = "header_pairs")]
+    pub add: Vec<(HeaderName, HeaderValue)>,
+    #[serde(serialize_with = "display_all")]
+    pub remove: Vec<HeaderName>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Rewrite {
+    pub hostname: Option<Arc<str>>,
+    pub path: Option<PathRewrite>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PathRewrite {
+    Full(Arc<str>),
+    /// Replaces what the matched `Prefix` covered.
+    Prefix(Arc<str>),
+}
+
+/// A copy of a share of the requests, its answer thrown away.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Mirror {
+    pub upstream: Arc<str>,
+    /// Of a million.
+    pub share: u32,
+    /// Bodies beyond this many buffered bytes end the copy, never the request.
+    pub max_buffered_bytes: usize,
+}
+
+/// What answers a request.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Action {
+    /// Weighted; never empty, weights never all zero.
+    Forward(Vec<Backend>),
+    Redirect(Redirect),
+    Respond(DirectResponse),
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Backend {
+    pub upstream: Arc<str>,
+    pub weight: u32,
+    pub filters: BackendFilters,
+}
+
+/// Header edits for the requests that go to one backend.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackendFilters {
+    pub request_headers: HeaderEdits,
+    pub response_headers: HeaderEdits,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Redirect {
+    pub scheme: Option<Arc<str>>,
+    pub hostname: Option<Arc<str>>,
+    pub port: Option<u16>,
+    pub path: Option<PathRewrite>,
+    #[serde(serialize_with = "display")]
+    pub status: StatusCode,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DirectResponse {
+    #[serde(serialize_with = "display")]
+    pub status: StatusCode,
+    pub body: Arc<str>,
+    #[serde(serialize_with = "header_value")]
+    pub content_type: HeaderValue,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Timeouts {
+    /// From the first byte of the request to the head of the response. Zero: none.
+    #[serde(serialize_with = "duration")]
+    pub request: Duration,
+    /// No frame of a body in either direction for this long ends the exchange. Zero: none.
+    #[serde(serialize_with = "duration")]
+    pub idle: Duration,
+    /// From the first byte of the request to the end of the response. Zero: none.
+    #[serde(serialize_with = "duration")]
+    pub total: Duration,
+}
+
+/// A service: endpoints, how they are found, chosen, reached and limited.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Upstream {
+    pub name: Arc<str>,
+    pub endpoints: Vec<EndpointConfig>,
+    pub protocol: UpstreamProtocol,
+    pub balancer: Balancer,
+    #[serde(serialize_with = "duration")]
+    pub connect_timeout: Duration,
+    /// A pooled connection unused for this long is closed.
+    #[serde(serialize_with = "duration")]
+    pub idle_timeout: Duration,
+    /// A connection older than this is not used again; each one's limit is shortened by up to a
+    /// tenth at random, so that they don't end together. Zero: no limit.
+    #[serde(serialize_with = "duration")]
+    pub max_connection_age: Duration,
+    pub limits: Limits,
+    /// A PROXY protocol header sent first on each new connection.
+    pub proxy_protocol: Option<ProxyVersion>,
+    pub dns: DnsPolicy,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct EndpointConfig {
+    pub address: EndpointAddress,
+    pub weight: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum EndpointAddress {
+    Ip(SocketAddr),
+    Unix(PathBuf),
+    /// A and AAAA.
+    Dns { host: Arc<str>, port: u16 },
+    /// SRV, its targets' A and AAAA.
+    Srv { name: Arc<str> },
+}
+
+/// A place that can be bound or connected to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Address {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl Serialize for Address {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum UpstreamProtocol {
+    Http1,
+    /// With prior knowledge.
+    Http2,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Balancer {
+    PeakEwma,
+    LeastRequest,
+    RoundRobin,
+}
+
+/// Per upstream, over all workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Limits {
+    pub connections: usize,
+    /// Requests waiting for a connection.
+    pub pending: usize,
+    pub requests: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ProxyVersion {
+    V1,
+    V2,
+}
+
+/// Bounds on what an answer's TTL may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DnsPolicy {
+    #[serde(serialize_with = "duration")]
+    pub min_ttl: Duration,
+    #[serde(serialize_with = "duration")]
+    pub max_ttl: Duration,
+}
+
+fn duration<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{value:?}"))
+}
+
+fn display<T: ToString, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&value.to_string())
+}
+
+fn option_display<T: ToString, S: Serializer>(
+    value: &Option<T>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    value.as_ref().map(ToString::to_string).serialize(serializer)
+}
+
+fn display_all<T: ToString, S: Serializer>(
+    values: &[T],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(values.iter().map(ToString::to_string))
+}
+
+fn header_value<S: Serializer>(value: &HeaderValue, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&String::from_utf8_lossy(value.as_bytes()))
+}
+
+fn header_pairs<S: Serializer>(
+    pairs: &[(HeaderName, HeaderValue)],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(
+        pairs.iter().map(|(name, value)| (name.as_str(), String::from_utf8_lossy(value.as_bytes()))),
+    )
+}

@@ -1,0 +1,41 @@
+//! Pillion rides beside an application and carries every request in and out.
+//!
+//! # Two worlds
+//!
+//! *Workers* ([`runtime`]) move bytes: one single-threaded runtime a core, each with its own
+//! connection pools and its own cells of every metric, so that a request meets no shared lock.
+//! The *control thread* decides: it reads configuration ([`config`]), resolves names
+//! ([`discovery`]), answers the operator ([`admin`]). It hands over immutable values, the
+//! [`snapshot`] above all, with one atomic swap; workers hand back counters and log lines over
+//! bounded, lossy channels.
+//!
+//! # The life of a request
+//!
+//! 1. [`listener`] accepts a connection, reads its PROXY protocol header, counts it.
+//! 2. [`http`] tells HTTP/1.1 from HTTP/2 by the first bytes and reads the head; [`tcp`] carries
+//!    what is not HTTP.
+//! 3. The worker's [`snapshot`] is loaded once; [`router`] finds the plan of the request:
+//!    everything that was decided before it came.
+//! 4. [`policy`] is the stack that the request passes: limits, deadlines, the attempt.
+//! 5. [`upstream`] picks an endpoint; a connection comes from the worker's pool or is made.
+//! 6. The response streams back with a guard in its body that, at its end or when it is dropped,
+//!    counts, logs and releases what was held ([`telemetry`]).
+//!
+//! What fails on the way is an [`error::Error`], turned into a response by one table.
+
+pub mod admin;
+pub mod cli;
+pub mod config;
+pub mod discovery;
+pub mod error;
+pub mod http;
+pub mod listener;
+pub mod net;
+pub mod policy;
+pub mod router;
+pub mod runtime;
+pub mod snapshot;
+pub mod tcp;
+pub mod telemetry;
+pub mod upstream;
+pub mod worker;
