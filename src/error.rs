@@ -178,7 +178,12 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// A failure that says what it is and no more; not safe to replay.
     pub const fn new(reason: Reason, detail: &'static str) -> Self {
-        Self { reason, replay: Replay::Unsafe, detail: Cow::Borrowed(detail), source: None }
+        Self {
+            reason,
+            replay: Replay::Unsafe,
+            detail: Cow::Borrowed(detail),
+            source: None,
+        }
     }
 
     /// Replaces the detail by one made for this occasion.

@@ -1,1 +1,261 @@
-//! (being built)
+//! What all workers share, what one worker has to itself, and the connection that is handed to it.
+
+use std::{
+    cell::RefCell,
+    fmt,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, AtomicUsize, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+
+use crate::{
+    config::model::Address,
+    snapshot::{ListenerId, ListenerPlan, Snapshot},
+};
+
+/// One thread's own world. It lives in an `Rc`: nothing in it is ever touched by another thread,
+/// but for what [`Shared`] holds.
+pub struct Worker {
+    pub id: usize,
+    pub shared: Arc<Shared>,
+    /// Wakes everything on this worker that waits for a new snapshot or for the drain: an idle
+    /// connection waits for it beside its socket, then asks [`Worker::should_close`].
+    pub events: Arc<Notify>,
+    pub rng: RefCell<fastrand::Rng>,
+    // Core adds the connection pools here: `pools: crate::upstream::pool::Pools`.
+    snapshot: RefCell<arc_swap::Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
+}
+
+impl Worker {
+    pub fn new(id: usize, shared: Arc<Shared>) -> Rc<Self> {
+        Rc::new(Self {
+            id,
+            events: Arc::clone(&shared.workers[id].events),
+            rng: RefCell::new(fastrand::Rng::new()),
+            snapshot: RefCell::new(arc_swap::Cache::new(Arc::clone(&shared.snapshot))),
+            shared,
+        })
+    }
+
+    /// Looks at the newest snapshot: one atomic load when it has not changed.
+    ///
+    /// Keep `look` short: it must not come back here, and it can't await.
+    pub fn with_snapshot<R>(&self, look: impl FnOnce(&Arc<Snapshot>) -> R) -> R {
+        look(self.snapshot.borrow_mut().load())
+    }
+
+    /// The newest snapshot's generation. A connection keeps its [`ListenerPlan`] and asks for
+    /// another only when this differs from the plan's own.
+    pub fn generation(&self) -> u64 {
+        self.with_snapshot(|snapshot| snapshot.generation)
+    }
+
+    /// The newest plan of a socket; `None` once its listener was removed.
+    pub fn plan(&self, listener: ListenerId) -> Option<Arc<ListenerPlan>> {
+        self.with_snapshot(|snapshot| snapshot.listeners.get(&listener).cloned())
+    }
+
+    /// Whether connections of this listener must come to their end: no new request on them, idle
+    /// ones closed.
+    pub fn should_close(&self, listener: ListenerId) -> bool {
+        self.shared.lifecycle() >= Lifecycle::Draining
+            || self.with_snapshot(|snapshot| !snapshot.listeners.contains_key(&listener))
+    }
+}
+
+/// What the whole process shares.
+pub struct Shared {
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// Random, made at start: part of the `Via` pseudonym and of request ids.
+    pub process_id: u64,
+    workers: Box<[Seat]>,
+    lifecycle: AtomicU8,
+    /// Notified when a connection ends while the process drains.
+    ended: Notify,
+}
+
+/// Where a worker is met from outside. Aligned so that two workers' counts share no cache line.
+#[repr(align(128))]
+#[derive(Default)]
+struct Seat {
+    connections: AtomicUsize,
+    events: Arc<Notify>,
+}
+
+impl Shared {
+    pub fn new(first: Snapshot, workers: usize) -> Arc<Self> {
+        Arc::new(Self {
+            snapshot: Arc::new(ArcSwap::from_pointee(first)),
+            process_id: fastrand::u64(..),
+            workers: (0..workers).map(|_| Seat::default()).collect(),
+            lifecycle: AtomicU8::new(Lifecycle::Running as u8),
+            ended: Notify::new(),
+        })
+    }
+
+    pub fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
+    pub fn lifecycle(&self) -> Lifecycle {
+        Lifecycle::from_u8(self.lifecycle.load(Ordering::Acquire))
+    }
+
+    /// Moves on to `next` and wakes whoever waits; never back.
+    pub fn advance(&self, next: Lifecycle) {
+        self.lifecycle.fetch_max(next as u8, Ordering::AcqRel);
+        self.wake();
+    }
+
+    /// Makes every idle connection look at the snapshot and the lifecycle again.
+    pub fn wake(&self) {
+        for seat in &self.workers {
+            seat.events.notify_waiters();
+        }
+        self.ended.notify_waiters();
+    }
+
+    /// Open client connections, over all workers.
+    pub fn connections(&self) -> usize {
+        self.workers
+            .iter()
+            .map(|seat| seat.connections.load(Ordering::Acquire))
+            .sum()
+    }
+
+    /// Resolves when no client connection is open. Only true while draining: before, an end of a
+    /// connection wakes nobody.
+    pub async fn idle(&self) {
+        loop {
+            let ended = self.ended.notified();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
+            if self.connections() == 0 {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    /// The worker with the fewest connections; among equals the first at or after `turn`, so that
+    /// short connections, whose counts are mostly equal, go round.
+    pub fn emptiest(&self, turn: usize) -> usize {
+        let count = self.workers.len();
+        (0..count)
+            .map(|step| (turn + step) % count)
+            .min_by_key(|&id| self.workers[id].connections.load(Ordering::Relaxed))
+            .unwrap_or(0)
+    }
+}
+
+/// How far the process is on its way out. Only ever moves forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Lifecycle {
+    /// Serving.
+    Running = 0,
+    /// Not ready any more, but still accepting: `drain.delay`.
+    Announced = 1,
+    /// Accepts nothing; what is idle ends, what is busy ends after its exchange.
+    Draining = 2,
+    /// Ends now.
+    Forced = 3,
+}
+
+impl Lifecycle {
+    const fn from_u8(value: u8) -> Self {
+        match value {
+            0 => Self::Running,
+            1 => Self::Announced,
+            2 => Self::Draining,
+            _ => Self::Forced,
+        }
+    }
+}
+
+/// An accepted connection, as the code that serves it gets it beside its stream.
+pub struct Conn {
+    pub listener: ListenerId,
+    /// The listener's plan at accept. When the generation has moved, ask [`Worker::plan`].
+    pub plan: Arc<ListenerPlan>,
+    /// The other end of the socket.
+    pub peer: Address,
+    /// Our end of the socket.
+    pub local: Address,
+    /// What the PROXY header said, where the listener demands one and it named addresses.
+    pub proxied: Option<Proxied>,
+    /// Keep it until the last byte: it holds the connection's place in every count.
+    pub permit: Permit,
+}
+
+impl Conn {
+    /// Who really connects: what the PROXY header says, else the socket's peer.
+    pub fn source(&self) -> Address {
+        self.proxied
+            .map_or_else(|| self.peer.clone(), |proxied| Address::Tcp(proxied.source))
+    }
+}
+
+/// The connection as the proxy in front saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proxied {
+    pub source: std::net::SocketAddr,
+    pub destination: std::net::SocketAddr,
+}
+
+/// A connection's place in its listener's and its worker's count, given back on drop.
+pub struct Permit {
+    shared: Arc<Shared>,
+    worker: usize,
+    listener: Arc<AtomicUsize>,
+}
+
+impl Permit {
+    /// Takes a place; `None` when the listener has `limit` connections already.
+    ///
+    /// `listener` counts the connections of one listener; `worker` will serve this one.
+    pub fn take(
+        shared: &Arc<Shared>,
+        worker: usize,
+        listener: &Arc<AtomicUsize>,
+        limit: usize,
+    ) -> Option<Self> {
+        if listener.fetch_add(1, Ordering::AcqRel) >= limit {
+            listener.fetch_sub(1, Ordering::AcqRel);
+            return None;
+        }
+        shared.workers[worker]
+            .connections
+            .fetch_add(1, Ordering::AcqRel);
+        Some(Self {
+            shared: Arc::clone(shared),
+            worker,
+            listener: Arc::clone(listener),
+        })
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.listener.fetch_sub(1, Ordering::AcqRel);
+        self.shared.workers[self.worker]
+            .connections
+            .fetch_sub(1, Ordering::AcqRel);
+        if self.shared.lifecycle() >= Lifecycle::Draining {
+            self.shared.ended.notify_waiters();
+        }
+    }
+}
+
+impl fmt::Debug for Permit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Permit")
+            .field("worker", &self.worker)
+            .finish_non_exhaustive()
+    }
+}

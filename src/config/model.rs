@@ -402,9 +402,14 @@ pub enum EndpointAddress {
     Ip(SocketAddr),
     Unix(PathBuf),
     /// A and AAAA.
-    Dns { host: Arc<str>, port: u16 },
+    Dns {
+        host: Arc<str>,
+        port: u16,
+    },
     /// SRV, its targets' A and AAAA.
-    Srv { name: Arc<str> },
+    Srv {
+        name: Arc<str>,
+    },
 }
 
 /// A place that can be bound or connected to.
@@ -483,13 +488,13 @@ fn option_display<T: ToString, S: Serializer>(
     value: &Option<T>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
-    value.as_ref().map(ToString::to_string).serialize(serializer)
+    value
+        .as_ref()
+        .map(ToString::to_string)
+        .serialize(serializer)
 }
 
-fn display_all<T: ToString, S: Serializer>(
-    values: &[T],
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
+fn display_all<T: ToString, S: Serializer>(values: &[T], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(values.iter().map(ToString::to_string))
 }
 
@@ -502,6 +507,8 @@ fn header_pairs<S: Serializer>(
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(
-        pairs.iter().map(|(name, value)| (name.as_str(), String::from_utf8_lossy(value.as_bytes()))),
+        pairs
+            .iter()
+            .map(|(name, value)| (name.as_str(), String::from_utf8_lossy(value.as_bytes()))),
     )
 }
