@@ -1,0 +1,58 @@
+# What a person does here. `make` alone lists it.
+
+VENV ?= .venv
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+DENY_VERSION := 0.20.2
+# pytest's workers; every test takes its own ports.
+JOBS ?= 2
+
+# The program that the tests drive.
+export PILLION_BIN ?= $(abspath $(TARGET))/quick/pillion
+
+.DEFAULT_GOAL := help
+.PHONY: help demo build setup test test-rust test-peers test-long bench lint fmt deny
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: ## the whole thing on loopback, with real requests; needs Rust and a C compiler
+	$(CARGO) run --locked --profile quick -- demo
+
+build: ## the program as it is shipped, link-time optimised: target/release/pillion
+	$(CARGO) build --locked --release
+
+setup: ## what the tests need: peers from Debian's packages, Python's from PyPI
+	@VENV=$(VENV) tests/setup
+
+test: setup test-rust test-peers ## every test, against real peers
+
+test-rust:
+	$(CARGO) test --locked
+
+test-peers:
+	$(CARGO) build --locked --profile quick
+	$(VENV)/bin/pytest -n $(JOBS) -m "not long"
+
+test-long: setup ## soaks, long rotations, wide seeds: before an issue is closed
+	$(CARGO) test --locked -- --ignored
+	$(CARGO) build --locked --profile quick
+	$(VENV)/bin/pytest -m long
+
+bench: setup ## micro-benchmarks, then Pillion beside nginx, HAProxy and Envoy
+	$(CARGO) bench --locked
+	$(CARGO) build --locked --release
+	$(VENV)/bin/python benches/run.py
+
+lint: deny ## format, clippy, dependencies, documentation: warnings are errors
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) deny --locked check bans licenses sources
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+
+fmt: ## format in place
+	$(CARGO) fmt
+
+deny:
+	@$(CARGO) deny --version 2>/dev/null | grep -qx 'cargo-deny $(DENY_VERSION)' \
+	  || $(CARGO) install cargo-deny --locked --version $(DENY_VERSION) --target-dir $(TARGET)/deny
