@@ -1,1 +1,72 @@
-//! (being built)
+//! The admin server: what an operator asks and tells a running process.
+//!
+//! It runs on the control thread, so that nothing it does can hold up a request. What it may see
+//! and do is behind [`Control`].
+
+use std::{future::Future, pin::Pin};
+
+use crate::telemetry::metrics::Format;
+
+/// What the admin server needs of the process.
+pub trait Control: Send + Sync {
+    /// Whether traffic may be sent here. Never depends on the health of upstreams.
+    fn readiness(&self) -> Readiness;
+
+    /// The configuration in force, defaults filled in, secrets redacted.
+    fn config(&self) -> serde_json::Value;
+
+    /// Endpoints with their state.
+    fn upstreams(&self) -> serde_json::Value;
+
+    /// Begins the drain, as SIGTERM does. Once it has begun, nothing happens.
+    fn drain(&self);
+
+    /// Reads the configuration again; done once it is live (its generation) or refused.
+    fn reload(&self) -> BoxFuture<Result<u64, ReloadRefused>>;
+
+    /// A scrape.
+    fn metrics(&self, format: Format) -> String;
+
+    /// The filter of the process's own log, in the form of `RUST_LOG`.
+    fn log_level(&self) -> String;
+
+    /// Replaces it; the error says what is wrong with the new one.
+    fn set_log_level(&self, filter: &str) -> Result<(), String>;
+}
+
+/// A future that owns what it needs.
+pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Why a new configuration was not taken.
+#[derive(Clone, Debug)]
+pub struct ReloadRefused {
+    /// An array with an object for each problem, for programs.
+    pub problems: serde_json::Value,
+    /// The same as `pillion check` prints it, for people.
+    pub text: String,
+}
+
+/// The answer to `/readyz`.
+#[derive(Clone, Debug, Default)]
+pub struct Readiness {
+    /// Ready means that all of them hold.
+    pub conditions: Vec<Condition>,
+    /// The reload that was refused last, unless one was accepted since. Information only: a bad
+    /// file never makes a process that serves a good one unready.
+    pub refused_reload: Option<String>,
+}
+
+/// One thing that must hold.
+#[derive(Clone, Debug)]
+pub struct Condition {
+    pub name: &'static str,
+    pub ok: bool,
+    /// What is the matter, or how much of it there is.
+    pub detail: String,
+}
+
+impl Readiness {
+    pub fn is_ready(&self) -> bool {
+        self.conditions.iter().all(|condition| condition.ok)
+    }
+}

@@ -1,1 +1,12 @@
-//! (being built)
+//! What the process tells about itself: metrics, one access-log line a request, its own log.
+//!
+//! Workers pay as little as can be: a metric is a handle that was looked up when the snapshot was
+//! compiled and a cell that only this worker writes ([`metrics`]); a line of the access log is
+//! formatted into a buffer and handed over in batches, and dropped (and counted) rather than
+//! waited for ([`access_log`]).
+
+pub mod metrics;
+
+pub use metrics::{
+    Lifecycle, ListenerMetrics, ProcessMetrics, Registry, RouteMetrics, UpstreamMetrics,
+};

@@ -1,0 +1,99 @@
+//! What a listener counts.
+
+use std::fmt;
+
+use super::{
+    cells::{ByReason, Count, Level, PerWorker},
+    scrape::{Families, Scraped},
+};
+use crate::error::Reason;
+
+/// The handle of one listener. Every `worker` is the number of the calling worker.
+#[derive(Debug)]
+pub struct ListenerMetrics(PerWorker<Cells>);
+
+#[derive(Debug, Default)]
+struct Cells {
+    connections: Level,
+    refused: Count,
+    received: Count,
+    sent: Count,
+    refused_heads: ByReason,
+}
+
+impl ListenerMetrics {
+    /// A connection was accepted and will be served.
+    pub fn accepted(&self, worker: usize) {
+        self.0.of(worker).connections.entered.increment();
+    }
+
+    /// An accepted connection is gone; the worker need not be the one that accepted it.
+    pub fn closed(&self, worker: usize) {
+        self.0.of(worker).connections.left.increment();
+    }
+
+    /// A connection was closed as it came: the listener is at its limit, or its PROXY header was
+    /// missing or wrong.
+    pub fn refused(&self, worker: usize) {
+        self.0.of(worker).refused.increment();
+    }
+
+    /// Bytes that went over the listener's connections.
+    pub fn bytes(&self, worker: usize, received: u64, sent: u64) {
+        let cells = self.0.of(worker);
+        cells.received.add(received);
+        cells.sent.add(sent);
+    }
+
+    /// A request head was refused before there was a request that a route could count.
+    pub fn refused_head(&self, worker: usize, reason: Reason) {
+        self.0.of(worker).refused_heads.of(reason).increment();
+    }
+
+    /// Connections open now.
+    pub fn active(&self) -> u64 {
+        self.0.level(|cells| &cells.connections)
+    }
+}
+
+impl Scraped for ListenerMetrics {
+    const LABEL: &'static str = "listener";
+
+    fn new(workers: usize) -> Self {
+        Self(PerWorker::new(workers))
+    }
+
+    fn encode(families: &mut Families<'_, '_, Self>) -> fmt::Result {
+        families.counter(
+            "pillion_listener_connections",
+            "Connections accepted.",
+            |metrics| metrics.0.sum(|cells| &cells.connections.entered),
+        )?;
+        families.gauge(
+            "pillion_listener_connections_active",
+            "Connections open now.",
+            Self::active,
+        )?;
+        families.counter(
+            "pillion_listener_connections_refused",
+            "Connections closed as they came: too many, or a bad PROXY header.",
+            |metrics| metrics.0.sum(|cells| &cells.refused),
+        )?;
+        families.counter(
+            "pillion_listener_received_bytes",
+            "Bytes received from clients.",
+            |metrics| metrics.0.sum(|cells| &cells.received),
+        )?;
+        families.counter(
+            "pillion_listener_sent_bytes",
+            "Bytes sent to clients.",
+            |metrics| metrics.0.sum(|cells| &cells.sent),
+        )?;
+        families.counters(
+            "pillion_listener_heads_refused",
+            "Request heads refused before any route was asked.",
+            ["reason"],
+            |metrics| metrics.0.reasons(|cells| &cells.refused_heads),
+        )
+    }
+}

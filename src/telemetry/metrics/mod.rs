@@ -1,0 +1,21 @@
+//! Prometheus metrics without a shared lock or a lookup on the path of a request.
+//!
+//! A snapshot resolves its handles by name from the [`Registry`] once; a worker then writes only
+//! cells of its own ([`cells`]); a scrape sums them ([`Registry::encode`]).
+
+pub mod cells;
+mod exposition;
+mod histogram;
+mod listener;
+mod process;
+mod registry;
+mod route;
+mod scrape;
+mod upstream;
+
+pub use exposition::Format;
+pub use listener::ListenerMetrics;
+pub use process::{Lifecycle, ProcessMetrics};
+pub use registry::Registry;
+pub use route::RouteMetrics;
+pub use upstream::UpstreamMetrics;

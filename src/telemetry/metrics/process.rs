@@ -1,0 +1,324 @@
+//! What there is one of in a process.
+
+use std::{
+    fmt, fs,
+    sync::atomic::{AtomicU8, Ordering::Relaxed},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue},
+    metrics::{MetricType, counter::Counter, gauge::Gauge},
+};
+use rustix::time::{ClockId, clock_gettime};
+
+use super::scrape::counter;
+
+/// Rare events: counters that any thread may write.
+#[derive(Debug)]
+pub struct ProcessMetrics {
+    workers: usize,
+    started: SystemTime,
+    generation: Gauge,
+    reloads_accepted: Counter,
+    reloads_rejected: Counter,
+    accept_errors: Counter,
+    access_log_dropped: Counter,
+    drain_cut: Counter,
+    lifecycle: AtomicU8,
+}
+
+/// Where the process stands in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lifecycle {
+    /// No snapshot is live yet.
+    Starting,
+    Serving,
+    /// Told to stop; what is in flight is finished.
+    Draining,
+}
+
+impl Lifecycle {
+    const ALL: [Self; 3] = [Self::Starting, Self::Serving, Self::Draining];
+
+    /// The word that metrics and `/readyz` use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Serving => "serving",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+impl ProcessMetrics {
+    pub(super) fn new(workers: usize) -> Self {
+        Self {
+            workers,
+            started: SystemTime::now(),
+            generation: Gauge::default(),
+            reloads_accepted: Counter::default(),
+            reloads_rejected: Counter::default(),
+            accept_errors: Counter::default(),
+            access_log_dropped: Counter::default(),
+            drain_cut: Counter::default(),
+            lifecycle: AtomicU8::new(Lifecycle::Starting as u8),
+        }
+    }
+
+    /// The first snapshot is live. It is no reload.
+    pub fn started(&self, generation: u64) {
+        self.set_generation(generation);
+    }
+
+    /// A reload made this generation live.
+    pub fn reload_accepted(&self, generation: u64) {
+        self.set_generation(generation);
+        self.reloads_accepted.inc();
+    }
+
+    /// A reload was refused; the generation stays.
+    pub fn reload_rejected(&self) {
+        self.reloads_rejected.inc();
+    }
+
+    /// `accept` failed, most often for want of file descriptors.
+    pub fn accept_error(&self) {
+        self.accept_errors.inc();
+    }
+
+    /// Lines of the access log were dropped, as its writer was behind or could not write.
+    pub fn access_log_dropped(&self, lines: u64) {
+        self.access_log_dropped.inc_by(lines);
+    }
+
+    /// The drain deadline cut connections that were in use.
+    pub fn drain_cut(&self, connections: u64) {
+        self.drain_cut.inc_by(connections);
+    }
+
+    pub fn set_lifecycle(&self, state: Lifecycle) {
+        self.lifecycle.store(state as u8, Relaxed);
+    }
+
+    fn set_generation(&self, generation: u64) {
+        self.generation
+            .set(i64::try_from(generation).unwrap_or(i64::MAX));
+    }
+}
+
+impl Collector for ProcessMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        encoder
+            .encode_descriptor(
+                "pillion_build",
+                "What is running; always 1.",
+                None,
+                MetricType::Info,
+            )?
+            .encode_info(&[
+                ("version", env!("CARGO_PKG_VERSION")),
+                ("commit", option_env!("PILLION_COMMIT").unwrap_or("unknown")),
+            ])?;
+
+        let mut values = Values(encoder);
+        values.gauge(
+            "pillion_config_generation",
+            "Number of the configuration that is live; grows by one with each accepted reload.",
+            &self.generation.get(),
+        )?;
+        values.counters(
+            "pillion_config_reloads",
+            "Reloads of the configuration, by what became of them.",
+            "result",
+            &[
+                ("accepted", self.reloads_accepted.get()),
+                ("rejected", self.reloads_rejected.get()),
+            ],
+        )?;
+        let state = self.lifecycle.load(Relaxed);
+        values.gauges(
+            "pillion_lifecycle_state",
+            "1 for the state that the process is in.",
+            "state",
+            &Lifecycle::ALL.map(|each| (each.name(), u64::from(each as u8 == state))),
+        )?;
+        values.gauge(
+            "pillion_workers",
+            "Data-plane workers.",
+            &(self.workers as u64),
+        )?;
+        values.counter(
+            "pillion_accept_errors",
+            "Failures to accept a connection, most often for want of file descriptors.",
+            self.accept_errors.get(),
+        )?;
+        values.counter(
+            "pillion_access_log_dropped",
+            "Lines of the access log that were dropped because the output was behind or failed.",
+            self.access_log_dropped.get(),
+        )?;
+        values.counter(
+            "pillion_drain_cut_connections",
+            "Connections in use that the drain deadline cut.",
+            self.drain_cut.get(),
+        )?;
+        values.kernel(self.started)
+    }
+}
+
+/// Writes families that have no object.
+struct Values<'e>(DescriptorEncoder<'e>);
+
+impl Values<'_> {
+    /// The names that every Prometheus client library gives to these. What the kernel doesn't tell
+    /// is left out.
+    fn kernel(&mut self, started: SystemTime) -> fmt::Result {
+        let since_epoch = started.duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.gauge(
+            "process_start_time_seconds",
+            "When the process started, as seconds since 1970.",
+            &since_epoch.as_secs_f64(),
+        )?;
+        let cpu = Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default();
+        self.counter(
+            "process_cpu_seconds",
+            "Processor time used, by the kernel for us included.",
+            cpu.as_secs_f64(),
+        )?;
+        if let Some(bytes) = resident_bytes() {
+            self.gauge("process_resident_memory_bytes", "Resident memory.", &bytes)?;
+        }
+        if let Ok(files) = fs::read_dir("/proc/self/fd") {
+            // One of them is the descriptor of the listing itself.
+            let open = (files.count() as u64).saturating_sub(1);
+            self.gauge("process_open_fds", "File descriptors open now.", &open)?;
+        }
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        if let Some(limit) = limit {
+            self.gauge(
+                "process_max_fds",
+                "File descriptors that may be open.",
+                &limit,
+            )?;
+        }
+        Ok(())
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: &impl EncodeGaugeValue) -> fmt::Result {
+        self.0
+            .encode_descriptor(name, help, None, MetricType::Gauge)?
+            .encode_gauge(value)
+    }
+
+    fn gauges(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: &[(&str, u64)],
+    ) -> fmt::Result {
+        let mut family = self
+            .0
+            .encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (label_value, value) in values {
+            let labels = [(label, *label_value)];
+            family.encode_family(&labels)?.encode_gauge(value)?;
+        }
+        Ok(())
+    }
+
+    fn counter(&mut self, name: &str, help: &str, count: impl EncodeCounterValue) -> fmt::Result {
+        let mut family = self
+            .0
+            .encode_descriptor(name, help, None, MetricType::Counter)?;
+        counter(&mut family, &[], count)
+    }
+
+    fn counters(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: &[(&str, u64)],
+    ) -> fmt::Result {
+        let mut family = self
+            .0
+            .encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (label_value, count) in values {
+            counter(&mut family, &[(label, *label_value)], *count)?;
+        }
+        Ok(())
+    }
+}
+
+/// `VmRSS` of `/proc/self/status`, which the kernel gives in KiB.
+fn resident_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::metrics::{Format, Registry};
+
+    #[test]
+    fn the_contract_s_names_are_there_from_the_start() {
+        let registry = Registry::new(2);
+        let text = registry.encode(Format::Prometheus);
+        for line in [
+            r#"pillion_config_reloads_total{result="accepted"} 0"#,
+            r#"pillion_config_reloads_total{result="rejected"} 0"#,
+            "pillion_config_generation 0",
+            "pillion_workers 2",
+            r#"pillion_lifecycle_state{state="starting"} 1"#,
+            "# TYPE pillion_build_info gauge",
+        ] {
+            assert!(
+                text.contains(&format!("{line}\n")),
+                "{line} is missing from:\n{text}"
+            );
+        }
+        assert!(text.contains("pillion_build_info{version=\""));
+    }
+
+    #[test]
+    fn events_are_counted() {
+        let registry = Registry::new(1);
+        let process = registry.process();
+        process.started(1);
+        process.reload_accepted(2);
+        process.reload_rejected();
+        process.accept_error();
+        process.access_log_dropped(7);
+        process.drain_cut(3);
+        process.set_lifecycle(Lifecycle::Draining);
+        let text = registry.encode(Format::Prometheus);
+        for line in [
+            r#"pillion_config_reloads_total{result="accepted"} 1"#,
+            r#"pillion_config_reloads_total{result="rejected"} 1"#,
+            "pillion_config_generation 2",
+            "pillion_accept_errors_total 1",
+            "pillion_access_log_dropped_total 7",
+            "pillion_drain_cut_connections_total 3",
+            r#"pillion_lifecycle_state{state="starting"} 0"#,
+            r#"pillion_lifecycle_state{state="draining"} 1"#,
+        ] {
+            assert!(
+                text.contains(&format!("{line}\n")),
+                "{line} is missing from:\n{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_kernel_is_asked() {
+        assert!(resident_bytes().is_some_and(|bytes| bytes > 100_000));
+    }
+}

@@ -1,0 +1,179 @@
+//! What a rule of a route counts.
+
+use std::{fmt, time::Duration};
+
+use http::Method;
+
+use super::{
+    cells::{ByReason, Count, Level, PerWorker},
+    histogram::Histogram,
+    scrape::{Families, Scraped},
+};
+use crate::error::Reason;
+
+/// The handle of one rule. Every `worker` is the number of the calling worker.
+#[derive(Debug)]
+pub struct RouteMetrics(PerWorker<Cells>);
+
+#[derive(Debug, Default)]
+struct Cells {
+    requests: Level,
+    /// By method, then by class of status.
+    done: [[Count; STATUSES.len()]; METHODS.len()],
+    reasons: ByReason,
+    duration: Histogram,
+    request_bytes: Count,
+    response_bytes: Count,
+}
+
+/// Values of the `method` label; a client can't make more of them.
+const METHODS: [&str; 10] = [
+    "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "other",
+];
+
+/// Values of the `status` label. `none`: the exchange ended before a response began.
+const STATUSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
+
+impl RouteMetrics {
+    /// A request has been matched to the rule.
+    pub fn request_started(&self, worker: usize) {
+        self.0.of(worker).requests.entered.increment();
+    }
+
+    /// That request is over: its response went out, or the exchange ended early. To be called once
+    /// for each [`RouteMetrics::request_started`].
+    ///
+    /// `status` is 0 when there was no response; `duration` is from the first byte of the request
+    /// to the last of the response; the bytes are those of the bodies.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one call at the end of a request, all plain numbers"
+    )]
+    pub fn request_done(
+        &self,
+        worker: usize,
+        method: &Method,
+        status: u16,
+        reason: Option<Reason>,
+        duration: Duration,
+        bytes_in: u64,
+        bytes_out: u64,
+    ) {
+        let cells = self.0.of(worker);
+        cells.requests.left.increment();
+        cells.done[method_index(method)][status_index(status)].increment();
+        if let Some(reason) = reason {
+            cells.reasons.of(reason).increment();
+        }
+        cells.duration.observe(duration);
+        cells.request_bytes.add(bytes_in);
+        cells.response_bytes.add(bytes_out);
+    }
+
+    /// Requests running now.
+    pub fn active(&self) -> u64 {
+        self.0.level(|cells| &cells.requests)
+    }
+
+    /// What never happened is left out.
+    fn done(&self) -> Vec<([&'static str; 2], u64)> {
+        let mut series = Vec::new();
+        for (method_index, method) in METHODS.into_iter().enumerate() {
+            for (status_index, status) in STATUSES.into_iter().enumerate() {
+                let count = self.0.sum(|cells| &cells.done[method_index][status_index]);
+                if count > 0 {
+                    series.push(([method, status], count));
+                }
+            }
+        }
+        series
+    }
+}
+
+fn method_index(method: &Method) -> usize {
+    let name = method.as_str();
+    METHODS
+        .iter()
+        .position(|&known| known == name)
+        .unwrap_or(METHODS.len() - 1)
+}
+
+fn status_index(status: u16) -> usize {
+    let class = usize::from(status / 100);
+    if class < STATUSES.len() { class } else { 0 }
+}
+
+impl Scraped for RouteMetrics {
+    const LABEL: &'static str = "route";
+
+    fn new(workers: usize) -> Self {
+        Self(PerWorker::new(workers))
+    }
+
+    fn encode(families: &mut Families<'_, '_, Self>) -> fmt::Result {
+        families.counters(
+            "pillion_http_requests",
+            "Requests that are over, by method and class of status; none: there was no response.",
+            ["method", "status"],
+            Self::done,
+        )?;
+        families.counters(
+            "pillion_http_requests_failed",
+            "Requests that Pillion answered by itself or ended early, by reason.",
+            ["reason"],
+            |metrics| metrics.0.reasons(|cells| &cells.reasons),
+        )?;
+        families.gauge(
+            "pillion_http_requests_active",
+            "Requests running now.",
+            Self::active,
+        )?;
+        families.histogram(
+            "pillion_http_request_duration_seconds",
+            "From the first byte of a request to the last of its response.",
+            |metrics| metrics.0.totals(|cells| &cells.duration),
+        )?;
+        families.counter(
+            "pillion_http_request_body_bytes",
+            "Bytes of request bodies.",
+            |metrics| metrics.0.sum(|cells| &cells.request_bytes),
+        )?;
+        families.counter(
+            "pillion_http_response_body_bytes",
+            "Bytes of response bodies.",
+            |metrics| metrics.0.sum(|cells| &cells.response_bytes),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_by_method_class_and_reason() {
+        let metrics = RouteMetrics::new(2);
+        for worker in 0..2 {
+            metrics.request_started(worker);
+        }
+        assert_eq!(metrics.active(), 2);
+        let second = Duration::from_secs(1);
+        metrics.request_done(0, &Method::GET, 204, None, second, 0, 0);
+        let brew = Method::from_bytes(b"BREW").unwrap();
+        metrics.request_done(1, &brew, 0, Some(Reason::ClientClosed), second, 3, 4);
+        assert_eq!(metrics.active(), 0);
+        assert_eq!(
+            metrics.done(),
+            [(["GET", "2xx"], 1), (["other", "none"], 1)]
+        );
+    }
+
+    #[test]
+    fn a_status_of_no_class_is_none() {
+        for status in [0, 99, 600, 999, u16::MAX] {
+            assert_eq!(STATUSES[status_index(status)], "none", "{status}");
+        }
+        assert_eq!(STATUSES[status_index(101)], "1xx");
+        assert_eq!(STATUSES[status_index(599)], "5xx");
+    }
+}

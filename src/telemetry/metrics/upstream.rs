@@ -1,0 +1,231 @@
+//! What an upstream counts.
+
+use std::{fmt, time::Duration};
+
+use super::{
+    cells::{ByReason, Count, Level, PerWorker},
+    histogram::Histogram,
+    scrape::{Families, Scraped},
+};
+use crate::error::Reason;
+
+/// The handle of one upstream. Every `worker` is the number of the calling worker.
+#[derive(Debug)]
+pub struct UpstreamMetrics {
+    cells: PerWorker<Cells>,
+    /// Names are resolved by the control thread alone, so it is a single writer as well.
+    resolved: Count,
+    unresolved: Count,
+}
+
+#[derive(Debug, Default)]
+struct Cells {
+    connections: Level,
+    idle: Level,
+    connect_failures: ByReason,
+    connect_duration: Histogram,
+    pool_hits: Count,
+    pool_misses: Count,
+    requests: Level,
+    pending: Level,
+    limited: ByReason,
+}
+
+impl UpstreamMetrics {
+    /// A connection was made; connecting took this long.
+    pub fn connection_opened(&self, worker: usize, duration: Duration) {
+        let cells = self.cells.of(worker);
+        cells.connections.entered.increment();
+        cells.connect_duration.observe(duration);
+    }
+
+    /// A connection that had been made is gone.
+    pub fn connection_closed(&self, worker: usize) {
+        self.cells.of(worker).connections.left.increment();
+    }
+
+    /// A connection could not be made.
+    pub fn connection_failed(&self, worker: usize, reason: Reason) {
+        self.cells
+            .of(worker)
+            .connect_failures
+            .of(reason)
+            .increment();
+    }
+
+    /// A connection went back to the pool.
+    pub fn idle_added(&self, worker: usize) {
+        self.cells.of(worker).idle.entered.increment();
+    }
+
+    /// A connection left the pool: taken for a request, or closed.
+    pub fn idle_removed(&self, worker: usize) {
+        self.cells.of(worker).idle.left.increment();
+    }
+
+    /// A request found a connection in the pool.
+    pub fn pool_hit(&self, worker: usize) {
+        self.cells.of(worker).pool_hits.increment();
+    }
+
+    /// A request found none and needs a new one.
+    pub fn pool_miss(&self, worker: usize) {
+        self.cells.of(worker).pool_misses.increment();
+    }
+
+    /// A request (or a TCP stream) was given to this upstream.
+    pub fn request_started(&self, worker: usize) {
+        self.cells.of(worker).requests.entered.increment();
+    }
+
+    /// That request is over. To be called once for each [`UpstreamMetrics::request_started`].
+    pub fn request_done(&self, worker: usize) {
+        self.cells.of(worker).requests.left.increment();
+    }
+
+    /// A request waits for a connection.
+    pub fn pending_started(&self, worker: usize) {
+        self.cells.of(worker).pending.entered.increment();
+    }
+
+    /// It waits no more: it got one, or gave up.
+    pub fn pending_done(&self, worker: usize) {
+        self.cells.of(worker).pending.left.increment();
+    }
+
+    /// A limit of the upstream refused a request.
+    pub fn limit_refused(&self, worker: usize, reason: Reason) {
+        self.cells.of(worker).limited.of(reason).increment();
+    }
+
+    /// A name was asked for and answered (`true`), or not. For the control thread only.
+    pub fn dns_lookup(&self, answered: bool) {
+        if answered {
+            &self.resolved
+        } else {
+            &self.unresolved
+        }
+        .increment();
+    }
+
+    /// Requests running now, over all workers.
+    pub fn active(&self) -> u64 {
+        self.cells.level(|cells| &cells.requests)
+    }
+
+    /// Connections open now, over all workers.
+    pub fn connections(&self) -> u64 {
+        self.cells.level(|cells| &cells.connections)
+    }
+
+    /// Connections in the pools now, over all workers.
+    pub fn idle(&self) -> u64 {
+        self.cells.level(|cells| &cells.idle)
+    }
+
+    /// Requests waiting for a connection now, over all workers.
+    pub fn pending(&self) -> u64 {
+        self.cells.level(|cells| &cells.pending)
+    }
+}
+
+impl Scraped for UpstreamMetrics {
+    const LABEL: &'static str = "upstream";
+
+    fn new(workers: usize) -> Self {
+        Self {
+            cells: PerWorker::new(workers),
+            resolved: Count::default(),
+            unresolved: Count::default(),
+        }
+    }
+
+    fn encode(families: &mut Families<'_, '_, Self>) -> fmt::Result {
+        families.counter(
+            "pillion_upstream_connections",
+            "Connections made.",
+            |metrics| metrics.cells.sum(|cells| &cells.connections.entered),
+        )?;
+        families.gauge(
+            "pillion_upstream_connections_active",
+            "Connections open now, idle ones included.",
+            Self::connections,
+        )?;
+        families.gauge(
+            "pillion_upstream_connections_idle",
+            "Connections in the pools now.",
+            Self::idle,
+        )?;
+        families.counters(
+            "pillion_upstream_connections_failed",
+            "Connections that could not be made, by reason.",
+            ["reason"],
+            |metrics| metrics.cells.reasons(|cells| &cells.connect_failures),
+        )?;
+        families.histogram(
+            "pillion_upstream_connect_duration_seconds",
+            "How long making a connection took, where it succeeded.",
+            |metrics| metrics.cells.totals(|cells| &cells.connect_duration),
+        )?;
+        families.counters(
+            "pillion_upstream_pool_lookups",
+            "Requests that looked for a pooled connection, by what they found.",
+            ["result"],
+            |metrics| {
+                vec![
+                    (["hit"], metrics.cells.sum(|cells| &cells.pool_hits)),
+                    (["miss"], metrics.cells.sum(|cells| &cells.pool_misses)),
+                ]
+            },
+        )?;
+        families.counter(
+            "pillion_upstream_requests",
+            "Requests given to the upstream.",
+            |metrics| metrics.cells.sum(|cells| &cells.requests.entered),
+        )?;
+        families.gauge(
+            "pillion_upstream_requests_active",
+            "Requests running now.",
+            Self::active,
+        )?;
+        families.gauge(
+            "pillion_upstream_requests_pending",
+            "Requests waiting for a connection now.",
+            Self::pending,
+        )?;
+        families.counters(
+            "pillion_upstream_requests_refused",
+            "Requests refused by a limit of the upstream, by reason.",
+            ["reason"],
+            |metrics| metrics.cells.reasons(|cells| &cells.limited),
+        )?;
+        families.counters(
+            "pillion_upstream_dns_lookups",
+            "Names asked for, by what came of it.",
+            ["result"],
+            |metrics| {
+                vec![
+                    (["answered"], metrics.resolved.get()),
+                    (["failed"], metrics.unresolved.get()),
+                ]
+            },
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_follow_over_workers() {
+        let metrics = UpstreamMetrics::new(2);
+        metrics.connection_opened(0, Duration::from_millis(1));
+        metrics.idle_added(0);
+        metrics.connection_opened(1, Duration::from_millis(1));
+        metrics.connection_closed(1);
+        assert_eq!((metrics.connections(), metrics.idle()), (1, 1));
+        metrics.idle_removed(0);
+        assert_eq!(metrics.idle(), 0);
+    }
+}
