@@ -12,6 +12,7 @@ use crate::{
         TcpListener, Timeouts,
     },
     router::Router,
+    telemetry::{ListenerMetrics, RouteMetrics},
     upstream::Upstream,
 };
 
@@ -45,6 +46,7 @@ pub struct ListenerPlan {
     pub config: Arc<model::Listener>,
     /// Where it really listens.
     pub address: Address,
+    pub metrics: Arc<ListenerMetrics>,
     pub kind: PlanKind,
 }
 
@@ -75,6 +77,7 @@ pub struct RoutePlan {
     pub action: PlannedAction,
     pub mirrors: Vec<PlannedMirror>,
     pub timeouts: Timeouts,
+    pub metrics: Arc<RouteMetrics>,
 }
 
 pub enum PlannedAction {

@@ -11,11 +11,13 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
 use crate::{
     config::model::Address,
+    listener::accept::{Accepted, Acceptor},
     snapshot::{ListenerId, ListenerPlan, Snapshot},
+    telemetry::{ListenerMetrics, Registry},
 };
 
 /// One thread's own world. It lives in an `Rc`: nothing in it is ever touched by another thread,
@@ -71,6 +73,7 @@ impl Worker {
 /// What the whole process shares.
 pub struct Shared {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
+    pub registry: Arc<Registry>,
     /// Random, made at start: part of the `Via` pseudonym and of request ids.
     pub process_id: u64,
     workers: Box<[Seat]>,
@@ -81,21 +84,61 @@ pub struct Shared {
 
 /// Where a worker is met from outside. Aligned so that two workers' counts share no cache line.
 #[repr(align(128))]
-#[derive(Default)]
 struct Seat {
     connections: AtomicUsize,
     events: Arc<Notify>,
+    mailbox: mpsc::Sender<Command>,
 }
 
+/// What a worker is asked to do from outside.
+pub enum Command {
+    /// Serve this connection.
+    Serve(Accepted),
+    /// Accept on this socket, for all workers.
+    Listen(Box<Acceptor>),
+    /// Drop everything and end.
+    Stop,
+}
+
+/// Commands that wait in a worker's mailbox; whoever sends one more waits.
+const MAILBOX: usize = 1024;
+
 impl Shared {
-    pub fn new(first: Snapshot, workers: usize) -> Arc<Self> {
-        Arc::new(Self {
+    /// With one mailbox for each of the `workers` that are to be started.
+    pub fn new(
+        first: Snapshot,
+        registry: Arc<Registry>,
+        workers: usize,
+    ) -> (Arc<Self>, Vec<mpsc::Receiver<Command>>) {
+        let (seats, mailboxes) = (0..workers)
+            .map(|_| {
+                let (sender, mailbox) = mpsc::channel(MAILBOX);
+                let events = Arc::new(Notify::new());
+                (
+                    Seat {
+                        connections: AtomicUsize::new(0),
+                        events,
+                        mailbox: sender,
+                    },
+                    mailbox,
+                )
+            })
+            .collect::<(Vec<_>, Vec<_>)>();
+        let shared = Self {
             snapshot: Arc::new(ArcSwap::from_pointee(first)),
+            registry,
             process_id: fastrand::u64(..),
-            workers: (0..workers).map(|_| Seat::default()).collect(),
+            workers: seats.into(),
             lifecycle: AtomicU8::new(Lifecycle::Running as u8),
             ended: Notify::new(),
-        })
+        };
+        (Arc::new(shared), mailboxes)
+    }
+
+    /// Puts a command into a worker's mailbox, waiting while it is full. A worker that has ended
+    /// drops what it gets.
+    pub async fn send(&self, worker: usize, command: Command) {
+        drop(self.workers[worker].mailbox.send(command).await);
     }
 
     pub fn workers(&self) -> usize {
@@ -213,6 +256,7 @@ pub struct Permit {
     shared: Arc<Shared>,
     worker: usize,
     listener: Arc<AtomicUsize>,
+    metrics: Option<Arc<ListenerMetrics>>,
 }
 
 impl Permit {
@@ -236,12 +280,22 @@ impl Permit {
             shared: Arc::clone(shared),
             worker,
             listener: Arc::clone(listener),
+            metrics: None,
         })
+    }
+
+    /// The worker that will serve the connection has got it: it counts from here.
+    pub fn serve(&mut self, metrics: &Arc<ListenerMetrics>) {
+        metrics.accepted(self.worker);
+        self.metrics = Some(Arc::clone(metrics));
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
+        if let Some(metrics) = &self.metrics {
+            metrics.closed(self.worker);
+        }
         self.listener.fetch_sub(1, Ordering::AcqRel);
         self.shared.workers[self.worker]
             .connections

@@ -1,1 +1,110 @@
-//! (being built)
+//! Sockets that take connections: opening them, accepting, and telling who really connects.
+
+pub mod accept;
+pub mod bind;
+pub mod proxy_protocol;
+pub mod sockets;
+
+use std::{io, rc::Rc, time::Duration};
+
+use socket2::Socket;
+use tokio::net::{TcpStream, UnixStream};
+
+use self::accept::Accepted;
+use crate::{
+    config::model::Address,
+    http,
+    net::Stream,
+    snapshot::PlanKind,
+    tcp,
+    worker::{Conn, Worker},
+};
+
+/// How long a connection of a TCP listener may take for its PROXY header. HTTP listeners have
+/// their `headTimeout` for it.
+const PROXY_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Starts to serve an accepted connection on this worker.
+pub fn serve(accepted: Accepted, worker: &Rc<Worker>) {
+    let (stream, conn) = match open(accepted) {
+        Ok(opened) => opened,
+        Err(error) => {
+            tracing::debug!(%error, "connection was gone before it was served");
+            return;
+        }
+    };
+    let worker = Rc::clone(worker);
+    // One future each, so that a connection costs only what its own kind needs.
+    match (&conn.plan.kind, conn.plan.config.proxy_protocol) {
+        (PlanKind::Http(_), false) => {
+            drop(tokio::task::spawn_local(http::serve(stream, conn, worker)))
+        }
+        (PlanKind::Tcp(_), false) => {
+            drop(tokio::task::spawn_local(tcp::serve(stream, conn, worker)))
+        }
+        (_, true) => drop(tokio::task::spawn_local(serve_proxied(
+            stream, conn, worker,
+        ))),
+    }
+}
+
+async fn serve_proxied(mut stream: Stream, mut conn: Conn, worker: Rc<Worker>) {
+    let limit = match &conn.plan.kind {
+        PlanKind::Http(plan) => plan.http.head_timeout,
+        PlanKind::Tcp(_) => PROXY_HEADER_TIMEOUT,
+    };
+    let header = tokio::time::timeout(limit, proxy_protocol::read(&mut stream)).await;
+    match header.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+        Ok(proxied) => conn.proxied = proxied,
+        Err(error) => {
+            let listener = &conn.plan.config.name;
+            conn.plan.metrics.refused(worker.id);
+            tracing::debug!(%listener, peer = %conn.peer, %error, "connection refused");
+            return;
+        }
+    }
+    match conn.plan.kind {
+        PlanKind::Http(_) => Box::pin(http::serve(stream, conn, worker)).await,
+        PlanKind::Tcp(_) => Box::pin(tcp::serve(stream, conn, worker)).await,
+    }
+}
+
+/// Registers the socket with this worker's runtime.
+fn open(accepted: Accepted) -> io::Result<(Stream, Conn)> {
+    let Accepted {
+        socket,
+        peer,
+        plan,
+        permit,
+    } = accepted;
+    let listening = &plan.address;
+    let (stream, local) = match listening {
+        Address::Tcp(address) => {
+            let stream = TcpStream::from_std(Socket::from(socket).into())?;
+            // Only a wildcard needs to be asked which address it was.
+            let wildcard = address.ip().is_unspecified();
+            let local = if wildcard {
+                stream.local_addr()?
+            } else {
+                *address
+            };
+            (Stream::Tcp(stream), Address::Tcp(local))
+        }
+        Address::Unix(_) => {
+            let stream = UnixStream::from_std(Socket::from(socket).into())?;
+            (Stream::Unix(stream), listening.clone())
+        }
+    };
+    let listener = plan.id;
+    Ok((
+        stream,
+        Conn {
+            listener,
+            plan,
+            peer,
+            local,
+            proxied: None,
+            permit,
+        },
+    ))
+}

@@ -1,1 +1,4 @@
-//! (being built)
+//! Threads, signals, reload and drain.
+
+pub mod limits;
+pub mod workers;

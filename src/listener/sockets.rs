@@ -1,0 +1,188 @@
+//! The listening sockets that are open, and how a reload changes them: all or nothing.
+
+use std::{collections::HashMap, io, sync::Arc, time::Duration};
+
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+use super::{
+    accept::Acceptor,
+    bind::{Listening, bind},
+};
+use crate::{
+    config::model::{Address, Listener},
+    snapshot::{Bound, ListenerId, Snapshot},
+    worker::{Command, Shared},
+};
+
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A listener's address can't be had.
+#[derive(Debug, Error)]
+#[error("listener {listener}: cannot listen on {address}: {source}")]
+pub struct BindError {
+    pub listener: Arc<str>,
+    pub address: Address,
+    pub source: io::Error,
+}
+
+/// The sockets that are open. Belongs to the control thread.
+#[derive(Default)]
+pub struct Sockets {
+    open: Vec<Open>,
+    next: u32,
+}
+
+/// A listening socket seen from the control thread; the socket itself is with its worker.
+struct Open {
+    bound: Bound,
+    name: Arc<str>,
+    /// As written: the same configured port 0 keeps its number.
+    configured: Address,
+    /// Dropped, it ends the accept loop.
+    stop: oneshot::Sender<()>,
+    closed: oneshot::Receiver<()>,
+}
+
+/// Sockets for the listeners of a configuration that is not in force yet. Dropped, it has changed
+/// nothing: what was bound for it is closed.
+pub struct Prepared {
+    /// By the listener's name.
+    pub bound: HashMap<Arc<str>, Bound>,
+    new: Vec<(Arc<Listener>, ListenerId, Listening)>,
+}
+
+impl Sockets {
+    /// Finds or binds a socket for every listener. A listener keeps the socket of its address, also
+    /// under a new name.
+    pub fn prepare(&mut self, listeners: &[Arc<Listener>]) -> Result<Prepared, Vec<BindError>> {
+        let mut prepared = Prepared {
+            bound: HashMap::new(),
+            new: Vec::new(),
+        };
+        let mut free: Vec<&Open> = self.open.iter().collect();
+        // Two may ask for the same address with port 0: the one that had it before goes first.
+        for same_name in [true, false] {
+            for listener in listeners {
+                if prepared.bound.contains_key(&listener.name) {
+                    continue;
+                }
+                let fits = |open: &&Open| {
+                    open.configured == listener.address
+                        && (!same_name || open.name == listener.name)
+                };
+                if let Some(index) = free.iter().position(fits) {
+                    let bound = free.swap_remove(index).bound.clone();
+                    prepared.bound.insert(Arc::clone(&listener.name), bound);
+                }
+            }
+        }
+        let mut errors = Vec::new();
+        for listener in listeners {
+            if prepared.bound.contains_key(&listener.name) {
+                continue;
+            }
+            match bind(&listener.address) {
+                Ok(socket) => {
+                    let id = ListenerId(self.next);
+                    self.next += 1;
+                    let bound = Bound {
+                        id,
+                        address: socket.address().clone(),
+                    };
+                    prepared.bound.insert(Arc::clone(&listener.name), bound);
+                    prepared.new.push((Arc::clone(listener), id, socket));
+                }
+                Err(source) => errors.push(BindError {
+                    listener: Arc::clone(&listener.name),
+                    address: listener.address.clone(),
+                    source,
+                }),
+            }
+        }
+        if errors.is_empty() {
+            Ok(prepared)
+        } else {
+            Err(errors)
+        }
+    }
+
+    /// Puts a prepared change in force: call it when `snapshot`, compiled with its sockets, is
+    /// live. New sockets begin to accept; those without a listener empty their queue and close.
+    pub async fn commit(&mut self, prepared: Prepared, snapshot: &Snapshot, shared: &Shared) {
+        let names: HashMap<ListenerId, &Arc<str>> = prepared
+            .bound
+            .iter()
+            .map(|(name, bound)| (bound.id, name))
+            .collect();
+        let (kept, removed) = std::mem::take(&mut self.open)
+            .into_iter()
+            .partition::<Vec<_>, _>(|open| names.contains_key(&open.bound.id));
+        self.open = kept;
+        for open in &mut self.open {
+            open.name = Arc::clone(names[&open.bound.id]);
+        }
+        close(removed).await;
+        for (listener, id, socket) in prepared.new {
+            let plan = Arc::clone(&snapshot.listeners[&id]);
+            let (stop, stopped) = oneshot::channel();
+            let (closing, closed) = oneshot::channel();
+            self.open.push(Open {
+                bound: prepared.bound[&listener.name].clone(),
+                name: Arc::clone(&listener.name),
+                configured: listener.address.clone(),
+                stop,
+                closed,
+            });
+            let acceptor = Acceptor {
+                id,
+                socket,
+                plan,
+                connections: Arc::default(),
+                stop: stopped,
+                closed: closing,
+            };
+            let owner = id.0 as usize % shared.workers();
+            shared
+                .send(owner, Command::Listen(Box::new(acceptor)))
+                .await;
+        }
+    }
+
+    /// Empties all accept queues and closes all sockets.
+    pub async fn close(&mut self) {
+        close(std::mem::take(&mut self.open)).await;
+    }
+
+    /// `name=address` of each open socket, for the log.
+    pub fn describe(&self) -> String {
+        let mut sockets: Vec<_> = self
+            .open
+            .iter()
+            .map(|open| format!("{}={}", open.name, open.bound.address))
+            .collect();
+        sockets.sort_unstable();
+        sockets.join(",")
+    }
+}
+
+/// Closes sockets and waits for it, so that the next reload may bind their addresses again. A
+/// worker that does not get to it within a second does it later.
+async fn close(sockets: Vec<Open>) {
+    let closing: Vec<_> = sockets
+        .into_iter()
+        .map(|Open { stop, closed, .. }| {
+            drop(stop);
+            closed
+        })
+        .collect();
+    let all = async {
+        for closed in closing {
+            // It never gets a message: its sender goes when the socket does.
+            let _gone = closed.await;
+        }
+    };
+    if tokio::time::timeout(CLOSE_TIMEOUT, all).await.is_err() {
+        tracing::warn!("a listening socket is slow to close");
+    }
+}
