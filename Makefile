@@ -32,12 +32,12 @@ test-rust:
 
 test-peers:
 	$(CARGO) build --locked --profile quick
-	$(VENV)/bin/pytest -n $(JOBS) -m "not long"
+	$(VENV)/bin/pytest tests -n $(JOBS)
 
 test-long: setup ## soaks, long rotations, wide seeds: before an issue is closed
 	$(CARGO) test --locked -- --ignored
 	$(CARGO) build --locked --profile quick
-	$(VENV)/bin/pytest -m long
+	$(VENV)/bin/pytest tests -m long
 
 bench: setup ## micro-benchmarks, then Pillion beside nginx, HAProxy and Envoy
 	$(CARGO) bench --locked
