@@ -1,4 +1,277 @@
-//! (being built; the upstream's author overwrites this whole file)
+//! Upstreams at run time: their endpoints, which of them takes a request, and what may be held of
+//! them at once.
+//!
+//! An [`Upstream`] outlives the configuration it came from: a reload that doesn't touch it keeps
+//! the `Arc`, and one that does makes a [successor](Upstream::successor) that shares the endpoints
+//! and limits. [`crate::discovery`] publishes addresses into it; workers pick from it.
 
-/// Placeholder for the upstream.
-pub struct Upstream;
+pub mod balancer;
+pub mod connect;
+pub mod endpoint;
+pub mod limits;
+pub mod resolution;
+pub mod set;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
+};
+
+use arc_swap::{ArcSwap, Guard};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+pub use self::{
+    connect::connect,
+    endpoint::{Endpoint, EndpointId, InFlight, Target},
+    limits::{ConnectionPermit, Limits, PendingPermit, RequestPermit},
+    set::EndpointSet,
+};
+use self::{
+    resolution::{LookupFailure, Resolution},
+    set::{Vacancy, Wanted},
+};
+use crate::{
+    config::model::{self, EndpointAddress},
+    error::{Error, Reason, Replay, Result},
+};
+
+/// A service: endpoints that are picked from, and limits over all workers.
+#[derive(Debug)]
+pub struct Upstream {
+    pub config: Arc<model::Upstream>,
+    pub limits: Arc<Limits>,
+    endpoints: ArcSwap<EndpointSet>,
+    /// The position of round robin.
+    cursor: AtomicUsize,
+    /// One for each of `config.endpoints`; used for names. Only the control thread locks it.
+    names: Mutex<Vec<Resolution>>,
+}
+
+impl Upstream {
+    /// Addresses are endpoints at once, names when discovery has found them.
+    pub fn new(config: Arc<model::Upstream>) -> Arc<Self> {
+        let names = vec![Resolution::default(); config.endpoints.len()];
+        let limits = Limits::new(config.limits);
+        Self::assemble(config, limits, names, &[])
+    }
+
+    /// The same upstream under another configuration: endpoints whose address stays keep their
+    /// identity (with connections, counts, estimates), names their last good answer, and what is
+    /// held now counts against the new limits. `self` works on for who still has it.
+    pub fn successor(&self, config: Arc<model::Upstream>) -> Arc<Self> {
+        let known: HashMap<&EndpointAddress, Resolution> = self
+            .config
+            .endpoints
+            .iter()
+            .map(|endpoint| &endpoint.address)
+            .zip(self.names().iter().cloned())
+            .collect();
+        let names = config
+            .endpoints
+            .iter()
+            .map(|endpoint| known.get(&endpoint.address).cloned().unwrap_or_default())
+            .collect();
+        self.limits.set(config.limits);
+        Self::assemble(
+            config,
+            self.limits.clone(),
+            names,
+            self.endpoints.load().endpoints(),
+        )
+    }
+
+    fn assemble(
+        config: Arc<model::Upstream>,
+        limits: Arc<Limits>,
+        names: Vec<Resolution>,
+        previous: &[Arc<Endpoint>],
+    ) -> Arc<Self> {
+        let set = build_set(&config, &names, previous, Instant::now());
+        Arc::new(Self {
+            limits,
+            endpoints: ArcSwap::from_pointee(set),
+            // Not 0: of many proxies started together not all shall begin with the same endpoint.
+            cursor: AtomicUsize::new(fastrand::usize(..1 << 20)),
+            names: Mutex::new(names),
+            config,
+        })
+    }
+
+    /// The endpoints of this moment.
+    pub fn endpoints(&self) -> Guard<Arc<EndpointSet>> {
+        self.endpoints.load()
+    }
+
+    /// The balancer's choice, counted as in flight until the guard is dropped. Endpoints in `tried`
+    /// are avoided while there are others.
+    pub fn pick(
+        &self,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+        tried: &[EndpointId],
+    ) -> Result<InFlight> {
+        let set = self.endpoints.load();
+        let Some(endpoint) = set.pick(&self.cursor, now, rng, tried) else {
+            let Vacancy { reason, detail } = set.vacancy();
+            return Err(Error::new(*reason, "")
+                .detail(detail.to_string())
+                .replay(Replay::NeverSent));
+        };
+        Ok(InFlight::start(endpoint.clone(), now))
+    }
+
+    /// Takes what discovery found, or failed to find, under the name at `index` of
+    /// `config.endpoints`. The endpoint set is replaced if that changes it; endpoints that stay
+    /// keep their identity.
+    pub fn publish(&self, index: usize, outcome: Result<Vec<Wanted>, LookupFailure>, now: Instant) {
+        let mut names = self.names();
+        let Some(name) = names.get_mut(index) else {
+            return;
+        };
+        let changed = name.apply(outcome, now);
+        let previous = self.endpoints.load();
+        // Also without a change while there is nothing: the set holds the reason to give.
+        if changed || previous.endpoints().is_empty() {
+            let set = build_set(&self.config, &names, previous.endpoints(), now);
+            self.endpoints.store(Arc::new(set));
+        }
+    }
+
+    /// What was found last under the name at `index` of `config.endpoints`.
+    pub fn found(&self, index: usize) -> Vec<Wanted> {
+        self.names()
+            .get(index)
+            .map(|name| name.found().to_vec())
+            .unwrap_or_default()
+    }
+
+    /// The state for `GET /upstreams`.
+    pub fn describe(&self) -> Value {
+        let now = Instant::now();
+        let set = self.endpoints.load();
+        let endpoints: Vec<Value> = set
+            .weighted()
+            .map(|(endpoint, weight)| {
+                let alternative = match &endpoint.target {
+                    Target::Tcp { alternative, .. } => alternative.map(|other| other.to_string()),
+                    Target::Unix(_) => None,
+                };
+                json!({
+                    "address": &*endpoint.label,
+                    "alternative": alternative,
+                    "weight": weight,
+                    "health": "healthy",
+                    "active": endpoint.active(),
+                    "ewmaMs": endpoint.latency().map(|latency| latency.as_secs_f64() * 1e3),
+                })
+            })
+            .collect();
+        let names: Vec<Value> = self
+            .config
+            .endpoints
+            .iter()
+            .zip(self.names().iter())
+            .filter_map(|(endpoint, name)| {
+                let age = name.resolved().map(|at| now.saturating_duration_since(at));
+                Some(json!({
+                    "name": written(&endpoint.address)?,
+                    "found": name.found().len(),
+                    "resolvedSecondsAgo": age.map(|age| age.as_secs_f64()),
+                    "error": name.error(),
+                }))
+            })
+            .collect();
+        json!({
+            "name": &*self.config.name,
+            "balancer": self.config.balancer,
+            "endpoints": endpoints,
+            "dns": names,
+            "limits": self.limits.describe(),
+        })
+    }
+
+    fn names(&self) -> MutexGuard<'_, Vec<Resolution>> {
+        // Every change to it is whole, so that a panic elsewhere leaves nothing half done.
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A name as the configuration has it; `None` for an address.
+fn written(address: &EndpointAddress) -> Option<String> {
+    match address {
+        EndpointAddress::Ip(_) | EndpointAddress::Unix(_) => None,
+        EndpointAddress::Dns { host, port } => Some(format!("{host}:{port}")),
+        EndpointAddress::Srv { name } => Some(format!("srv:{name}")),
+    }
+}
+
+fn build_set(
+    config: &model::Upstream,
+    names: &[Resolution],
+    previous: &[Arc<Endpoint>],
+    now: Instant,
+) -> EndpointSet {
+    let wanted = config
+        .endpoints
+        .iter()
+        .zip(names)
+        .flat_map(|(endpoint, name)| {
+            let weight = endpoint.weight;
+            match &endpoint.address {
+                EndpointAddress::Ip(address) => {
+                    vec![Wanted {
+                        target: Target::tcp(*address),
+                        weight,
+                    }]
+                }
+                EndpointAddress::Unix(path) => {
+                    vec![Wanted {
+                        target: Target::Unix(path.clone()),
+                        weight,
+                    }]
+                }
+                EndpointAddress::Dns { .. } | EndpointAddress::Srv { .. } => name
+                    .found()
+                    .iter()
+                    .map(|found| Wanted {
+                        target: found.target.clone(),
+                        weight: found.weight.saturating_mul(weight),
+                    })
+                    .collect(),
+            }
+        });
+    EndpointSet::build(
+        wanted,
+        config.balancer,
+        previous,
+        vacancy(config, names),
+        now,
+    )
+}
+
+fn vacancy(config: &model::Upstream, names: &[Resolution]) -> Vacancy {
+    let unresolved = config
+        .endpoints
+        .iter()
+        .zip(names)
+        .find_map(|(endpoint, name)| {
+            let written = written(&endpoint.address)?;
+            match name.error() {
+                Some(error) => Some(format!("{written}: {error}")),
+                None if name.resolved().is_none() => Some(format!("{written}: not resolved yet")),
+                None => None,
+            }
+        });
+    let name = &config.name;
+    match unresolved {
+        Some(why) => Vacancy {
+            reason: Reason::DnsUnresolved,
+            detail: format!("upstream {name}: {why}").into(),
+        },
+        None => Vacancy {
+            reason: Reason::NoEndpoints,
+            detail: format!("upstream {name}: no endpoint takes requests").into(),
+        },
+    }
+}

@@ -1,0 +1,131 @@
+//! A new connection to an endpoint.
+
+use std::{io, net::SocketAddr, path::Path, pin::pin, time::Duration};
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    net::{TcpStream, UnixStream},
+    time::{sleep, timeout},
+};
+
+use super::endpoint::{Endpoint, Target};
+use crate::{
+    config::model,
+    error::{Error, Reason, Replay, Result},
+    net::Stream,
+};
+
+/// How long the first address has for itself (RFC 8305 section 8, "Connection Attempt Delay").
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// A silent peer is probed after this long, this often, and given up after so many probes.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_PROBES: u32 = 3;
+
+/// Between two attempts while a Unix socket's accept queue is full.
+const UNIX_RETRY: Duration = Duration::from_millis(5);
+
+/// Connects within `config.connect_timeout`, with `TCP_NODELAY` and keep-alive probes on. Where the
+/// upstream has `proxyProtocol`, the caller writes that header before anything else.
+pub async fn connect(endpoint: &Endpoint, config: &model::Upstream) -> Result<Stream> {
+    let attempt = async {
+        match &endpoint.target {
+            Target::Tcp {
+                address,
+                alternative: None,
+            } => tcp(*address).await,
+            Target::Tcp {
+                address,
+                alternative: Some(other),
+            } => race(*address, *other).await,
+            Target::Unix(path) => unix(path).await,
+        }
+    };
+    timeout(config.connect_timeout, attempt)
+        .await
+        .unwrap_or_else(|_| {
+            let after = config.connect_timeout;
+            Err(Error::new(Reason::ConnectTimeout, "")
+                .detail(format!(
+                    "{}: no connection within {after:?}",
+                    endpoint.label
+                ))
+                .replay(Replay::NeverSent))
+        })
+}
+
+/// Two addresses of one endpoint: the second starts when the first has failed or takes long, and
+/// the first to connect wins (RFC 8305 section 5).
+async fn race(first: SocketAddr, second: SocketAddr) -> Result<Stream> {
+    let (mut first, mut second) = (pin!(tcp(first)), pin!(tcp(second)));
+    let first_error = tokio::select! {
+        biased;
+        outcome = &mut first => match outcome {
+            Ok(stream) => return Ok(stream),
+            Err(error) => error,
+        },
+        () = sleep(ATTEMPT_DELAY) => tokio::select! {
+            outcome = &mut first => match outcome {
+                Ok(stream) => return Ok(stream),
+                Err(error) => error,
+            },
+            outcome = &mut second => match outcome {
+                Ok(stream) => return Ok(stream),
+                Err(error) => return first.await.map_err(|first| both(&first, error)),
+            },
+        },
+    };
+    second.await.map_err(|second| both(&first_error, second))
+}
+
+fn both(first: &Error, second: Error) -> Error {
+    let detail = format!("{}; {}", first.detail, second.detail);
+    second.detail(detail)
+}
+
+async fn tcp(address: SocketAddr) -> Result<Stream> {
+    let stream = TcpStream::connect(address)
+        .await
+        .map_err(|error| failed(&address, &error))?;
+    // None of these keeps a connection from working; a peer that is gone already makes them fail.
+    let _ = stream.set_nodelay(true);
+    let _ = SockRef::from(&stream).set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(KEEPALIVE_IDLE)
+            .with_interval(KEEPALIVE_INTERVAL)
+            .with_retries(KEEPALIVE_PROBES),
+    );
+    Ok(Stream::Tcp(stream))
+}
+
+async fn unix(path: &Path) -> Result<Stream> {
+    loop {
+        match UnixStream::connect(path).await {
+            Ok(stream) => return Ok(Stream::Unix(stream)),
+            // The accept queue is full. TCP would try again by itself; here it is on us, until the
+            // connect timeout.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(UNIX_RETRY).await,
+            Err(error) => return Err(failed(&format_args!("unix:{}", path.display()), &error)),
+        }
+    }
+}
+
+fn failed(address: &dyn std::fmt::Display, error: &io::Error) -> Error {
+    let reason = match error.kind() {
+        io::ErrorKind::TimedOut => Reason::ConnectTimeout,
+        _ => Reason::ConnectFailed,
+    };
+    let hint = match error
+        .raw_os_error()
+        .map(rustix::io::Errno::from_raw_os_error)
+    {
+        Some(rustix::io::Errno::MFILE) => " (this process has no file descriptor left)",
+        Some(rustix::io::Errno::NFILE) => " (this machine has no file descriptor left)",
+        Some(rustix::io::Errno::ADDRNOTAVAIL) => " (no local port left towards it)",
+        _ => "",
+    };
+    Error::new(reason, "")
+        .detail(format!("{address}: {error}{hint}"))
+        .replay(Replay::NeverSent)
+}

@@ -1,0 +1,145 @@
+//! One place that requests can go to, and what all workers know about it.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::balancer::Ewma;
+
+/// Unique in this process, never used twice: a pool may key by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EndpointId(u64);
+
+impl EndpointId {
+    fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl fmt::Display for EndpointId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// How an endpoint is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Target {
+    Tcp {
+        /// What the endpoint is known by.
+        address: SocketAddr,
+        /// An address of the other family under the same name, tried beside a slow or failing
+        /// `address` (RFC 8305).
+        alternative: Option<SocketAddr>,
+    },
+    Unix(PathBuf),
+}
+
+impl Target {
+    /// A target with nothing to fall back to.
+    pub const fn tcp(address: SocketAddr) -> Self {
+        Self::Tcp {
+            address,
+            alternative: None,
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { address, .. } => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// One place that requests can go to. Shared by all workers and by every endpoint set and every
+/// generation of the configuration that knows it, so that what was learned about it survives.
+#[derive(Debug)]
+pub struct Endpoint {
+    pub id: EndpointId,
+    pub target: Target,
+    /// The address as text, for logs and metrics.
+    pub label: Arc<str>,
+    active: AtomicU32,
+    pub(super) ewma: Ewma,
+}
+
+impl Endpoint {
+    pub fn new(target: Target, now: Instant) -> Arc<Self> {
+        Arc::new(Self {
+            id: EndpointId::next(),
+            label: target.to_string().into(),
+            target,
+            active: AtomicU32::new(0),
+            ewma: Ewma::new(now),
+        })
+    }
+
+    /// Requests in flight, over all workers. A hint: it may be old by the time it is used.
+    pub fn active(&self) -> u32 {
+        self.active.load(Ordering::Relaxed)
+    }
+
+    /// The estimate of the time to a response head; `None` before the first one.
+    pub fn latency(&self) -> Option<Duration> {
+        self.ewma.estimate()
+    }
+}
+
+/// A request (or a forwarded TCP connection) on its way to an endpoint: counted as active until
+/// this is dropped, which should be when the response's body has ended.
+#[derive(Debug)]
+pub struct InFlight {
+    endpoint: Arc<Endpoint>,
+    started: Instant,
+}
+
+impl InFlight {
+    /// Counts a request against `endpoint` from `now` on.
+    pub fn start(endpoint: Arc<Endpoint>, now: Instant) -> Self {
+        endpoint.active.fetch_add(1, Ordering::Relaxed);
+        Self {
+            endpoint,
+            started: now,
+        }
+    }
+
+    pub const fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+
+    /// The head of the response is here: the time since the pick goes into the estimate, and
+    /// earlier failures are forgiven.
+    pub fn head_received(&self, now: Instant) {
+        self.observe(now.saturating_duration_since(self.started), now);
+    }
+
+    /// The same with a duration measured elsewhere.
+    pub fn observe(&self, rtt: Duration, now: Instant) {
+        self.endpoint.ewma.observe(rtt, now);
+    }
+
+    /// The attempt failed by the endpoint's fault (refused, reset, timed out). Without this an
+    /// endpoint that fails fast would look fast and draw all requests to itself.
+    pub fn failed(&self, now: Instant) {
+        self.endpoint.ewma.failed(now);
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.endpoint.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}

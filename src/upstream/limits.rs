@@ -1,0 +1,281 @@
+//! What may be held of one upstream at once, counted over all workers.
+//!
+//! Below the limits every count is one atomic step. At the connection limit requests queue in the
+//! order they came, across workers, and [ask](Limits::subscribe) every pool for an idle connection:
+//! a worker never starves while another one holds connections it doesn't use.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use serde_json::{Value, json};
+use tokio::sync::{Semaphore, watch};
+
+use crate::{
+    config::model,
+    error::{Error, Reason, Replay, Result},
+};
+
+/// Counters of one upstream.
+#[derive(Debug)]
+pub struct Limits {
+    requests: Counter,
+    pending: Counter,
+    connections: AtomicUsize,
+    max_connections: AtomicUsize,
+    /// Free connections. Hands a permit that is given back to the one who has waited longest.
+    free: Semaphore,
+    /// Permits to swallow as they are given back, since the limit has been lowered.
+    excess: AtomicUsize,
+    /// Requests that wait for a permit of `free`.
+    waiting: AtomicUsize,
+    /// Idle connections asked for and not given up yet; at most `waiting`, but for a moment.
+    asked: AtomicUsize,
+    ask: watch::Sender<()>,
+}
+
+impl Limits {
+    pub fn new(limits: model::Limits) -> Arc<Self> {
+        let connections = limits.connections.min(Semaphore::MAX_PERMITS);
+        Arc::new(Self {
+            requests: Counter::new(limits.requests),
+            pending: Counter::new(limits.pending),
+            connections: AtomicUsize::new(0),
+            max_connections: AtomicUsize::new(connections),
+            free: Semaphore::new(connections),
+            excess: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+            asked: AtomicUsize::new(0),
+            ask: watch::Sender::new(()),
+        })
+    }
+
+    /// Changes the limits. What is held above a lowered one stays until it is given back. Called
+    /// by one thread at a time: the control thread.
+    pub fn set(&self, limits: model::Limits) {
+        self.requests.max.store(limits.requests, Ordering::Relaxed);
+        self.pending.max.store(limits.pending, Ordering::Relaxed);
+        let new = limits.connections.min(Semaphore::MAX_PERMITS);
+        let old = self.max_connections.swap(new, Ordering::Relaxed);
+        if new < old {
+            let surplus = old - new;
+            let forgotten = self.free.forget_permits(surplus);
+            self.excess.fetch_add(surplus - forgotten, Ordering::AcqRel);
+        }
+        if new > old {
+            let swallowed = self.swallow(new - old);
+            self.free.add_permits(new - old - swallowed);
+        }
+    }
+
+    /// Counts a request until the permit is dropped.
+    pub fn request(self: &Arc<Self>) -> Result<RequestPermit> {
+        if self.requests.acquire() {
+            Ok(RequestPermit(self.clone()))
+        } else {
+            Err(self.requests.full(Reason::RequestLimit, "requests"))
+        }
+    }
+
+    /// Counts a request that waits for a connection until the permit is dropped.
+    pub fn pending(self: &Arc<Self>) -> Result<PendingPermit> {
+        if self.pending.acquire() {
+            Ok(PendingPermit(self.clone()))
+        } else {
+            Err(self
+                .pending
+                .full(Reason::PendingLimit, "requests that wait for a connection"))
+        }
+    }
+
+    /// The right to open a connection, if there is one to spare and nobody waits for it.
+    pub fn try_connection(self: &Arc<Self>) -> Option<ConnectionPermit> {
+        self.free.try_acquire().ok()?.forget();
+        Some(ConnectionPermit::new(self))
+    }
+
+    /// The right to open a connection, waited for behind those who came before. Fails when too
+    /// many wait already; how long to wait is the caller's to decide.
+    pub async fn connection(self: &Arc<Self>) -> Result<ConnectionPermit> {
+        match self.try_connection() {
+            Some(permit) => Ok(permit),
+            None => Ok(self.pending()?.connection().await),
+        }
+    }
+
+    /// Whether some request waits for a connection that an idle one could make room for.
+    pub fn connection_wanted(&self) -> bool {
+        self.asked.load(Ordering::Acquire) > 0
+    }
+
+    /// True: close the idle connection at hand, somebody waits for its place. To be asked with an
+    /// idle connection at hand only: when one is about to go into the pool, and for those in it
+    /// whenever [`Limits::subscribe`] reports.
+    #[must_use]
+    pub fn give_up_one(&self) -> bool {
+        // The common case must not write to what all workers share.
+        self.connection_wanted()
+            && self
+                .asked
+                .fetch_update(Ordering::AcqRel, Ordering::Acquire, |asked| {
+                    asked.checked_sub(1)
+                })
+                .is_ok()
+    }
+
+    /// Reports (`changed()`) each time a request begins to wait for a connection. A pool keeps one
+    /// and then closes idle connections for as long as [`Limits::give_up_one`] says.
+    pub fn subscribe(&self) -> watch::Receiver<()> {
+        self.ask.subscribe()
+    }
+
+    /// Connections held now.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Requests that wait for a connection now.
+    pub fn pending_requests(&self) -> usize {
+        self.pending.used.load(Ordering::Relaxed)
+    }
+
+    /// Requests now.
+    pub fn requests(&self) -> usize {
+        self.requests.used.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn describe(&self) -> Value {
+        let row = |used: usize, max: &AtomicUsize| json!({ "used": used, "limit": max.load(Ordering::Relaxed) });
+        json!({
+            "connections": row(self.connections(), &self.max_connections),
+            "pending": row(self.pending_requests(), &self.pending.max),
+            "requests": row(self.requests(), &self.requests.max),
+        })
+    }
+
+    /// Takes up to `count` places off the excess that a lowered limit has left; how many it took.
+    fn swallow(&self, count: usize) -> usize {
+        self.excess
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |excess| {
+                (excess > 0).then(|| excess.saturating_sub(count))
+            })
+            .map_or(0, |excess| excess.min(count))
+    }
+}
+
+/// One request counted against `limits.requests`.
+#[derive(Debug)]
+pub struct RequestPermit(Arc<Limits>);
+
+impl Drop for RequestPermit {
+    fn drop(&mut self) {
+        self.0.requests.release();
+    }
+}
+
+/// One request counted against `limits.pending`: it waits for a connection.
+#[derive(Debug)]
+pub struct PendingPermit(Arc<Limits>);
+
+impl PendingPermit {
+    /// Waits for the right to open a connection, behind those who came before. Dropping the future
+    /// gives the place in the queue up.
+    pub async fn connection(&self) -> ConnectionPermit {
+        let limits = &self.0;
+        let _waiting = Waiting::begin(limits);
+        // Closed never: the semaphore is owned here and nothing closes it.
+        if let Ok(permit) = limits.free.acquire().await {
+            permit.forget();
+        }
+        ConnectionPermit::new(limits)
+    }
+}
+
+impl Drop for PendingPermit {
+    fn drop(&mut self) {
+        self.0.pending.release();
+    }
+}
+
+/// The right to hold one connection; to be dropped when the connection is closed.
+#[derive(Debug)]
+pub struct ConnectionPermit(Arc<Limits>);
+
+impl ConnectionPermit {
+    fn new(limits: &Arc<Limits>) -> Self {
+        limits.connections.fetch_add(1, Ordering::Relaxed);
+        Self(limits.clone())
+    }
+}
+
+impl Drop for ConnectionPermit {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        // Its place goes to the next in line, unless a lowered limit takes it.
+        if self.0.swallow(1) == 0 {
+            self.0.free.add_permits(1);
+        }
+    }
+}
+
+/// A place in the queue: asks for one idle connection, and takes back what was asked in excess.
+struct Waiting<'a>(&'a Limits);
+
+impl<'a> Waiting<'a> {
+    fn begin(limits: &'a Limits) -> Self {
+        limits.waiting.fetch_add(1, Ordering::AcqRel);
+        limits.asked.fetch_add(1, Ordering::AcqRel);
+        limits.ask.send_replace(());
+        Self(limits)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let Limits { waiting, asked, .. } = self.0;
+        waiting.fetch_sub(1, Ordering::AcqRel);
+        // `waiting` is read anew on each try: one who begins to wait meanwhile raises `asked` too,
+        // and the exchange fails. So nobody's question is taken back but one too many.
+        let _ = asked.fetch_update(Ordering::AcqRel, Ordering::Acquire, |asked| {
+            let waiting = waiting.load(Ordering::Acquire);
+            (asked > waiting).then_some(waiting)
+        });
+    }
+}
+
+#[derive(Debug)]
+struct Counter {
+    used: AtomicUsize,
+    max: AtomicUsize,
+}
+
+impl Counter {
+    const fn new(max: usize) -> Self {
+        Self {
+            used: AtomicUsize::new(0),
+            max: AtomicUsize::new(max),
+        }
+    }
+
+    fn acquire(&self) -> bool {
+        // Adding first is one step instead of a loop; that two who fail at once may make a third
+        // fail who would just have fitted is no harm at a limit.
+        if self.used.fetch_add(1, Ordering::Relaxed) < self.max.load(Ordering::Relaxed) {
+            return true;
+        }
+        self.release();
+        false
+    }
+
+    fn release(&self) {
+        self.used.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn full(&self, reason: Reason, what: &str) -> Error {
+        let max = self.max.load(Ordering::Relaxed);
+        Error::new(reason, "")
+            .detail(format!("limit of {max} {what}"))
+            .replay(Replay::NeverSent)
+    }
+}
