@@ -5,8 +5,8 @@
 //! formatted into a buffer and handed over in batches, and dropped (and counted) rather than
 //! waited for ([`access_log`]).
 
+pub mod access_log;
 pub mod metrics;
 
-pub use metrics::{
-    Lifecycle, ListenerMetrics, ProcessMetrics, Registry, RouteMetrics, UpstreamMetrics,
-};
+pub use access_log::{AccessLog, LogWriter, Record};
+pub use metrics::{ListenerMetrics, ProcessMetrics, Registry, RouteMetrics, UpstreamMetrics};

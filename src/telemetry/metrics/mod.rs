@@ -15,7 +15,7 @@ mod upstream;
 
 pub use exposition::Format;
 pub use listener::ListenerMetrics;
-pub use process::{Lifecycle, ProcessMetrics};
+pub use process::ProcessMetrics;
 pub use registry::Registry;
 pub use route::RouteMetrics;
 pub use upstream::UpstreamMetrics;

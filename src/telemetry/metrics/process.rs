@@ -14,6 +14,7 @@ use prometheus_client::{
 use rustix::time::{ClockId, clock_gettime};
 
 use super::scrape::counter;
+use crate::worker::Lifecycle;
 
 /// Rare events: counters that any thread may write.
 #[derive(Debug)]
@@ -29,28 +30,12 @@ pub struct ProcessMetrics {
     lifecycle: AtomicU8,
 }
 
-/// Where the process stands in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lifecycle {
-    /// No snapshot is live yet.
-    Starting,
-    Serving,
-    /// Told to stop; what is in flight is finished.
-    Draining,
-}
-
-impl Lifecycle {
-    const ALL: [Self; 3] = [Self::Starting, Self::Serving, Self::Draining];
-
-    /// The word that metrics and `/readyz` use.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Starting => "starting",
-            Self::Serving => "serving",
-            Self::Draining => "draining",
-        }
-    }
-}
+const LIFECYCLES: [(&str, Lifecycle); 4] = [
+    ("running", Lifecycle::Running),
+    ("announced", Lifecycle::Announced),
+    ("draining", Lifecycle::Draining),
+    ("forced", Lifecycle::Forced),
+];
 
 impl ProcessMetrics {
     pub(super) fn new(workers: usize) -> Self {
@@ -63,7 +48,7 @@ impl ProcessMetrics {
             accept_errors: Counter::default(),
             access_log_dropped: Counter::default(),
             drain_cut: Counter::default(),
-            lifecycle: AtomicU8::new(Lifecycle::Starting as u8),
+            lifecycle: AtomicU8::new(Lifecycle::Running as u8),
         }
     }
 
@@ -98,6 +83,7 @@ impl ProcessMetrics {
         self.drain_cut.inc_by(connections);
     }
 
+    /// The process moved on in its life.
     pub fn set_lifecycle(&self, state: Lifecycle) {
         self.lifecycle.store(state as u8, Relaxed);
     }
@@ -142,7 +128,7 @@ impl Collector for ProcessMetrics {
             "pillion_lifecycle_state",
             "1 for the state that the process is in.",
             "state",
-            &Lifecycle::ALL.map(|each| (each.name(), u64::from(each as u8 == state))),
+            &LIFECYCLES.map(|(name, each)| (name, u64::from(each as u8 == state))),
         )?;
         values.gauge(
             "pillion_workers",
@@ -277,7 +263,7 @@ mod tests {
             r#"pillion_config_reloads_total{result="rejected"} 0"#,
             "pillion_config_generation 0",
             "pillion_workers 2",
-            r#"pillion_lifecycle_state{state="starting"} 1"#,
+            r#"pillion_lifecycle_state{state="running"} 1"#,
             "# TYPE pillion_build_info gauge",
         ] {
             assert!(
@@ -307,7 +293,7 @@ mod tests {
             "pillion_accept_errors_total 1",
             "pillion_access_log_dropped_total 7",
             "pillion_drain_cut_connections_total 3",
-            r#"pillion_lifecycle_state{state="starting"} 0"#,
+            r#"pillion_lifecycle_state{state="running"} 0"#,
             r#"pillion_lifecycle_state{state="draining"} 1"#,
         ] {
             assert!(

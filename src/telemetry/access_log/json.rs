@@ -1,0 +1,208 @@
+//! A line as one JSON object. Every key is always there; what is not known is `null`.
+
+use std::time::Duration;
+
+use super::{
+    Record, bytes,
+    escape::{Style, address, escape},
+    timestamp::Timestamp,
+};
+use crate::{config::model::Address, error::Reason};
+
+pub(super) fn write(out: &mut Vec<u8>, record: &Record, start: Timestamp) {
+    out.extend_from_slice(b"{\"start_time\":\"");
+    start.write(out);
+    out.push(b'"');
+
+    let mut object = Object(out);
+    object.text("listener", Some(record.listener.as_bytes()));
+    object.text("route", record.route.as_deref().map(str::as_bytes));
+    object.text("upstream", record.upstream.as_deref().map(str::as_bytes));
+    object.text("endpoint", record.endpoint.as_deref().map(str::as_bytes));
+    object.text(
+        "method",
+        record
+            .method
+            .as_ref()
+            .map(|method| method.as_str().as_bytes()),
+    );
+    object.text("authority", record.authority());
+    object.text("path", record.path());
+    object.text("protocol", Some(record.protocol.name().as_bytes()));
+    object.number("status", record.status.map(|status| status.as_u16().into()));
+    object.text(
+        "flags",
+        Some(record.reason.map_or("-", Reason::flag).as_bytes()),
+    );
+    object.text(
+        "reason",
+        record.reason.map(|reason| reason.name().as_bytes()),
+    );
+    let detail = record.detail.as_bytes();
+    object.text("detail", (!detail.is_empty()).then_some(detail));
+    object.number("bytes_received", Some(record.bytes_received));
+    object.number("bytes_sent", Some(record.bytes_sent));
+    object.millis("duration_ms", Some(record.duration));
+    object.millis("upstream_ms", record.upstream_duration);
+    object.address("peer", record.peer.as_ref());
+    object.text("request_id", bytes(&record.request_id));
+    object.text("user_agent", bytes(&record.user_agent));
+    out.extend_from_slice(b"}\n");
+}
+
+/// Writes members; the first one stands already.
+struct Object<'a>(&'a mut Vec<u8>);
+
+impl Object<'_> {
+    fn key(&mut self, key: &str) {
+        self.0.extend_from_slice(b",\"");
+        self.0.extend_from_slice(key.as_bytes());
+        self.0.extend_from_slice(b"\":");
+    }
+
+    fn text(&mut self, key: &str, value: Option<&[u8]>) {
+        self.key(key);
+        match value {
+            Some(value) => {
+                self.0.push(b'"');
+                escape(self.0, value, Style::Json);
+                self.0.push(b'"');
+            }
+            None => self.0.extend_from_slice(b"null"),
+        }
+    }
+
+    fn number(&mut self, key: &str, value: Option<u64>) {
+        self.key(key);
+        match value {
+            Some(value) => self
+                .0
+                .extend_from_slice(itoa::Buffer::new().format(value).as_bytes()),
+            None => self.0.extend_from_slice(b"null"),
+        }
+    }
+
+    fn millis(&mut self, key: &str, value: Option<Duration>) {
+        self.key(key);
+        match value {
+            Some(value) => millis(self.0, value),
+            None => self.0.extend_from_slice(b"null"),
+        }
+    }
+
+    fn address(&mut self, key: &str, value: Option<&Address>) {
+        self.key(key);
+        match value {
+            Some(value) => {
+                self.0.push(b'"');
+                address(self.0, value, Style::Json);
+                self.0.push(b'"');
+            }
+            None => self.0.extend_from_slice(b"null"),
+        }
+    }
+}
+
+/// Milliseconds with three decimals: to the microsecond.
+pub(super) fn millis(out: &mut Vec<u8>, duration: Duration) {
+    let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    out.extend_from_slice(itoa::Buffer::new().format(micros / 1000).as_bytes());
+    // A remainder by ten is one digit.
+    let digit = |place: u64| b'0' + (micros / place % 10) as u8;
+    out.extend_from_slice(&[b'.', digit(100), digit(10), digit(1)]);
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderValue, Uri};
+    use serde_json::{Value, json};
+
+    use super::{super::tests::*, *};
+    use crate::telemetry::access_log::Protocol;
+
+    fn line(record: &Record) -> Value {
+        let mut out = Vec::new();
+        write(&mut out, record, epoch());
+        assert_eq!(out.iter().filter(|&&byte| byte == b'\n').count(), 1);
+        assert!(out.ends_with(b"\n"));
+        serde_json::from_slice(&out).unwrap()
+    }
+
+    #[test]
+    fn every_key() {
+        assert_eq!(
+            line(&full()),
+            json!({
+                "start_time": "1970-01-01T00:00:00.000Z",
+                "listener": "web",
+                "route": "shop/0",
+                "upstream": "app",
+                "endpoint": "127.0.0.1:9000",
+                "method": "GET",
+                "authority": "shop.example",
+                "path": "/items?id=1",
+                "protocol": "HTTP/1.1",
+                "status": 502,
+                "flags": "UC",
+                "reason": "upstream_closed",
+                "detail": "closed before a response",
+                "bytes_received": 5,
+                "bytes_sent": 7,
+                "duration_ms": 12.345,
+                "upstream_ms": 2.0,
+                "peer": "10.0.0.1:4242",
+                "request_id": "abc",
+                "user_agent": "curl/8",
+            })
+        );
+    }
+
+    #[test]
+    fn the_same_keys_where_nothing_is_known() {
+        let mut record = minimal();
+        record.protocol = Protocol::Tcp;
+        let line = line(&record);
+        let keys: Vec<_> = line.as_object().unwrap().keys().collect();
+        let full = self::line(&full());
+        assert_eq!(keys, full.as_object().unwrap().keys().collect::<Vec<_>>());
+        assert_eq!(line["protocol"], "TCP");
+        assert_eq!(line["flags"], "-");
+        for key in [
+            "method",
+            "path",
+            "status",
+            "reason",
+            "detail",
+            "upstream_ms",
+            "peer",
+        ] {
+            assert_eq!(line[key], Value::Null, "{key}");
+        }
+    }
+
+    #[test]
+    fn values_of_peers_read_back() {
+        let mut record = full();
+        record.user_agent =
+            Some(HeaderValue::from_bytes(b"\"},\\ \t \xff\xfe caf\xc3\xa9").unwrap());
+        record.uri = Some(Uri::from_static("/a\"b{c}|d"));
+        record.detail = "line one\nline \"two\"\0".into();
+        let line = line(&record);
+        assert_eq!(line["user_agent"], "\"},\\ \t \u{fffd}\u{fffd} caf\u{e9}");
+        assert_eq!(line["path"], "/a\"b{c}|d");
+        assert_eq!(line["detail"], "line one\nline \"two\"\0");
+    }
+
+    #[test]
+    fn durations_are_exact_to_the_microsecond() {
+        let text = |duration| {
+            let mut out = Vec::new();
+            millis(&mut out, duration);
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(text(Duration::ZERO), "0.000");
+        assert_eq!(text(Duration::from_micros(1)), "0.001");
+        assert_eq!(text(Duration::from_micros(61_000_050)), "61000.050");
+        assert!(serde_json::from_str::<f64>(&text(Duration::MAX)).is_ok());
+    }
+}

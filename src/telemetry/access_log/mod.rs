@@ -1,0 +1,330 @@
+//! One line for each request and each TCP connection, also for those that fail.
+//!
+//! A worker formats its lines into a buffer of its own and hands full ones to the one thread that
+//! writes ([`LogWriter`]). The queue between them is bounded: when the output is behind, lines are
+//! dropped and counted; a request never waits for its line.
+
+mod escape;
+mod json;
+mod text;
+mod timestamp;
+mod writer;
+
+use std::{
+    borrow::Cow,
+    cell::{Cell, RefCell},
+    fmt,
+    sync::{
+        Arc,
+        mpsc::{SyncSender, TrySendError},
+    },
+    time::{Duration, SystemTime},
+};
+
+use http::{HeaderValue, Method, StatusCode, Uri};
+use tokio::{sync::Notify, time::Instant};
+
+pub use writer::{LogWriter, Prepared};
+
+use self::{
+    timestamp::Timestamp,
+    writer::{Batch, Mode, Shared},
+};
+use crate::{config::model::Address, error::Reason};
+
+/// A buffer of this many bytes goes to the writer at once.
+const BATCH_BYTES: usize = 16 * 1024;
+
+/// A smaller one goes this long after its first line.
+const FLUSH_AFTER: Duration = Duration::from_millis(50);
+
+/// What a line tells. It is filled in while the request runs and costs no more than clones of what
+/// the request has anyway; whatever is not known stays `None`.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// The first byte of the request, or the accept of a TCP connection.
+    pub start: Instant,
+    /// From `start` to the last byte.
+    pub duration: Duration,
+    pub listener: Arc<str>,
+    /// The rule that matched.
+    pub route: Option<Arc<str>>,
+    pub upstream: Option<Arc<str>>,
+    /// Address of the endpoint that was chosen.
+    pub endpoint: Option<Arc<str>>,
+    pub method: Option<Method>,
+    /// As it was received: the path comes from it, and the authority where it has one.
+    pub uri: Option<Uri>,
+    /// The `Host` header, where `uri` has no authority.
+    pub host: Option<HeaderValue>,
+    pub protocol: Protocol,
+    /// What the client was told. `None`: nothing.
+    pub status: Option<StatusCode>,
+    pub reason: Option<Reason>,
+    /// What a person on call needs beyond the reason.
+    pub detail: Cow<'static, str>,
+    /// Bytes of the request body; of TCP, bytes from the client.
+    pub bytes_received: u64,
+    /// Bytes of the response body; of TCP, bytes to the client.
+    pub bytes_sent: u64,
+    /// From the request being sent to the upstream to the head of its response.
+    pub upstream_duration: Option<Duration>,
+    pub peer: Option<Address>,
+    pub request_id: Option<HeaderValue>,
+    pub user_agent: Option<HeaderValue>,
+}
+
+impl Record {
+    /// A record of something that has just begun.
+    pub fn new(listener: Arc<str>, protocol: Protocol, start: Instant) -> Self {
+        Self {
+            start,
+            duration: Duration::ZERO,
+            listener,
+            route: None,
+            upstream: None,
+            endpoint: None,
+            method: None,
+            uri: None,
+            host: None,
+            protocol,
+            status: None,
+            reason: None,
+            detail: Cow::Borrowed(""),
+            bytes_received: 0,
+            bytes_sent: 0,
+            upstream_duration: None,
+            peer: None,
+            request_id: None,
+            user_agent: None,
+        }
+    }
+
+    fn authority(&self) -> Option<&[u8]> {
+        let of_uri = self.uri.as_ref().and_then(Uri::authority);
+        of_uri
+            .map(|authority| authority.as_str().as_bytes())
+            .or_else(|| bytes(&self.host))
+    }
+
+    fn path(&self) -> Option<&[u8]> {
+        let path = self.uri.as_ref()?.path_and_query()?;
+        Some(path.as_str().as_bytes())
+    }
+}
+
+fn bytes(value: &Option<HeaderValue>) -> Option<&[u8]> {
+    value.as_ref().map(HeaderValue::as_bytes)
+}
+
+/// What the client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    Http10,
+    Http11,
+    Http2,
+    /// A TCP listener: neither method nor path nor status.
+    Tcp,
+}
+
+impl Protocol {
+    /// The name in a line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Http10 => "HTTP/1.0",
+            Self::Http11 => "HTTP/1.1",
+            Self::Http2 => "HTTP/2",
+            Self::Tcp => "TCP",
+        }
+    }
+}
+
+impl From<http::Version> for Protocol {
+    fn from(version: http::Version) -> Self {
+        match version {
+            http::Version::HTTP_09 | http::Version::HTTP_10 => Self::Http10,
+            http::Version::HTTP_2 | http::Version::HTTP_3 => Self::Http2,
+            _ => Self::Http11,
+        }
+    }
+}
+
+/// One worker's end. Made by [`LogWriter::worker`] and moved to the worker, which spawns
+/// [`AccessLog::flush_when_idle`].
+pub struct AccessLog {
+    shared: Arc<Shared>,
+    queue: SyncSender<Batch>,
+    pending: RefCell<Batch>,
+    /// There is a first line in `pending`.
+    begun: Notify,
+    clock: Cell<Clock>,
+}
+
+impl AccessLog {
+    fn new(shared: Arc<Shared>, queue: SyncSender<Batch>) -> Self {
+        Self {
+            shared,
+            queue,
+            pending: RefCell::default(),
+            begun: Notify::new(),
+            clock: Cell::new(Clock::now()),
+        }
+    }
+
+    /// Whether lines are written at all: ask before a record is made. A reload may change it.
+    pub fn is_enabled(&self) -> bool {
+        self.shared.mode() != Mode::Off
+    }
+
+    /// Writes the line, or drops and counts it.
+    pub fn write(&self, record: &Record) {
+        let format = match self.shared.mode() {
+            Mode::Off => return,
+            Mode::Json => json::write,
+            Mode::Text => text::write,
+        };
+        let mut pending = self.pending.borrow_mut();
+        if pending.lines == 0 {
+            // Room for the line that goes beyond.
+            pending.bytes.reserve(BATCH_BYTES + BATCH_BYTES / 4);
+            self.clock.set(Clock::now());
+            self.begun.notify_one();
+        }
+        format(
+            &mut pending.bytes,
+            record,
+            self.clock.get().timestamp(record.start),
+        );
+        pending.lines += 1;
+        if pending.bytes.len() >= BATCH_BYTES {
+            drop(pending);
+            self.flush();
+        }
+    }
+
+    /// Hands over what there is.
+    pub fn flush(&self) {
+        let batch = self.pending.take();
+        if batch.lines == 0 {
+            return;
+        }
+        match self.queue.try_send(batch) {
+            Ok(()) => {}
+            Err(TrySendError::Full(batch) | TrySendError::Disconnected(batch)) => {
+                self.shared.dropped(batch.lines);
+            }
+        }
+    }
+
+    /// Hands over what a worker with too little to do for a full buffer has written. Never ends:
+    /// each worker runs one as a task.
+    pub async fn flush_when_idle(&self) {
+        loop {
+            self.begun.notified().await;
+            tokio::time::sleep(FLUSH_AFTER).await;
+            self.flush();
+        }
+    }
+}
+
+impl Drop for AccessLog {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+impl fmt::Debug for AccessLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AccessLog").finish_non_exhaustive()
+    }
+}
+
+/// The two clocks read at once, so that a request's start is known as a date without another read
+/// of the clock. Read anew with each batch, so that it follows corrections of the date.
+#[derive(Clone, Copy)]
+struct Clock {
+    instant: Instant,
+    date: SystemTime,
+}
+
+impl Clock {
+    fn now() -> Self {
+        Self {
+            instant: Instant::now(),
+            date: SystemTime::now(),
+        }
+    }
+
+    fn timestamp(self, instant: Instant) -> Timestamp {
+        let date = if instant <= self.instant {
+            self.date.checked_sub(self.instant - instant)
+        } else {
+            self.date.checked_add(instant - self.instant)
+        };
+        Timestamp::new(date.unwrap_or(self.date))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A record with every field set.
+    pub(super) fn full() -> Record {
+        Record {
+            duration: Duration::from_micros(12_345),
+            route: Some("shop/0".into()),
+            upstream: Some("app".into()),
+            endpoint: Some("127.0.0.1:9000".into()),
+            method: Some(Method::GET),
+            uri: Some(Uri::from_static("/items?id=1")),
+            host: Some(HeaderValue::from_static("shop.example")),
+            status: Some(StatusCode::BAD_GATEWAY),
+            reason: Some(Reason::UpstreamClosed),
+            detail: "closed before a response".into(),
+            bytes_received: 5,
+            bytes_sent: 7,
+            upstream_duration: Some(Duration::from_millis(2)),
+            peer: Some(Address::Tcp(([10, 0, 0, 1], 4242).into())),
+            request_id: Some(HeaderValue::from_static("abc")),
+            user_agent: Some(HeaderValue::from_static("curl/8")),
+            ..minimal()
+        }
+    }
+
+    /// A record of a head that was refused before there was a request.
+    pub(super) fn minimal() -> Record {
+        Record::new("web".into(), Protocol::Http11, Instant::now())
+    }
+
+    pub(super) fn epoch() -> Timestamp {
+        Timestamp::new(SystemTime::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn the_authority_of_the_target_goes_before_host() {
+        let mut record = full();
+        assert_eq!(record.authority(), Some(&b"shop.example"[..]));
+        record.uri = Some(Uri::from_static("http://other.example/x"));
+        assert_eq!(record.authority(), Some(&b"other.example"[..]));
+        assert_eq!(record.path(), Some(&b"/x"[..]));
+        record.uri = Some(Uri::from_static("connect.example:443"));
+        assert_eq!(record.path(), None, "CONNECT has no path");
+    }
+
+    #[test]
+    fn a_start_before_or_after_the_reading_of_the_clock_is_dated() {
+        let clock = Clock {
+            instant: Instant::now(),
+            date: SystemTime::UNIX_EPOCH,
+        };
+        let later = clock.timestamp(clock.instant + Duration::from_secs(1));
+        assert_eq!(later.to_string(), "1970-01-01T00:00:01.000Z");
+        let clock = Clock {
+            instant: clock.instant + Duration::from_secs(2),
+            ..clock
+        };
+        let before = clock.timestamp(clock.instant - Duration::from_millis(1500));
+        assert_eq!(before.to_string(), "1969-12-31T23:59:58.500Z");
+    }
+}
