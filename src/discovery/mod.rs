@@ -17,8 +17,13 @@ use crate::{config::model::EndpointAddress, upstream::Upstream};
 /// The lookups under way for the upstreams of the live configuration.
 pub struct Discovery {
     resolver: Arc<Resolver>,
-    /// By name. Dropping the set ends its tasks.
-    running: HashMap<Arc<str>, (Weak<Upstream>, JoinSet<()>)>,
+    running: HashMap<Arc<str>, Running>,
+}
+
+/// The lookups of one upstream, a task a name. Dropping them ends them.
+struct Running {
+    upstream: Weak<Upstream>,
+    _tasks: JoinSet<()>,
 }
 
 impl Discovery {
@@ -43,16 +48,15 @@ impl Discovery {
             let name = &upstream.config.name;
             let unchanged = before
                 .remove(name)
-                .filter(|(known, _)| std::ptr::eq(known.as_ptr(), Arc::as_ptr(upstream)));
-            let entry = unchanged.or_else(|| self.start(upstream));
-            if let Some(entry) = entry {
-                self.running.insert(name.clone(), entry);
+                .filter(|running| std::ptr::eq(running.upstream.as_ptr(), Arc::as_ptr(upstream)));
+            if let Some(running) = unchanged.or_else(|| self.start(upstream)) {
+                self.running.insert(name.clone(), running);
             }
         }
     }
 
-    /// One task a name; `None` if there are only addresses.
-    fn start(&self, upstream: &Arc<Upstream>) -> Option<(Weak<Upstream>, JoinSet<()>)> {
+    /// `None` if there are only addresses.
+    fn start(&self, upstream: &Arc<Upstream>) -> Option<Running> {
         let mut tasks = JoinSet::new();
         for (index, endpoint) in upstream.config.endpoints.iter().enumerate() {
             if matches!(
@@ -63,7 +67,10 @@ impl Discovery {
                 tasks.spawn(dns::follow(self.resolver.clone(), upstream, index));
             }
         }
-        (!tasks.is_empty()).then(|| (Arc::downgrade(upstream), tasks))
+        (!tasks.is_empty()).then(|| Running {
+            upstream: Arc::downgrade(upstream),
+            _tasks: tasks,
+        })
     }
 }
 

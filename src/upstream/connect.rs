@@ -1,6 +1,6 @@
 //! A new connection to an endpoint.
 
-use std::{io, net::SocketAddr, path::Path, pin::pin, time::Duration};
+use std::{io, net::SocketAddr, path::Path, pin::pin, sync::atomic::Ordering, time::Duration};
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
@@ -38,7 +38,7 @@ pub async fn connect(endpoint: &Endpoint, config: &model::Upstream) -> Result<St
             Target::Tcp {
                 address,
                 alternative: Some(other),
-            } => race(*address, *other).await,
+            } => either(endpoint, *address, *other).await,
             Target::Unix(path) => unix(path).await,
         }
     };
@@ -55,28 +55,48 @@ pub async fn connect(endpoint: &Endpoint, config: &model::Upstream) -> Result<St
         })
 }
 
-/// Two addresses of one endpoint: the second starts when the first has failed or takes long, and
+/// Whichever of an endpoint's addresses answers, the one that did last time first.
+async fn either(endpoint: &Endpoint, address: SocketAddr, other: SocketAddr) -> Result<Stream> {
+    let swapped = endpoint.alternative_first.load(Ordering::Relaxed);
+    let (first, second) = if swapped {
+        (other, address)
+    } else {
+        (address, other)
+    };
+    let (stream, second_won) = race(first, second).await?;
+    if second_won {
+        endpoint
+            .alternative_first
+            .store(!swapped, Ordering::Relaxed);
+    }
+    Ok(stream)
+}
+
+/// Two addresses: the second starts when the first has failed or takes long, and
 /// the first to connect wins (RFC 8305 section 5).
-async fn race(first: SocketAddr, second: SocketAddr) -> Result<Stream> {
+/// Also says whether that was the second.
+async fn race(first: SocketAddr, second: SocketAddr) -> Result<(Stream, bool)> {
     let (mut first, mut second) = (pin!(tcp(first)), pin!(tcp(second)));
-    let first_error = tokio::select! {
-        biased;
-        outcome = &mut first => match outcome {
-            Ok(stream) => return Ok(stream),
-            Err(error) => error,
-        },
-        () = sleep(ATTEMPT_DELAY) => tokio::select! {
+    let head_start = timeout(ATTEMPT_DELAY, &mut first).await;
+    let first_error = match head_start {
+        Ok(Ok(stream)) => return Ok((stream, false)),
+        Ok(Err(error)) => error,
+        Err(_) => tokio::select! {
             outcome = &mut first => match outcome {
-                Ok(stream) => return Ok(stream),
+                Ok(stream) => return Ok((stream, false)),
                 Err(error) => error,
             },
             outcome = &mut second => match outcome {
-                Ok(stream) => return Ok(stream),
-                Err(error) => return first.await.map_err(|first| both(&first, error)),
+                Ok(stream) => return Ok((stream, true)),
+                Err(error) => {
+                    let stream = first.await.map_err(|first| both(&first, error))?;
+                    return Ok((stream, false));
+                }
             },
         },
     };
-    second.await.map_err(|second| both(&first_error, second))
+    let stream = second.await.map_err(|second| both(&first_error, second))?;
+    Ok((stream, true))
 }
 
 fn both(first: &Error, second: Error) -> Error {

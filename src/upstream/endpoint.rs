@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -74,6 +74,9 @@ pub struct Endpoint {
     pub label: Arc<str>,
     active: AtomicU32,
     pub(super) ewma: Ewma,
+    /// The alternative won the last race: where one family leads nowhere, only the first connection
+    /// has to wait to find that out.
+    pub(super) alternative_first: AtomicBool,
 }
 
 impl Endpoint {
@@ -84,6 +87,7 @@ impl Endpoint {
             target,
             active: AtomicU32::new(0),
             ewma: Ewma::new(now),
+            alternative_first: AtomicBool::new(false),
         })
     }
 

@@ -34,6 +34,7 @@ use self::{
 use crate::{
     config::model::{self, EndpointAddress},
     error::{Error, Reason, Replay, Result},
+    telemetry::UpstreamMetrics,
 };
 
 /// A service: endpoints that are picked from, and limits over all workers.
@@ -41,6 +42,7 @@ use crate::{
 pub struct Upstream {
     pub config: Arc<model::Upstream>,
     pub limits: Arc<Limits>,
+    pub metrics: Arc<UpstreamMetrics>,
     endpoints: ArcSwap<EndpointSet>,
     /// The position of round robin.
     cursor: AtomicUsize,
@@ -50,10 +52,10 @@ pub struct Upstream {
 
 impl Upstream {
     /// Addresses are endpoints at once, names when discovery has found them.
-    pub fn new(config: Arc<model::Upstream>) -> Arc<Self> {
+    pub fn new(config: Arc<model::Upstream>, metrics: Arc<UpstreamMetrics>) -> Arc<Self> {
         let names = vec![Resolution::default(); config.endpoints.len()];
         let limits = Limits::new(config.limits);
-        Self::assemble(config, limits, names, &[])
+        Self::assemble(config, metrics, limits, names, &[])
     }
 
     /// The same upstream under another configuration: endpoints whose address stays keep their
@@ -75,6 +77,7 @@ impl Upstream {
         self.limits.set(config.limits);
         Self::assemble(
             config,
+            self.metrics.clone(),
             self.limits.clone(),
             names,
             self.endpoints.load().endpoints(),
@@ -83,6 +86,7 @@ impl Upstream {
 
     fn assemble(
         config: Arc<model::Upstream>,
+        metrics: Arc<UpstreamMetrics>,
         limits: Arc<Limits>,
         names: Vec<Resolution>,
         previous: &[Arc<Endpoint>],
@@ -90,6 +94,7 @@ impl Upstream {
         let set = build_set(&config, &names, previous, Instant::now());
         Arc::new(Self {
             limits,
+            metrics,
             endpoints: ArcSwap::from_pointee(set),
             // Not 0: of many proxies started together not all shall begin with the same endpoint.
             cursor: AtomicUsize::new(fastrand::usize(..1 << 20)),
@@ -125,6 +130,7 @@ impl Upstream {
     /// `config.endpoints`. The endpoint set is replaced if that changes it; endpoints that stay
     /// keep their identity.
     pub fn publish(&self, index: usize, outcome: Result<Vec<Wanted>, LookupFailure>, now: Instant) {
+        self.metrics.dns_lookup(outcome.is_ok());
         let mut names = self.names();
         let Some(name) = names.get_mut(index) else {
             return;
