@@ -18,6 +18,10 @@
 //! specific it is. A hostname gives its rules precedence, it does not claim the host: a request
 //! that none of them takes goes on to the rules of less specific hostnames. Of two conditions on
 //! the same header or parameter in one match, the first counts.
+//!
+//! Paths are compared in their canonical form ([`normalize`]). A rule may spell an exact path or a
+//! prefix in any way; a regular expression is tried on the canonical form, in which `é` is
+//! `%C3%A9`.
 
 mod condition;
 mod host;

@@ -39,7 +39,7 @@ impl Patterns {
     pub(super) fn settle(&mut self) {
         self.all.sort_by_key(|(_, candidate)| candidate.order());
         self.all.shrink_to_fit();
-        self.compile(0, self.all.len());
+        self.compile(0, self.all.len(), MAX_SET_SIZE);
     }
 
     /// The plan of the first expression that matches and accepts.
@@ -65,23 +65,93 @@ impl Patterns {
     }
 
     /// One set for all members, or one for each half if that would be too large.
-    fn compile(&mut self, start: usize, end: usize) {
+    fn compile(&mut self, start: usize, end: usize, max_size: usize) {
         let members = &self.all[start..end];
         if members.is_empty() {
             return;
         }
         let texts: Vec<_> = members.iter().map(|(regex, _)| regex.as_str()).collect();
-        let limits = meta::Config::new().nfa_size_limit(Some(MAX_SET_SIZE));
+        let limits = meta::Config::new().nfa_size_limit(Some(max_size));
         let regex = if members.len() <= FEW {
             None
         } else if let Ok(regex) = meta::Builder::new().configure(limits).build_many(&texts) {
             Some(regex)
         } else {
             let middle = start.midpoint(end);
-            self.compile(start, middle);
-            self.compile(middle, end);
+            self.compile(start, middle, max_size);
+            self.compile(middle, end, max_size);
             return;
         };
         self.sets.push(Set { start, end, regex });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, Method};
+
+    use super::*;
+    use crate::config::model::{Match, PathMatch};
+
+    fn candidate(plan: usize, method: Option<Method>) -> Candidate {
+        let path = PathMatch::Exact("".into());
+        Candidate::new(
+            plan,
+            &Match {
+                path,
+                headers: Vec::new(),
+                query: Vec::new(),
+                method,
+            },
+        )
+    }
+
+    fn patterns(texts: impl IntoIterator<Item = String>) -> Patterns {
+        let mut patterns = Patterns::default();
+        for (plan, text) in texts.into_iter().enumerate() {
+            patterns.insert(Regex::new(&text).unwrap(), candidate(plan, None));
+        }
+        patterns
+    }
+
+    fn find(patterns: &Patterns, path: &str) -> Option<usize> {
+        let (method, headers) = (&Method::GET, &HeaderMap::new());
+        patterns.find(&Lookup {
+            host: "",
+            path,
+            query: None,
+            method,
+            headers,
+        })
+    }
+
+    #[test]
+    fn the_first_in_order_wins_in_one_set_and_in_many() {
+        let texts = || (0..40).map(|n| format!("^(?:/{n}[0-9]*)$"));
+        let mut one = patterns(texts());
+        one.settle();
+        let mut many = patterns(texts());
+        many.compile(0, 40, 8 << 10);
+        assert_eq!(one.sets.len(), 1);
+        assert!(many.sets.len() > 1 && many.sets.iter().any(|set| set.regex.is_some()));
+        for (path, wanted) in [
+            ("/0", Some(0)),
+            ("/39", Some(3)),
+            ("/7", Some(7)),
+            ("/a", None),
+            ("/1/", None),
+        ] {
+            assert_eq!(find(&one, path), wanted, "{path}");
+            assert_eq!(find(&many, path), wanted, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_refused_expression_gives_way_to_the_next_that_matches() {
+        let mut patterns = patterns(["/b", "/a", "/.", "/a.*"].map(|text| format!("^(?:{text})$")));
+        let post = Regex::new("^(?:/a)$").unwrap();
+        patterns.insert(post, candidate(9, Some(Method::POST)));
+        patterns.settle();
+        assert_eq!(find(&patterns, "/a"), Some(1));
     }
 }

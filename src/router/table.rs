@@ -1,15 +1,16 @@
 //! Hostnames and paths, compiled.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use http::{HeaderMap, Method};
 
 use super::{
     condition::{Candidate, settle},
+    path::normalize,
     pattern::Patterns,
     tree::Tree,
 };
-use crate::config::model::{Hostname, PathMatch, Route};
+use crate::config::model::{Backslash, EscapedSlash, Hostname, PathMatch, PathPolicy, Route};
 
 /// Every rule a listener serves, each with what the caller keeps for it.
 ///
@@ -166,12 +167,12 @@ impl Paths {
         match path {
             PathMatch::Exact(path) => {
                 self.exact
-                    .entry(path.as_ref().into())
+                    .entry(canonical(path).into())
                     .or_default()
                     .push(candidate);
             }
             PathMatch::Regex(pattern) => self.patterns.insert(pattern.0.clone(), candidate),
-            PathMatch::Prefix(prefix) => self.prefixes.insert(prefix, candidate),
+            PathMatch::Prefix(prefix) => self.prefixes.insert(&canonical(prefix), candidate),
         }
     }
 
@@ -190,5 +191,240 @@ impl Paths {
             .or_else(|| self.patterns.find(request))
             .map(|plan| (plan, request.path.len()))
             .or_else(|| self.prefixes.find(request))
+    }
+}
+
+/// A rule's path as requests spell it, whatever the listeners' policies: what they disagree about
+/// stays. A path that has no such form matches nothing.
+fn canonical(path: &str) -> Cow<'_, str> {
+    const AS_WRITTEN: PathPolicy = PathPolicy {
+        escaped_slash: EscapedSlash::Keep,
+        backslash: Backslash::Keep,
+        merge_slashes: false,
+    };
+    normalize(path, AS_WRITTEN).unwrap_or(Cow::Borrowed(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use regex::Regex;
+
+    use super::*;
+    use crate::config::model::{
+        Action, Filters, HeaderMatch, Match, Pattern, QueryMatch, Rule, Timeouts, ValueMatch,
+    };
+
+    fn prefix(path: &str) -> Match {
+        of(PathMatch::Prefix(path.into()))
+    }
+
+    fn exact(path: &str) -> Match {
+        of(PathMatch::Exact(path.into()))
+    }
+
+    fn regex(text: &str) -> Match {
+        of(PathMatch::Regex(Pattern(
+            Regex::new(&format!("^(?:{text})$")).unwrap(),
+        )))
+    }
+
+    fn of(path: PathMatch) -> Match {
+        Match {
+            path,
+            headers: Vec::new(),
+            query: Vec::new(),
+            method: None,
+        }
+    }
+
+    fn header(name: &str) -> HeaderMatch {
+        HeaderMatch {
+            name: name.parse().unwrap(),
+            value: ValueMatch::Exact("1".into()),
+        }
+    }
+
+    fn parameter(name: &str) -> QueryMatch {
+        QueryMatch {
+            name: name.into(),
+            value: ValueMatch::Exact("1".into()),
+        }
+    }
+
+    /// One route a line, one rule each; a hostname is written as in a configuration.
+    fn router<const N: usize>(routes: [(&'static str, Match); N]) -> Router<usize> {
+        let entry = |(index, (hostname, wanted)): (usize, (&str, Match))| {
+            let hostname = match hostname.strip_prefix("*.") {
+                Some(suffix) => Hostname::Wildcard(suffix.into()),
+                None => Hostname::Exact(hostname.into()),
+            };
+            let any = hostname == Hostname::Exact("".into());
+            let route = Route {
+                name: "route".into(),
+                listeners: Vec::new(),
+                hostnames: if any { Vec::new() } else { vec![hostname] },
+                rules: vec![Rule {
+                    name: "rule".into(),
+                    matches: vec![wanted],
+                    filters: Filters::default(),
+                    action: Action::Forward(Vec::new()),
+                    timeouts: Timeouts {
+                        request: Duration::ZERO,
+                        idle: Duration::ZERO,
+                        total: Duration::ZERO,
+                    },
+                }],
+            };
+            (Arc::new(route), 0, index)
+        };
+        Router::new(routes.into_iter().enumerate().map(entry))
+    }
+
+    /// Finds the route for `GET` of a target with the headers `h: 1` and `i: 1`.
+    fn find(router: &Router<usize>, host: &str, target: &str) -> Option<(usize, usize)> {
+        let (path, query) = match target.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (target, None),
+        };
+        let headers = ["h", "i"].map(|name| (name.parse().unwrap(), "1".parse().unwrap()));
+        let request = Lookup {
+            host,
+            path,
+            query,
+            method: &Method::GET,
+            headers: &headers.into_iter().collect(),
+        };
+        router
+            .find(&request)
+            .map(|found| (*found.plan, found.prefix))
+    }
+
+    #[test]
+    fn the_most_specific_hostname_wins() {
+        let router = router([
+            ("", prefix("/")),
+            ("*.example", prefix("/")),
+            ("*.shop.example", prefix("/")),
+            ("a.shop.example", prefix("/")),
+        ]);
+        for (host, wanted) in [
+            ("a.shop.example", 3),
+            ("b.shop.example", 2),
+            ("c.b.shop.example", 2),
+            ("shop.example", 1),
+            ("example", 0),
+            (".example", 0),
+            ("aexample", 0),
+            ("[::1]", 0),
+            ("", 0),
+        ] {
+            assert_eq!(find(&router, host, "/"), Some((wanted, 0)), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_hostname_comes_before_a_path_but_claims_nothing() {
+        let router = router([
+            ("", exact("/a/b")),
+            ("*.example", exact("/a")),
+            ("a.example", prefix("/a")),
+        ]);
+        assert_eq!(find(&router, "a.example", "/a/b"), Some((2, 2)));
+        assert_eq!(find(&router, "b.example", "/a"), Some((1, 2)));
+        assert_eq!(find(&router, "b.example", "/a/b"), Some((0, 4)));
+        assert_eq!(find(&router, "a.example", "/"), None);
+    }
+
+    #[test]
+    fn paths_rank_exact_then_expression_then_longest_prefix() {
+        let router = router([
+            ("", prefix("/")),
+            ("", prefix("/a")),
+            ("", prefix("/a/b/")),
+            ("", regex("/a/[a-z]/x")),
+            ("", exact("/a/b/x")),
+        ]);
+        for (path, wanted) in [
+            ("/a/b/x", (4, 6)),
+            ("/a/c/x", (3, 6)),
+            ("/a/b/y", (2, 4)),
+            ("/a/b", (2, 4)),
+            ("/a/bb", (1, 2)),
+            ("/a", (1, 2)),
+            ("/ab", (0, 0)),
+            ("*", (0, 0)),
+        ] {
+            assert_eq!(find(&router, "", path), Some(wanted), "{path}");
+        }
+    }
+
+    #[test]
+    fn conditions_rank_method_then_headers_then_parameters_then_order() {
+        let plain = || prefix("/");
+        let get = Match {
+            method: Some(Method::GET),
+            ..plain()
+        };
+        let two = Match {
+            headers: vec![header("h"), header("i")],
+            ..plain()
+        };
+        let one = Match {
+            headers: vec![header("h")],
+            query: vec![parameter("p")],
+            ..plain()
+        };
+        let none = Match {
+            query: vec![parameter("p"), parameter("q")],
+            ..plain()
+        };
+        let ranked = [get, two, one, none, plain()];
+        for (best, wanted) in ranked.iter().enumerate() {
+            for other in &ranked[best + 1..] {
+                let router = router([
+                    ("", plain()),
+                    ("", other.clone()),
+                    ("", wanted.clone()),
+                    ("", wanted.clone()),
+                ]);
+                let first = if best == ranked.len() - 1 { 0 } else { 2 };
+                assert_eq!(
+                    find(&router, "", "/?p=1&q=1"),
+                    Some((first, 0)),
+                    "{wanted:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_refused_match_gives_way_to_the_next() {
+        let post = |wanted: Match| Match {
+            method: Some(Method::POST),
+            ..wanted
+        };
+        let router = router([
+            ("", prefix("/a")),
+            ("", post(prefix("/a/b"))),
+            ("", regex("/a/b/x.*")),
+            ("", post(regex("/a/b/.*"))),
+            ("", post(exact("/a/b/x"))),
+        ]);
+        assert_eq!(find(&router, "", "/a/b/x"), Some((2, 6)));
+        assert_eq!(find(&router, "", "/a/b/y"), Some((0, 2)));
+    }
+
+    #[test]
+    fn rules_may_spell_a_path_in_any_way() {
+        let router = router([("", exact("/caf\u{e9}")), ("", prefix("/%7euser/"))]);
+        assert_eq!(find(&router, "", "/caf%C3%A9"), Some((0, 10)));
+        assert_eq!(find(&router, "", "/~user/x"), Some((1, 6)));
+    }
+
+    #[test]
+    fn without_rules_nothing_is_found() {
+        assert_eq!(find(&router([]), "a", "/"), None);
     }
 }
