@@ -8,11 +8,11 @@ use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     config::model::{
-        self, Address, BackendFilters, Config, DirectResponse, Filters, HttpListener, Redirect,
-        TcpListener, Timeouts,
+        self, Action, Address, Backend, BackendFilters, Config, DirectResponse, Filters,
+        HttpListener, ListenerKind, Redirect, Route, Rule, TcpListener, Timeouts,
     },
     router::Router,
-    telemetry::{ListenerMetrics, RouteMetrics},
+    telemetry::{ListenerMetrics, Registry, RouteMetrics},
     upstream::Upstream,
 };
 
@@ -86,15 +86,14 @@ pub enum PlannedAction {
     Respond(DirectResponse),
 }
 
-/// Weighted upstreams; never empty, at least one weight is not zero.
+/// Weighted upstreams; never empty, and one has a weight.
 pub struct Forward {
-    backends: Vec<PlannedBackend>,
-    total: u64,
+    pub backends: Vec<PlannedBackend>,
+    /// Sum of the weights up to and with each one.
+    sums: Vec<u64>,
 }
 
 pub struct PlannedBackend {
-    /// Sum of the weights up to and with this one.
-    upto: u64,
     pub upstream: Arc<Upstream>,
     pub filters: BackendFilters,
 }
@@ -108,21 +107,193 @@ pub struct PlannedMirror {
     pub max_buffered_bytes: usize,
 }
 
-impl Forward {
-    /// The backend for one request. `random` is any number: equal ones choose equally.
-    pub fn pick(&self, random: u64) -> &PlannedBackend {
-        if let [only] = self.backends.as_slice() {
-            return only;
+impl Snapshot {
+    /// Compiles a configuration whose names are resolved. `sockets` has one for every listener.
+    /// What `previous` has and the configuration leaves as it was is carried over.
+    pub fn compile(
+        config: Arc<Config>,
+        sockets: &HashMap<Arc<str>, Bound>,
+        previous: Option<&Self>,
+        registry: &Registry,
+    ) -> Self {
+        let generation = previous.map_or(1, |previous| previous.generation + 1);
+        let upstreams = config
+            .upstreams
+            .iter()
+            .map(|upstream| {
+                (
+                    Arc::clone(&upstream.name),
+                    carry_over(upstream, previous, registry),
+                )
+            })
+            .collect();
+        let compiler = Compiler {
+            config: &config,
+            upstreams: &upstreams,
+            registry,
+        };
+        let rules = compiler.rules();
+        let listeners = config
+            .listeners
+            .iter()
+            .map(|listener| {
+                let Bound { id, address } = sockets[&listener.name].clone();
+                let plan = ListenerPlan {
+                    id,
+                    generation,
+                    address,
+                    config: Arc::clone(listener),
+                    metrics: registry.listener(&listener.name),
+                    kind: compiler.kind(listener, &rules),
+                };
+                (id, Arc::new(plan))
+            })
+            .collect();
+        Self {
+            generation,
+            listeners,
+            upstreams,
+            config,
         }
-        let point = random % self.total;
-        let index = self
-            .backends
-            .partition_point(|backend| backend.upto <= point);
-        &self.backends[index]
+    }
+}
+
+impl Forward {
+    /// The backend for one request. `random` is uniform over all its values.
+    pub fn pick(&self, random: u32) -> &PlannedBackend {
+        match self.backends.as_slice() {
+            [only] => only,
+            backends => {
+                let total = self.sums.last().copied().unwrap_or_default();
+                let point = (u128::from(random) * u128::from(total)) >> u32::BITS;
+                &backends[self.sums.partition_point(|&sum| u128::from(sum) <= point)]
+            }
+        }
+    }
+}
+
+/// An upstream whose configuration is the same stays what it is; a changed one keeps what it has
+/// learned about the endpoints that stay.
+fn carry_over(
+    config: &Arc<model::Upstream>,
+    previous: Option<&Snapshot>,
+    registry: &Registry,
+) -> Arc<Upstream> {
+    match previous.and_then(|previous| previous.upstreams.get(&config.name)) {
+        Some(upstream) if upstream.config == *config => Arc::clone(upstream),
+        Some(upstream) => upstream.successor(Arc::clone(config)),
+        None => Upstream::new(Arc::clone(config), registry.upstream(&config.name)),
+    }
+}
+
+/// What compiling looks things up in.
+struct Compiler<'a> {
+    config: &'a Config,
+    upstreams: &'a HashMap<Arc<str>, Arc<Upstream>>,
+    registry: &'a Registry,
+}
+
+/// One rule of one route, compiled once for all listeners that serve it.
+type PlannedRule<'a> = (&'a Arc<Route>, usize, Arc<RoutePlan>);
+
+impl<'a> Compiler<'a> {
+    fn rules(&self) -> Vec<PlannedRule<'a>> {
+        let plan = |(route, index)| -> PlannedRule<'a> {
+            let route: &'a Arc<Route> = route;
+            (route, index, Arc::new(self.route(&route.rules[index])))
+        };
+        self.config
+            .routes
+            .iter()
+            .flat_map(|route| (0..route.rules.len()).map(move |index| (route, index)))
+            .map(plan)
+            .collect()
     }
 
-    /// All of them, also those of weight 0.
-    pub fn backends(&self) -> &[PlannedBackend] {
-        &self.backends
+    fn kind(&self, listener: &model::Listener, rules: &[PlannedRule<'_>]) -> PlanKind {
+        match &listener.kind {
+            ListenerKind::Tcp(tcp) => PlanKind::Tcp(TcpPlan {
+                tcp: tcp.clone(),
+                upstream: self.upstream(&tcp.upstream),
+            }),
+            ListenerKind::Http(http) => PlanKind::Http(Box::new(HttpPlan {
+                http: HttpListener::clone(http),
+                router: Router::new(
+                    rules
+                        .iter()
+                        .filter(|(route, ..)| route.listeners.contains(&listener.name))
+                        .map(|(route, index, plan)| (Arc::clone(route), *index, Arc::clone(plan))),
+                ),
+                fallback: http
+                    .upstream
+                    .as_ref()
+                    .map(|upstream| Arc::new(self.fallback(&listener.name, upstream))),
+            })),
+        }
+    }
+
+    fn route(&self, rule: &Rule) -> RoutePlan {
+        RoutePlan {
+            name: Arc::clone(&rule.name),
+            filters: rule.filters.clone(),
+            action: match &rule.action {
+                Action::Forward(backends) => PlannedAction::Forward(self.forward(backends)),
+                Action::Redirect(redirect) => PlannedAction::Redirect(redirect.clone()),
+                Action::Respond(response) => PlannedAction::Respond(response.clone()),
+            },
+            mirrors: rule
+                .filters
+                .mirrors
+                .iter()
+                .map(|mirror| PlannedMirror {
+                    upstream: self.upstream(&mirror.upstream),
+                    share: mirror.share,
+                    max_buffered_bytes: mirror.max_buffered_bytes,
+                })
+                .collect(),
+            timeouts: rule.timeouts,
+            metrics: self.registry.route(&rule.name),
+        }
+    }
+
+    /// The plan of a listener's own upstream, under the listener's name.
+    fn fallback(&self, listener: &Arc<str>, upstream: &Arc<str>) -> RoutePlan {
+        let backend = Backend {
+            upstream: Arc::clone(upstream),
+            weight: 1,
+            filters: BackendFilters::default(),
+        };
+        RoutePlan {
+            name: Arc::clone(listener),
+            filters: Filters::default(),
+            action: PlannedAction::Forward(self.forward(&[backend])),
+            mirrors: Vec::new(),
+            timeouts: Timeouts::default(),
+            metrics: self.registry.route(listener),
+        }
+    }
+
+    fn forward(&self, backends: &[Backend]) -> Forward {
+        Forward {
+            sums: backends
+                .iter()
+                .scan(0, |sum, backend| {
+                    *sum += u64::from(backend.weight);
+                    Some(*sum)
+                })
+                .collect(),
+            backends: backends
+                .iter()
+                .map(|backend| PlannedBackend {
+                    upstream: self.upstream(&backend.upstream),
+                    filters: backend.filters.clone(),
+                })
+                .collect(),
+        }
+    }
+
+    fn upstream(&self, name: &Arc<str>) -> Arc<Upstream> {
+        let upstream = self.upstreams.get(name);
+        Arc::clone(upstream.expect("resolved: every upstream that is named exists"))
     }
 }

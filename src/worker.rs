@@ -17,7 +17,7 @@ use crate::{
     config::model::Address,
     listener::accept::{Accepted, Acceptor},
     snapshot::{ListenerId, ListenerPlan, Snapshot},
-    telemetry::{ListenerMetrics, Registry},
+    telemetry::{ListenerMetrics, Registry, access_log::AccessLog},
 };
 
 /// One thread's own world. It lives in an `Rc`: nothing in it is ever touched by another thread,
@@ -29,16 +29,18 @@ pub struct Worker {
     /// connection waits for it beside its socket, then asks [`Worker::should_close`].
     pub events: Arc<Notify>,
     pub rng: RefCell<fastrand::Rng>,
+    pub access_log: AccessLog,
     // Core adds the connection pools here: `pools: crate::upstream::pool::Pools`.
     snapshot: RefCell<arc_swap::Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
 }
 
 impl Worker {
-    pub fn new(id: usize, shared: Arc<Shared>) -> Rc<Self> {
+    pub fn new(id: usize, shared: Arc<Shared>, access_log: AccessLog) -> Rc<Self> {
         Rc::new(Self {
             id,
             events: Arc::clone(&shared.workers[id].events),
             rng: RefCell::new(fastrand::Rng::new()),
+            access_log,
             snapshot: RefCell::new(arc_swap::Cache::new(Arc::clone(&shared.snapshot))),
             shared,
         })

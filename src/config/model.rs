@@ -367,6 +367,17 @@ pub struct Timeouts {
     pub total: Duration,
 }
 
+impl Default for Timeouts {
+    /// Those of a route that says nothing.
+    fn default() -> Self {
+        Self {
+            request: Duration::from_secs(15),
+            idle: Duration::from_secs(5 * 60),
+            total: Duration::ZERO,
+        }
+    }
+}
+
 /// A service: endpoints, how they are found, chosen, reached and limited.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -361,7 +361,7 @@ mod tests {
         ) {
             if let Ok(Some(end)) = scan(&bytes) {
                 prop_assert!(end <= bytes.len() && end <= MAX_V2);
-                drop(parse(&bytes[..end]));
+                let _parsed = parse(&bytes[..end]);
             }
         }
 

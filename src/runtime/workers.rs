@@ -14,6 +14,7 @@ use tokio::{
 
 use crate::{
     listener::{self, accept},
+    telemetry::access_log::{AccessLog, LogWriter},
     worker::{Command, Shared, Worker},
 };
 
@@ -21,13 +22,18 @@ use crate::{
 pub struct Threads(Vec<JoinHandle<()>>);
 
 /// Starts one thread for each mailbox.
-pub fn spawn(shared: &Arc<Shared>, mailboxes: Vec<mpsc::Receiver<Command>>) -> io::Result<Threads> {
+pub fn spawn(
+    shared: &Arc<Shared>,
+    mailboxes: Vec<mpsc::Receiver<Command>>,
+    log: &LogWriter,
+) -> io::Result<Threads> {
     let threads = mailboxes.into_iter().enumerate().map(|(id, mailbox)| {
         let shared = Arc::clone(shared);
+        let access_log = log.worker();
         thread::Builder::new()
             .name(format!("pillion-w{id}"))
             .spawn(move || {
-                if let Err(error) = run(id, shared, mailbox) {
+                if let Err(error) = run(id, shared, access_log, mailbox) {
                     tracing::error!(worker = id, %error, "worker could not start");
                 }
             })
@@ -48,13 +54,21 @@ impl Threads {
 
 /// The life of a worker: what its mailbox says, until it says stop. Then the runtime is dropped and
 /// with it every connection that is still open.
-fn run(id: usize, shared: Arc<Shared>, mut mailbox: mpsc::Receiver<Command>) -> io::Result<()> {
+fn run(
+    id: usize,
+    shared: Arc<Shared>,
+    access_log: AccessLog,
+    mut mailbox: mpsc::Receiver<Command>,
+) -> io::Result<()> {
     let runtime = Builder::new_current_thread()
         .enable_all()
-        .thread_name(format!("pillion-b{id}"))
         .build_local(LocalOptions::default())?;
     runtime.block_on(async {
-        let worker = Worker::new(id, shared);
+        let worker = Worker::new(id, shared, access_log);
+        tokio::task::spawn_local({
+            let worker = Rc::clone(&worker);
+            async move { worker.access_log.flush_when_idle().await }
+        });
         while let Some(command) = mailbox.recv().await {
             match command {
                 Command::Serve(accepted) => listener::serve(accepted, &worker),

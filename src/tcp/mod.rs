@@ -1,14 +1,6 @@
 //! Opaque bytes, forwarded.
 
-use std::rc::Rc;
+pub mod copy;
+mod forward;
 
-use crate::{
-    net::Stream,
-    worker::{Conn, Worker},
-};
-
-/// Carries one connection to its listener's upstream and back.
-pub async fn serve(stream: Stream, conn: Conn, _worker: Rc<Worker>) {
-    drop(stream);
-    drop(conn);
-}
+pub use forward::serve;

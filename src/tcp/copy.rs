@@ -1,0 +1,508 @@
+//! Bytes both ways between two streams, until both have said that they send no more.
+//!
+//! A connection that rests holds no buffer: what is read lands on the stack and is written from
+//! there; only what the other side does not take at once is kept, and nothing more is read from its
+//! sender until it is gone.
+
+use std::{
+    future::{Future, poll_fn},
+    io,
+    mem::MaybeUninit,
+    pin::{Pin, pin},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep, sleep_until},
+};
+
+/// Reads begin with at most this many bytes,
+const SMALL_READ: usize = 8 * 1024;
+/// and grow to this while they come back full.
+const LARGE_READ: usize = 64 * 1024;
+/// Reads of one direction before others get their turn.
+const ROUNDS: usize = 16;
+
+/// How long nothing may happen. Zero: for ever.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// No byte in either direction.
+    pub idle: Duration,
+    /// The same once one side has said that it sends no more.
+    pub half_closed: Duration,
+}
+
+/// What was carried, and how it ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Bytes from `a` that `b` took, and the other way round; leftovers count.
+    pub a_to_b: u64,
+    pub b_to_a: u64,
+    pub end: End,
+}
+
+#[derive(Debug)]
+pub enum End {
+    /// Both sides have sent all they wanted to.
+    Closed,
+    /// Nothing happened for too long.
+    Idle,
+    /// This side could not be read from.
+    Failed(Side, io::Error),
+    /// This side took no more bytes; what it had to say itself was carried.
+    Refused(Side, io::Error),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    A,
+    B,
+}
+
+/// Bytes that were read from a side before, and go to the other first.
+#[derive(Debug, Default)]
+pub struct Leftovers {
+    pub from_a: Bytes,
+    pub from_b: Bytes,
+}
+
+/// Carries bytes both ways. The end of one direction is passed on and leaves the other one open. A
+/// side that does not take bytes any more may still have an answer to give: that is carried to its
+/// end before the failure is reported; a side that can't be read from any more ends it at once.
+pub async fn copy_bidirectional<A, B>(
+    a: &mut A,
+    b: &mut B,
+    leftovers: Leftovers,
+    patience: Patience,
+) -> Outcome
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut forth = Direction::new(leftovers.from_a);
+    let mut back = Direction::new(leftovers.from_b);
+    let mut timer = pin!(IdleTimer::new(patience));
+    let end = poll_fn(|cx| {
+        let forth_poll = forth.poll(cx, a, b);
+        let back_poll = back.poll(cx, b, a);
+        for (side, poll) in [(Side::A, &forth_poll), (Side::B, &back_poll)] {
+            if let Poll::Ready(Err(Broken)) = poll {
+                let direction = if side == Side::A {
+                    &mut forth
+                } else {
+                    &mut back
+                };
+                if let Some(error) = direction.failure.take() {
+                    return Poll::Ready(End::Failed(side, error));
+                }
+            }
+        }
+        if forth_poll.is_ready() && back_poll.is_ready() {
+            // What one side did not take is the fault of that side.
+            let failed = forth.failure.take().map(|error| (Side::B, error));
+            let failed = failed.or_else(|| back.failure.take().map(|error| (Side::A, error)));
+            return Poll::Ready(
+                failed.map_or(End::Closed, |(side, error)| End::Refused(side, error)),
+            );
+        }
+        let active = forth.take_activity() | back.take_activity();
+        let half_closed = forth.closed() || back.closed();
+        timer
+            .as_mut()
+            .poll(cx, active, half_closed)
+            .map(|()| End::Idle)
+    })
+    .await;
+    Outcome {
+        a_to_b: forth.carried,
+        b_to_a: back.carried,
+        end,
+    }
+}
+
+/// The reading side failed: nothing that follows would make sense.
+struct Broken;
+
+/// One way.
+struct Direction {
+    state: State,
+    /// Read, but not yet taken by the other side.
+    waiting: Bytes,
+    /// How much to read at once.
+    appetite: usize,
+    unflushed: bool,
+    active: bool,
+    carried: u64,
+    failure: Option<io::Error>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    /// The sender is done; the receiver has yet to be told.
+    Ending,
+    Done,
+}
+
+impl Direction {
+    const fn new(waiting: Bytes) -> Self {
+        Self {
+            state: State::Open,
+            waiting,
+            appetite: SMALL_READ,
+            unflushed: false,
+            active: false,
+            carried: 0,
+            failure: None,
+        }
+    }
+
+    const fn closed(&self) -> bool {
+        !matches!(self.state, State::Open)
+    }
+
+    const fn take_activity(&mut self) -> bool {
+        std::mem::replace(&mut self.active, false)
+    }
+
+    /// Ready when this direction has ended; an `Err` ends the other one too. The failure itself is
+    /// left in `self.failure`.
+    fn poll<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut R,
+        to: &mut W,
+    ) -> Poll<Result<(), Broken>>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        if self.state == State::Done {
+            return Poll::Ready(Ok(()));
+        }
+        match ready!(self.carry(cx, from, to)) {
+            Ok(()) => {
+                self.state = State::Done;
+                Poll::Ready(Ok(()))
+            }
+            Err((Half::Writing, error)) => {
+                self.state = State::Done;
+                self.waiting = Bytes::new();
+                self.failure = Some(error);
+                Poll::Ready(Ok(()))
+            }
+            Err((Half::Reading, error)) => {
+                self.state = State::Done;
+                self.failure = Some(error);
+                Poll::Ready(Err(Broken))
+            }
+        }
+    }
+
+    fn carry<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut R,
+        to: &mut W,
+    ) -> Poll<Result<(), (Half, io::Error)>>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        let mut space = [const { MaybeUninit::<u8>::uninit() }; LARGE_READ];
+        for _ in 0..ROUNDS {
+            while self.waiting.has_remaining() {
+                let taken = ready!(write(cx, to, &self.waiting))?;
+                self.took(taken);
+                self.waiting.advance(taken);
+            }
+            self.waiting = Bytes::new();
+            if self.state == State::Ending {
+                return Pin::new(to)
+                    .poll_shutdown(cx)
+                    .map_err(|error| (Half::Writing, error));
+            }
+            let mut buffer = ReadBuf::uninit(&mut space[..self.appetite]);
+            match Pin::new(&mut *from).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err((Half::Reading, error))),
+                Poll::Pending => {
+                    if self.unflushed {
+                        ready!(Pin::new(to).poll_flush(cx))
+                            .map_err(|error| (Half::Writing, error))?;
+                        self.unflushed = false;
+                    }
+                    return Poll::Pending;
+                }
+            }
+            let full = buffer.remaining() == 0;
+            self.appetite = if full {
+                (self.appetite * 2).min(LARGE_READ)
+            } else {
+                SMALL_READ
+            };
+            self.active = true;
+            let mut read = buffer.filled();
+            if read.is_empty() {
+                self.state = State::Ending;
+                continue;
+            }
+            while !read.is_empty() {
+                match write(cx, to, read) {
+                    Poll::Ready(taken) => {
+                        let taken = taken?;
+                        self.took(taken);
+                        read = &read[taken..];
+                    }
+                    Poll::Pending => {
+                        self.waiting = Bytes::copy_from_slice(read);
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    const fn took(&mut self, bytes: usize) {
+        self.carried += bytes as u64;
+        self.active = true;
+        self.unflushed = true;
+    }
+}
+
+/// Where a direction failed.
+enum Half {
+    Reading,
+    Writing,
+}
+
+/// Never `Ok(0)`.
+fn write<W: AsyncWrite + Unpin>(
+    cx: &mut Context<'_>,
+    to: &mut W,
+    bytes: &[u8],
+) -> Poll<Result<usize, (Half, io::Error)>> {
+    Pin::new(to)
+        .poll_write(cx, bytes)
+        .map(|written| match written {
+            Ok(0) => Err((Half::Writing, io::ErrorKind::WriteZero.into())),
+            written => written.map_err(|error| (Half::Writing, error)),
+        })
+}
+
+pin_project_lite::pin_project! {
+    /// Runs out when nothing was active for long enough. Activity only notes the time: the timer
+    /// itself is moved when it fires, since moving it for each read would cost more than the read.
+    struct IdleTimer {
+        patience: Patience,
+        last: Instant,
+        half_closed: bool,
+        #[pin]
+        sleep: Option<Sleep>,
+    }
+}
+
+impl IdleTimer {
+    fn new(patience: Patience) -> Self {
+        Self {
+            patience,
+            last: Instant::now(),
+            half_closed: false,
+            sleep: None,
+        }
+    }
+
+    fn poll(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        active: bool,
+        half_closed: bool,
+    ) -> Poll<()> {
+        let mut this = self.project();
+        if active {
+            *this.last = Instant::now();
+        }
+        if half_closed != *this.half_closed {
+            // The limit is another one now.
+            *this.half_closed = half_closed;
+            this.sleep.set(None);
+        }
+        let limit = if half_closed {
+            this.patience.half_closed
+        } else {
+            this.patience.idle
+        };
+        if limit.is_zero() {
+            return Poll::Pending;
+        }
+        let due = *this.last + limit;
+        loop {
+            match this.sleep.as_mut().as_pin_mut() {
+                None => this.sleep.set(Some(sleep_until(due))),
+                Some(sleep) => {
+                    ready!(sleep.poll(cx));
+                    if Instant::now() >= due {
+                        return Poll::Ready(());
+                    }
+                    this.sleep.set(None);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+
+    const PATIENCE: Patience = Patience {
+        idle: Duration::from_secs(60),
+        half_closed: Duration::from_secs(5),
+    };
+
+    /// Two peers and the copying between them.
+    fn carry(
+        patience: Patience,
+        size: usize,
+    ) -> (DuplexStream, DuplexStream, impl Future<Output = Outcome>) {
+        let (left, mut a) = duplex(size);
+        let (right, mut b) = duplex(size);
+        let copy = async move {
+            let leftovers = Leftovers {
+                from_a: Bytes::from_static(b"early "),
+                from_b: Bytes::new(),
+            };
+            copy_bidirectional(&mut a, &mut b, leftovers, patience).await
+        };
+        (left, right, copy)
+    }
+
+    #[tokio::test]
+    async fn leftovers_first_and_the_other_half_stays_open() {
+        let (mut left, mut right, copy) = carry(PATIENCE, 16);
+        let peers = async {
+            left.write_all(b"request").await.unwrap();
+            left.shutdown().await.unwrap();
+            let mut request = String::new();
+            right.read_to_string(&mut request).await.unwrap();
+            assert_eq!(request, "early request");
+            right
+                .write_all(b"an answer longer than the pipe")
+                .await
+                .unwrap();
+            drop(right);
+            let mut answer = String::new();
+            left.read_to_string(&mut answer).await.unwrap();
+            answer
+        };
+        let (outcome, answer) = tokio::join!(copy, async { peers.await });
+        assert_eq!(answer, "an answer longer than the pipe");
+        assert!(matches!(outcome.end, End::Closed), "{outcome:?}");
+        assert_eq!((outcome.a_to_b, outcome.b_to_a), (13, 30));
+    }
+
+    #[tokio::test]
+    async fn much_data_both_ways_arrives_whole() {
+        let (left, right, copy) = carry(PATIENCE, 1000);
+        let sent: Vec<u8> = (0..1_000_000_u32).map(|n| n.to_le_bytes()[1]).collect();
+        let peer = async |stream: DuplexStream| {
+            let (mut reader, mut writer) = tokio::io::split(stream);
+            let mut received = Vec::new();
+            let write = async {
+                writer.write_all(&sent).await.unwrap();
+                writer.shutdown().await.unwrap();
+            };
+            tokio::join!(
+                async { reader.read_to_end(&mut received).await.unwrap() },
+                write
+            );
+            received
+        };
+        let (outcome, left, right) = tokio::join!(copy, peer(left), peer(right));
+        assert!(matches!(outcome.end, End::Closed));
+        assert_eq!(left, sent);
+        assert_eq!(right.strip_prefix(b"early ").unwrap(), sent);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_ends_it_and_any_byte_puts_it_off() {
+        let (mut left, _right, copy) = carry(PATIENCE, 64);
+        let start = Instant::now();
+        let talk = async {
+            for _ in 0..3 {
+                tokio::time::sleep(Duration::from_secs(40)).await;
+                left.write_all(b"x").await.unwrap();
+            }
+            left
+        };
+        let (outcome, _left) = tokio::join!(copy, talk);
+        assert!(matches!(outcome.end, End::Idle));
+        assert_eq!(start.elapsed().as_secs(), 180);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_half_closed_connection_has_its_own_limit() {
+        let (mut left, _right, copy) = carry(PATIENCE, 64);
+        let start = Instant::now();
+        left.shutdown().await.unwrap();
+        assert!(matches!(copy.await.end, End::Idle));
+        assert_eq!(start.elapsed().as_secs(), 5);
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_carried_though_the_request_was_refused() {
+        /// Takes nothing, has an answer.
+        struct Refuses(&'static [u8]);
+
+        impl AsyncRead for Refuses {
+            fn poll_read(
+                mut self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+                buf: &mut ReadBuf<'_>,
+            ) -> Poll<io::Result<()>> {
+                buf.put_slice(std::mem::take(&mut self.0));
+                Poll::Ready(Ok(()))
+            }
+        }
+
+        impl AsyncWrite for Refuses {
+            fn poll_write(
+                self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+                _: &[u8],
+            ) -> Poll<io::Result<usize>> {
+                Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+            }
+
+            fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Poll::Ready(Ok(()))
+            }
+
+            fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Poll::Ready(Ok(()))
+            }
+        }
+
+        let (mut left, mut a) = duplex(64);
+        left.write_all(b"a long upload").await.unwrap();
+        let outcome = copy_bidirectional(
+            &mut a,
+            &mut Refuses(b"too large"),
+            Leftovers::default(),
+            PATIENCE,
+        )
+        .await;
+        assert!(
+            matches!(outcome.end, End::Refused(Side::B, _)),
+            "{outcome:?}"
+        );
+        assert_eq!((outcome.a_to_b, outcome.b_to_a), (0, 9));
+    }
+}
