@@ -9,6 +9,8 @@
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
+# What `pillion --version` tells: --build-arg PILLION_COMMIT=$(git rev-parse --short=12 HEAD)
+ARG PILLION_COMMIT
 RUN cargo build --locked --release
 RUN deploy/image/rootfs target/release/pillion /rootfs
 
