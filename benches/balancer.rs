@@ -1,0 +1,81 @@
+//! What it costs to choose an endpoint and to hold what a request holds of its upstream.
+
+use std::{hint::black_box, net::SocketAddr, sync::Arc, time::Duration};
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use pillion::{
+    config::model::{
+        Balancer, DnsPolicy, EndpointAddress, EndpointConfig, Limits, Upstream as Config,
+        UpstreamProtocol,
+    },
+    telemetry::Registry,
+    upstream::Upstream,
+};
+use tokio::time::Instant;
+
+const SIZES: [u8; 3] = [1, 3, 100];
+
+criterion_group!(benches, pick, hold);
+criterion_main!(benches);
+
+/// From the choice to the end of the request: pick, head received, guard dropped.
+fn pick(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("pick");
+    for (name, balancer) in [
+        ("peak-ewma", Balancer::PeakEwma),
+        ("least-request", Balancer::LeastRequest),
+        ("round-robin", Balancer::RoundRobin),
+    ] {
+        for size in SIZES {
+            let upstream = upstream(balancer, size);
+            let mut rng = fastrand::Rng::with_seed(7);
+            let mut now = Instant::now();
+            group.bench_with_input(
+                BenchmarkId::new(name, size),
+                &upstream,
+                |bencher, upstream| {
+                    bencher.iter(|| {
+                        now += Duration::from_micros(10);
+                        let picked = upstream.pick(now, &mut rng, &[]).expect("it has endpoints");
+                        picked.head_received(now + Duration::from_millis(1));
+                    });
+                },
+            );
+        }
+    }
+    group.finish();
+}
+
+fn hold(criterion: &mut Criterion) {
+    let upstream = upstream(Balancer::PeakEwma, 1);
+    criterion.bench_function("request-permit", |bencher| {
+        bencher.iter(|| black_box(upstream.limits.request()).is_ok());
+    });
+}
+
+fn upstream(balancer: Balancer, size: u8) -> Arc<Upstream> {
+    let endpoint = |index| EndpointConfig {
+        address: EndpointAddress::Ip(SocketAddr::from(([127, 0, 0, index], 9000))),
+        weight: 1,
+    };
+    let config = Config {
+        name: "app".into(),
+        endpoints: (1..=size).map(endpoint).collect(),
+        protocol: UpstreamProtocol::Http1,
+        balancer,
+        connect_timeout: Duration::from_secs(1),
+        idle_timeout: Duration::from_secs(60),
+        max_connection_age: Duration::ZERO,
+        limits: Limits {
+            connections: 10_000,
+            pending: 10_000,
+            requests: 10_000,
+        },
+        proxy_protocol: None,
+        dns: DnsPolicy {
+            min_ttl: Duration::from_secs(1),
+            max_ttl: Duration::from_secs(300),
+        },
+    };
+    Upstream::new(Arc::new(config), Registry::new(1).upstream("app"))
+}

@@ -1,0 +1,80 @@
+//! What it costs to count a request and to write its line.
+
+use std::{hint::black_box, sync::Arc, time::Duration};
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use http::{HeaderValue, Method, StatusCode, Uri};
+use pillion::{
+    config::model::{AccessLog as Config, LogFormat, LogOutput},
+    telemetry::{LogWriter, Record, Registry, access_log::Protocol},
+};
+use tokio::time::Instant;
+
+criterion_group!(benches, count, log);
+criterion_main!(benches);
+
+fn count(criterion: &mut Criterion) {
+    let registry = Registry::new(2);
+    let (route, upstream) = (registry.route("shop/0"), registry.upstream("app"));
+    criterion.bench_function("count/route", |bencher| {
+        bencher.iter(|| {
+            route.request_started(black_box(1));
+            route.request_done(
+                1,
+                &Method::GET,
+                200,
+                None,
+                black_box(Duration::from_micros(700)),
+                0,
+                1024,
+            );
+        });
+    });
+    criterion.bench_function("count/upstream", |bencher| {
+        bencher.iter(|| {
+            upstream.pool_hit(black_box(1));
+            upstream.request_started(1);
+            upstream.request_done(1);
+        });
+    });
+}
+
+/// Lines that the writer has no room for are dropped, as they are in a worker.
+fn log(criterion: &mut Criterion) {
+    for (name, format) in [("log/json", LogFormat::Json), ("log/text", LogFormat::Text)] {
+        let config = Config {
+            enabled: true,
+            format,
+            output: LogOutput::File("/dev/null".into()),
+        };
+        let metrics = Registry::new(1).process().clone();
+        let writer = LogWriter::start(&config, metrics).expect("/dev/null can be opened");
+        let log = writer.worker();
+        let record = record();
+        criterion.bench_function(name, |bencher| {
+            bencher.iter(|| log.write(black_box(&record)))
+        });
+        drop(log);
+        writer.finish(Duration::from_secs(1));
+    }
+}
+
+fn record() -> Record {
+    let listener: Arc<str> = "web".into();
+    let mut record = Record::new(listener, Protocol::Http11, Instant::now());
+    record.duration = Duration::from_micros(700);
+    record.route = Some("shop/0".into());
+    record.upstream = Some("app".into());
+    record.endpoint = Some("127.0.0.1:9000".into());
+    record.method = Some(Method::GET);
+    record.uri = Some(Uri::from_static("/api/v1/items/7?full=1"));
+    record.host = Some(HeaderValue::from_static("shop.example"));
+    record.status = Some(StatusCode::OK);
+    record.bytes_sent = 1024;
+    record.upstream_duration = Some(Duration::from_micros(600));
+    record.request_id = Some(HeaderValue::from_static(
+        "5f0c1d52-8a3f-4c1e-9a52-2c0a6d1b7e11",
+    ));
+    record.user_agent = Some(HeaderValue::from_static("curl/8.14.1"));
+    record
+}
