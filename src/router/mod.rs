@@ -24,12 +24,12 @@
 //! `%C3%A9`.
 
 mod condition;
-mod host;
-mod path;
+pub mod host;
+pub mod path;
 mod pattern;
-mod query;
-mod rewrite;
-mod table;
+pub mod query;
+pub mod rewrite;
+pub mod table;
 mod tree;
 
 #[cfg(test)]
