@@ -32,7 +32,7 @@ pub struct Lookup<'a> {
     /// In lower case, without a port ([`Authority::host`](super::Authority)). Empty: none, which
     /// only rules without hostnames match.
     pub host: &'a str,
-    /// As [`normalize`](super::normalize) leaves it.
+    /// As [`normalize`] leaves it.
     pub path: &'a str,
     /// Without its `?`.
     pub query: Option<&'a str>,
