@@ -3,7 +3,14 @@
 //! It runs on the control thread, so that nothing it does can hold up a request. What it may see
 //! and do is behind [`Control`].
 
+mod guard;
+mod negotiate;
+mod routes;
+mod server;
+
 use std::{future::Future, pin::Pin};
+
+pub use server::{Scope, bind, serve};
 
 use crate::telemetry::metrics::Format;
 
@@ -21,7 +28,8 @@ pub trait Control: Send + Sync {
     /// Begins the drain, as SIGTERM does. Once it has begun, nothing happens.
     fn drain(&self);
 
-    /// Reads the configuration again; done once it is live (its generation) or refused.
+    /// Reads the configuration again; done once it is live (its generation) or refused. A caller
+    /// that hangs up drops the future, which must not stop the reload half-way.
     fn reload(&self) -> BoxFuture<Result<u64, ReloadRefused>>;
 
     /// A scrape.
@@ -68,5 +76,85 @@ pub struct Condition {
 impl Readiness {
     pub fn is_ready(&self) -> bool {
         self.conditions.iter().all(|condition| condition.ok)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use serde_json::json;
+
+    use super::*;
+
+    /// A process that remembers what it was told.
+    #[derive(Default)]
+    pub(super) struct Fake {
+        pub(super) draining: Mutex<bool>,
+        pub(super) refused: Mutex<Option<String>>,
+        level: Mutex<Option<String>>,
+    }
+
+    impl Control for Fake {
+        fn readiness(&self) -> Readiness {
+            let draining = *self.draining.lock().unwrap();
+            let condition = |name, ok, detail: &str| Condition {
+                name,
+                ok,
+                detail: detail.into(),
+            };
+            Readiness {
+                conditions: vec![
+                    condition("listeners", true, "1 bound"),
+                    condition("serving", !draining, if draining { "draining" } else { "" }),
+                ],
+                refused_reload: self.refused.lock().unwrap().clone(),
+            }
+        }
+
+        fn config(&self) -> serde_json::Value {
+            json!({ "listeners": [] })
+        }
+
+        fn upstreams(&self) -> serde_json::Value {
+            json!([])
+        }
+
+        fn drain(&self) {
+            *self.draining.lock().unwrap() = true;
+        }
+
+        fn reload(&self) -> BoxFuture<Result<u64, ReloadRefused>> {
+            let refused = self.refused.lock().unwrap().clone();
+            Box::pin(async {
+                match refused {
+                    None => Ok(2),
+                    Some(text) => Err(ReloadRefused {
+                        problems: json!([{ "message": "no" }]),
+                        text,
+                    }),
+                }
+            })
+        }
+
+        fn metrics(&self, format: Format) -> String {
+            format!("{format:?}")
+        }
+
+        fn log_level(&self) -> String {
+            self.level
+                .lock()
+                .unwrap()
+                .clone()
+                .unwrap_or_else(|| "info".into())
+        }
+
+        fn set_log_level(&self, filter: &str) -> Result<(), String> {
+            if filter == "loud" {
+                return Err("no level".into());
+            }
+            *self.level.lock().unwrap() = Some(filter.into());
+            Ok(())
+        }
     }
 }

@@ -6,6 +6,7 @@
 //! waited for ([`access_log`]).
 
 pub mod access_log;
+pub mod logging;
 pub mod metrics;
 
 pub use access_log::{AccessLog, LogWriter, Record};
