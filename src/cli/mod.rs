@@ -1,1 +1,4 @@
-//! (being built)
+//! The command line.
+
+pub mod check;
+pub mod schema;

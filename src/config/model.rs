@@ -218,7 +218,8 @@ pub struct Match {
 #[serde(rename_all = "camelCase")]
 pub enum PathMatch {
     Exact(Arc<str>),
-    /// Whole segments: `/a` matches `/a` and `/a/b`, not `/ab`. Without a trailing slash.
+    /// Whole segments: `/a` matches `/a` and `/a/b`, not `/ab`. Without a trailing slash,
+    /// unless it is `/`.
     Prefix(Arc<str>),
     /// Anchored at both ends.
     Regex(Pattern),
@@ -294,7 +295,7 @@ pub struct Rewrite {
 #[serde(rename_all = "camelCase")]
 pub enum PathRewrite {
     Full(Arc<str>),
-    /// Replaces what the matched `Prefix` covered.
+    /// Replaces what the matched `Prefix` covered. May be empty.
     Prefix(Arc<str>),
 }
 
@@ -488,7 +489,7 @@ pub struct DnsPolicy {
 }
 
 fn duration<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&format_args!("{value:?}"))
+    serializer.collect_str(&super::units::Duration(*value))
 }
 
 fn display<T: ToString, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {

@@ -1,0 +1,236 @@
+//! From what was written to what it means.
+//!
+//! Names become checked references, text becomes addresses, patterns and header values, defaults
+//! are already in place. Nothing stops at a mistake: what can't be resolved is left out, and the
+//! result only counts if nothing was noted.
+
+mod filters;
+mod listeners;
+mod routes;
+mod upstreams;
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    net::SocketAddr,
+    sync::Arc,
+    time,
+};
+
+use super::{
+    decode::At,
+    model::{self, Address, LogFormat, LogOutput},
+    raw,
+    report::{Fault, Problems, quote},
+    syntax,
+    tree::{NodeId, Tree},
+    units::Duration,
+};
+
+/// Resolves a whole configuration, noting everything that is wrong with it.
+pub(super) fn resolve(
+    root: &At<raw::Config>,
+    tree: &Tree,
+    problems: &mut Problems,
+) -> model::Config {
+    let raw = &root.value;
+    let mut resolver = Resolver {
+        tree,
+        problems,
+        sockets: HashMap::new(),
+    };
+    let admin = resolver.admin(&raw.admin);
+    let access_log = resolver.access_log(&raw.access_log.value);
+    let drain = resolver.drain(&raw.drain.value);
+    let upstreams = resolver.upstreams(&raw.upstreams);
+    let mut known = Known::new("upstream", &raw.upstreams, tree, |upstream| &upstream.name);
+    // A misspelt `upstreams` is told once, not at every mention of what it would have defined.
+    known.complete &=
+        raw.upstreams.node.is_some() || !root.node.is_some_and(|root| tree.has_lost_key(root));
+    let listeners = resolver.listeners(&raw.listeners, &known);
+    let routes = resolver.routes(raw, &listeners, &known);
+    resolver.served(&raw.listeners.value, &listeners, &routes);
+    model::Config {
+        admin,
+        access_log,
+        drain,
+        listeners: listeners
+            .into_iter()
+            .map(|(_, listener)| Arc::new(listener))
+            .collect(),
+        routes: routes.into_iter().map(Arc::new).collect(),
+        upstreams: upstreams.into_iter().map(Arc::new).collect(),
+    }
+}
+
+struct Resolver<'a> {
+    tree: &'a Tree,
+    problems: &'a mut Problems,
+    /// What is bound already, and where that was written.
+    sockets: HashMap<Address, Option<NodeId>>,
+}
+
+impl Resolver<'_> {
+    /// Notes a fault at a node; at a default there can't be one.
+    fn fault(&mut self, node: Option<NodeId>, fault: Fault) {
+        if let Some(node) = node {
+            self.problems.node(self.tree, node, fault);
+        }
+    }
+
+    /// Reads a value by a function of its text.
+    fn parse<T>(
+        &mut self,
+        written: &At<String>,
+        read: impl FnOnce(&str) -> Result<T, Fault>,
+    ) -> Option<T> {
+        read(&written.value)
+            .map_err(|fault| self.fault(written.node, fault))
+            .ok()
+    }
+
+    /// A duration that must not be zero.
+    fn positive(&mut self, written: &At<Duration>) -> time::Duration {
+        if written.value.0.is_zero() {
+            let fault = Fault::new("0s is not allowed here");
+            self.fault(written.node, fault.hint("this limit can't be switched off"));
+        }
+        written.value.0
+    }
+
+    /// Notes a name that was given before.
+    fn unique<K: std::hash::Hash + Eq>(
+        &mut self,
+        seen: &mut HashMap<K, Option<NodeId>>,
+        key: K,
+        node: Option<NodeId>,
+        what: impl FnOnce() -> String,
+    ) {
+        match seen.entry(key) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(node);
+            }
+            Entry::Occupied(first) => {
+                let mut fault = Fault::new(format!("{} is given twice", what()));
+                if let Some(first) = *first.get() {
+                    let place = self.tree.place(self.tree.mark(first));
+                    fault = fault.hint(format!("the first one is at {place}"));
+                }
+                self.fault(node, fault);
+            }
+        }
+    }
+
+    /// Notes an address that something else is bound to.
+    fn bound(&mut self, address: &Address, node: Option<NodeId>) {
+        if matches!(address, Address::Tcp(address) if address.port() == 0) {
+            return;
+        }
+        let mut sockets = std::mem::take(&mut self.sockets);
+        self.unique(&mut sockets, address.clone(), node, || {
+            format!("address {}", quote(&address.to_string()))
+        });
+        self.sockets = sockets;
+    }
+
+    fn admin(&mut self, written: &At<raw::Admin>) -> model::Admin {
+        let admin = &written.value;
+        let address = match admin.address.value.as_str() {
+            "off" => None,
+            _ => self.control_address(&admin.address),
+        };
+        let probes = admin
+            .probes
+            .as_ref()
+            .and_then(|probes| self.control_address(probes));
+        model::Admin { address, probes }
+    }
+
+    fn control_address(&mut self, written: &At<String>) -> Option<SocketAddr> {
+        let address = self.parse(written, syntax::socket_address)?;
+        self.bound(&Address::Tcp(address), written.node);
+        Some(address)
+    }
+
+    fn access_log(&mut self, raw: &raw::AccessLog) -> model::AccessLog {
+        let output = match raw.output.value.as_str() {
+            "stdout" => LogOutput::Stdout,
+            "stderr" => LogOutput::Stderr,
+            _ => self
+                .parse(&raw.output, |text| {
+                    syntax::file_path(text, self.tree.directory(raw.output.node))
+                })
+                .map_or(LogOutput::Stdout, LogOutput::File),
+        };
+        let format = match raw.format {
+            raw::LogFormat::Json => LogFormat::Json,
+            raw::LogFormat::Text => LogFormat::Text,
+        };
+        model::AccessLog {
+            enabled: raw.enabled,
+            format,
+            output,
+        }
+    }
+
+    fn drain(&mut self, raw: &raw::Drain) -> model::Drain {
+        let (delay, deadline) = (raw.delay.value.0, raw.deadline.value.0);
+        if delay > deadline {
+            let fault = Fault::new(format!(
+                "delay ({}) is longer than deadline ({})",
+                raw.delay.value, raw.deadline.value
+            ));
+            self.fault(
+                raw.delay.node.or(raw.deadline.node),
+                fault.hint("the deadline counts from the same moment"),
+            );
+        }
+        model::Drain { delay, deadline }
+    }
+}
+
+/// Names that may be referred to.
+struct Known<'a> {
+    what: &'static str,
+    names: Vec<&'a str>,
+    /// Whether all are known; not if a definition was refused that would have given one.
+    complete: bool,
+}
+
+impl<'a> Known<'a> {
+    fn new<T>(
+        what: &'static str,
+        definitions: &'a At<Vec<At<T>>>,
+        tree: &Tree,
+        name: impl Fn(&'a T) -> &'a At<String>,
+    ) -> Self {
+        let hole = |node: Option<NodeId>| node.is_some_and(|node| tree.is_hole(node));
+        let written = || definitions.value.iter().map(|item| name(&item.value));
+        Self {
+            what,
+            names: written().map(|name| name.value.as_str()).collect(),
+            complete: !hole(definitions.node) && !written().any(|name| hole(name.node)),
+        }
+    }
+
+    /// The name, if something has it.
+    fn check(&self, written: &At<String>, resolver: &mut Resolver<'_>) -> Option<Arc<str>> {
+        if self.names.contains(&written.value.as_str()) {
+            return Some(written.value.as_str().into());
+        }
+        if self.complete {
+            let fault = Fault::new(format!(
+                "there is no {} {}",
+                self.what,
+                quote(&written.value)
+            ));
+            resolver.fault(
+                written.node,
+                match self.names.is_empty() {
+                    true => fault.hint(format!("no {} is defined", self.what)),
+                    false => fault.suggest(&written.value, self.names.iter().copied()),
+                },
+            );
+        }
+        None
+    }
+}

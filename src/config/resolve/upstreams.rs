@@ -1,0 +1,98 @@
+//! Upstreams and their endpoints.
+
+use std::collections::HashMap;
+
+use super::Resolver;
+use crate::config::{
+    decode::At,
+    model::{
+        Balancer, DnsPolicy, EndpointConfig, Limits, ProxyVersion, Upstream, UpstreamProtocol,
+    },
+    raw,
+    report::{Fault, quote},
+    syntax,
+};
+
+impl Resolver<'_> {
+    pub(super) fn upstreams(&mut self, raw: &At<Vec<At<raw::Upstream>>>) -> Vec<Upstream> {
+        let mut names = HashMap::new();
+        let mut upstreams = Vec::with_capacity(raw.value.len());
+        for At { value: raw, .. } in &raw.value {
+            let name = self.parse(&raw.name, syntax::name);
+            if let Some(name) = &name {
+                self.unique(&mut names, name.clone(), raw.name.node, || {
+                    format!("upstream `{name}`")
+                });
+            }
+            let upstream = Upstream {
+                name: name.unwrap_or_default(),
+                endpoints: self.endpoints(&raw.endpoints),
+                protocol: match raw.protocol {
+                    raw::UpstreamProtocol::Http1 => UpstreamProtocol::Http1,
+                    raw::UpstreamProtocol::Http2 => UpstreamProtocol::Http2,
+                },
+                balancer: match raw.balancer {
+                    raw::Balancer::PeakEwma => Balancer::PeakEwma,
+                    raw::Balancer::LeastRequest => Balancer::LeastRequest,
+                    raw::Balancer::RoundRobin => Balancer::RoundRobin,
+                },
+                connect_timeout: self.positive(&raw.timeouts.connect),
+                idle_timeout: self.positive(&raw.timeouts.idle),
+                max_connection_age: raw.max_connection_age.0,
+                limits: Limits {
+                    connections: raw.limits.connections.get(),
+                    pending: raw.limits.pending.get(),
+                    requests: raw.limits.requests.get(),
+                },
+                proxy_protocol: raw.proxy_protocol.map(|version| match version {
+                    raw::ProxyVersion::V1 => ProxyVersion::V1,
+                    raw::ProxyVersion::V2 => ProxyVersion::V2,
+                }),
+                dns: self.dns(&raw.dns),
+            };
+            upstreams.push(upstream);
+        }
+        upstreams
+    }
+
+    fn endpoints(&mut self, raw: &At<Vec<At<raw::Endpoint>>>) -> Vec<EndpointConfig> {
+        if raw.value.is_empty() {
+            let fault = Fault::new("there is no endpoint");
+            self.fault(raw.node, fault.hint("at least one is needed"));
+        }
+        let mut seen = HashMap::new();
+        let mut endpoints = Vec::with_capacity(raw.value.len());
+        for endpoint in &raw.value {
+            let (text, node, weight) = match &endpoint.value {
+                raw::Endpoint::Address(address) => (address, endpoint.node, 1),
+                raw::Endpoint::Weighted(endpoint) => (
+                    &endpoint.address.value,
+                    endpoint.address.node,
+                    endpoint.weight.get(),
+                ),
+            };
+            match syntax::endpoint_address(text, self.tree.directory(node)) {
+                Ok(address) => {
+                    self.unique(&mut seen, address.clone(), node, || {
+                        format!("endpoint {}", quote(text))
+                    });
+                    endpoints.push(EndpointConfig { address, weight });
+                }
+                Err(fault) => self.fault(node, fault),
+            }
+        }
+        endpoints
+    }
+
+    fn dns(&mut self, raw: &At<raw::Dns>) -> DnsPolicy {
+        let (min_ttl, max_ttl) = (self.positive(&raw.value.min_ttl), raw.value.max_ttl.value.0);
+        if min_ttl > max_ttl {
+            let fault = Fault::new(format!(
+                "minTtl ({}) is longer than maxTtl ({})",
+                raw.value.min_ttl.value, raw.value.max_ttl.value
+            ));
+            self.fault(raw.value.min_ttl.node.or(raw.value.max_ttl.node), fault);
+        }
+        DnsPolicy { min_ttl, max_ttl }
+    }
+}
