@@ -1,0 +1,152 @@
+"""One line a request, always."""
+
+import json
+import os
+import signal
+
+import pytest
+from support.client import RawClient, chunked, fetch
+from support.config import http_config
+from support.wait import eventually
+from support.wire import Closed
+
+KEYS = {"start_time", "listener", "route", "upstream", "endpoint", "method", "authority", "path", "protocol", "status",
+        "flags", "reason", "detail", "bytes_received", "bytes_sent", "duration_ms", "upstream_ms", "peer",
+        "request_id", "user_agent"}
+
+
+def test_a_line_tells_everything(pillion, echo):
+    proxy = pillion(http_config(echo.address, timeouts={}))
+    fetch(proxy.address(), "POST", "/a?size=1000", {"User-Agent": "tester/1", "Host": "shop.test:80"}, b"hello")
+    line = proxy.access(path="/a?size=1000")
+    assert KEYS <= set(line), KEYS - set(line)
+    assert (line["listener"], line["upstream"], line["endpoint"]) == ("web", "app", echo.address)
+    assert line["route"].startswith("all")
+    assert (line["method"], line["authority"], line["protocol"]) == ("POST", "shop.test:80", "HTTP/1.1")
+    assert (line["status"], line["bytes_received"], line["bytes_sent"]) == (200, 5, 1000)
+    assert line["user_agent"] == "tester/1"
+    assert line["peer"].startswith("127.0.0.1")
+    assert not line["reason"]
+    assert line["duration_ms"] >= 0
+    assert line["start_time"][:2] == "20"
+
+
+def test_bytes_are_those_of_the_body(pillion, echo):
+    proxy = pillion(http_config(echo.address))
+    with RawClient(proxy.address()) as client:
+        client.send_request("POST", "/chunked?size=5000&chunked", {"Transfer-Encoding": "chunked"})
+        client.send(chunked(b"a" * 100, b"b" * 200))
+        client.read_response("POST")
+        client.request("HEAD", "/head?size=100")
+    line = proxy.access(path="/chunked?size=5000&chunked")
+    assert (line["bytes_received"], line["bytes_sent"]) == (300, 5000)
+    assert proxy.access(path="/head?size=100")["bytes_sent"] == 0
+
+
+def test_one_line_a_request_and_no_more(pillion, echo):
+    proxy = pillion(http_config(echo.address))
+    with RawClient(proxy.address()) as client:
+        for number in range(200):
+            client.get(f"/{number}")
+    fetch(proxy.address(), "GET", "/last")
+    proxy.access(path="/last")
+    paths = [line["path"] for line in proxy.access_log()]
+    assert sorted(paths) == sorted([f"/{number}" for number in range(200)] + ["/last"])
+
+
+def test_the_line_comes_when_the_exchange_is_over(pillion, echo, connect):
+    proxy = pillion(http_config(echo.address))
+    client = connect(proxy.address())
+    client.send_request("GET", "/held?size=200000&midgate=g")
+    client.read_head()
+    fetch(proxy.address(), "GET", "/fence")
+    proxy.access(path="/fence")
+    assert not [line for line in proxy.access_log() if line["path"].startswith("/held")]
+    echo.open_gate("g")
+    client.recv_exact(200_000)
+    assert proxy.access(path="/held?size=200000&midgate=g")["bytes_sent"] == 200_000
+
+
+def test_hostile_text_stays_one_line_of_json(pillion, echo):
+    proxy = pillion(http_config(echo.address))
+    agent = 'a"b\\c\td{"x":1}' + "\x80\xff" + "e" * 3000
+    fetch(proxy.address(), "GET", "/hostile?%0a%22", {"User-Agent": agent})
+    line = proxy.access(path="/hostile?%0a%22")
+    assert line["user_agent"].startswith('a"b\\c\td{"x":1}')
+    for text in proxy.access_log.text:
+        json.loads(text)
+
+
+def test_failed_requests_have_lines_too(pillion, echo):
+    proxy = pillion(http_config(echo.address, timeouts={"request": "300ms"}))
+    assert fetch(proxy.address(), "GET", "/slow?gate=g").status == 504
+    with pytest.raises(Closed):
+        fetch(proxy.address(), "GET", "/cut?size=100&cut=10")
+    with RawClient(proxy.address()) as client:
+        client.send_request("GET", "/left?gate=h")
+        echo.wait_heads(3)
+        client.reset()
+    for path, reason in {"/slow?gate=g": "request_timeout", "/cut?size=100&cut=10": "response_incomplete",
+                         "/left?gate=h": "client_closed"}.items():
+        line = proxy.access(path=path)
+        assert line["reason"] == reason and line["flags"], line
+        proxy.wait_reason(reason)
+
+
+def test_text_format(pillion, echo):
+    proxy = pillion(http_config(echo.address, accessLog={"format": "text"}))
+    fetch(proxy.address(), "GET", "/text", {"User-Agent": 'quo"ted\\'})
+    eventually(lambda: proxy.access_log.text)
+    (line,) = proxy.access_log.text
+    assert "/text" in line and "200" in line and "GET" in line
+    assert 'quo"ted\\"' not in line, "quotes of the client end no field"
+
+
+def test_off(pillion, echo):
+    proxy = pillion(http_config(echo.address, accessLog={"enabled": False}))
+    fetch(proxy.address())
+    proxy.signal(15)
+    assert proxy.wait_exit() == 0
+    assert proxy.access_log.text == []
+
+
+def test_a_file(pillion, echo):
+    """A relative path is relative to the configuration."""
+    proxy = pillion(http_config(echo.address, accessLog={"output": "access.log"}))
+    fetch(proxy.address(), "GET", "/filed")
+    path = proxy.directory / "access.log"
+    eventually(lambda: path.exists() and "/filed" in path.read_text())
+    assert json.loads(path.read_text())["path"] == "/filed"
+    assert proxy.access_log.text == []
+
+
+def test_standard_error(pillion, echo):
+    proxy = pillion(http_config(echo.address, accessLog={"output": "stderr"}))
+    fetch(proxy.address(), "GET", "/to-stderr")
+    proxy.logs.find(path="/to-stderr")
+
+
+def test_the_last_lines_are_written_before_the_exit(pillion, echo):
+    proxy = pillion(http_config(echo.address))
+    with RawClient(proxy.address()) as client:
+        for number in range(50):
+            client.get(f"/{number}")
+    proxy.signal(15)
+    assert proxy.wait_exit() == 0
+    assert len(proxy.access_log()) == 50
+
+
+def test_a_reader_that_stops_reading_stops_nothing(pillion, echo, tmp_path):
+    """A pipe that nobody empties: lines are dropped, requests are not."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        proxy = pillion(http_config(echo.address, accessLog={"output": str(fifo)}))
+        with RawClient(proxy.address()) as client:
+            for _ in range(40):
+                assert client.get("/" + "x" * 8000).status == 200
+        proxy.signal(signal.SIGTERM)
+        assert proxy.wait_exit() == 0
+    finally:
+        os.close(reader)
