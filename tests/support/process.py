@@ -146,10 +146,10 @@ class Pillion:
     # Admin server.
 
     def admin_get(self, target: str) -> Message:
-        return fetch(self.admin, "GET", target)
+        return fetch(self.admin, "GET", target, {"Host": self.admin})
 
     def admin_post(self, target: str, body: bytes = b"") -> Message:
-        return fetch(self.admin, "POST", target, body=body)
+        return fetch(self.admin, "POST", target, {"Host": self.admin}, body)
 
     def metrics(self) -> Metrics:
         reply = self.admin_get("/metrics")
