@@ -390,6 +390,15 @@ mod tests {
         }
     }
 
+    #[test]
+    fn every_page_is_documented() {
+        let docs = include_str!("../../docs/admin.md");
+        for page in Page::ALL {
+            let row = format!("\n| `{}` | {} |", page.path(), page.methods());
+            assert!(docs.contains(&row), "{row}");
+        }
+    }
+
     #[tokio::test]
     async fn the_probes_server_has_nothing_else() {
         let fake = Fake::default();

@@ -8,6 +8,8 @@
 pub mod access_log;
 pub mod logging;
 pub mod metrics;
+#[cfg(test)]
+mod reference;
 
 pub use access_log::{AccessLog, LogWriter, Record};
 pub use metrics::{ListenerMetrics, ProcessMetrics, Registry, RouteMetrics, UpstreamMetrics};

@@ -181,6 +181,14 @@ mod tests {
     }
 
     #[test]
+    fn every_key_is_documented() {
+        let page = include_str!("../../../docs/access-log.md");
+        for key in line(&full()).as_object().unwrap().keys() {
+            assert!(page.contains(&format!("\n| `{key}` |")), "{key}");
+        }
+    }
+
+    #[test]
     fn values_of_peers_read_back() {
         let mut record = full();
         record.user_agent =

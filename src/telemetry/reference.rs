@@ -1,0 +1,188 @@
+//! Pages of `docs/` that are made from the code: `PILLION_BLESS=1` writes them, and without it a
+//! test holds them to it.
+
+use std::{env, fmt::Write, fs, path::Path, time::Duration};
+
+use http::Method;
+
+use super::metrics::{Format, Registry};
+use crate::error::{Origin, Reason};
+
+#[test]
+fn reasons() {
+    let mut page = String::from(REASONS_HEAD);
+    for (origin, title) in [
+        (Origin::Client, "The client's side"),
+        (Origin::Here, "Decided by Pillion"),
+        (Origin::Upstream, "The upstream's side"),
+    ] {
+        write!(
+            page,
+            "\n## {title}\n\n| reason | what happened | HTTP | gRPC | error | flag |\n\
+             |---|---|---|---|---|---|\n"
+        )
+        .unwrap();
+        for reason in Reason::ALL
+            .iter()
+            .filter(|reason| reason.row().origin == origin)
+        {
+            let row = reason.row();
+            writeln!(
+                page,
+                "| `{}` | {} | {} | {} | `{}` | `{}` |",
+                row.name,
+                meaning(*reason),
+                row.status.as_u16(),
+                grpc_name(row.grpc),
+                row.proxy_status,
+                row.flag,
+            )
+            .unwrap();
+        }
+    }
+    agrees("docs/reasons.md", &page);
+}
+
+#[test]
+fn metrics() {
+    let mut page = String::from(METRICS_HEAD);
+    let scrape = busy_scrape();
+    let mut help = "";
+    for line in scrape.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            help = rest.split_once(' ').unwrap().1;
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            let labels = labels(&scrape, name);
+            writeln!(page, "| `{name}` | {kind} | {labels} | {help} |").unwrap();
+        }
+    }
+    agrees("docs/metrics.md", &page);
+}
+
+const REASONS_HEAD: &str = "\
+# Reasons
+
+Whenever Pillion answers a request by itself, or ends an exchange early, there is one of these
+reasons, and it is called the same everywhere: in the `x-pillion-reason` header of the response, as
+`reason` in the [access log](access-log.md) and as the `reason` label of the [metrics](metrics.md).
+The names are stable.
+
+`error` is what `Proxy-Status` says (RFC 9209); `flag` is the short form that Envoy's users know. A
+gRPC client gets the gRPC status in place of the HTTP one. Once the head of a response is out, its
+status can't change any more: the exchange is cut, and the reason is in log and metric alone.
+";
+
+const METRICS_HEAD: &str = "\
+# Metrics
+
+`GET /metrics` of the [admin server](admin.md) answers in Prometheus text (0.0.4), or in OpenMetrics
+text where `Accept` prefers it. Durations are in seconds, sizes in bytes.
+
+- `route` is the name of a rule of a route, `reason` one of the [reasons](reasons.md). No label holds
+  what a client sent: a `method` that is not known counts as `other`.
+- Series by `reason`, and those by `method` and `status`, begin with their first event.
+- Series of a removed listener, rule or upstream end when nothing uses it any more. Of each kind 1000
+  have series of their own; what comes beyond is counted together as `_overflow`.
+- Histograms have the bounds 0.5 ms, 1 ms, 2.5 ms, 5 ms, 10 ms, 25 ms, 50 ms, 100 ms, 250 ms, 500 ms,
+  1 s, 2.5 s, 5 s and 10 s.
+
+| name | type | labels | what it tells |
+|---|---|---|---|
+";
+
+/// What a process shows in which everything has happened.
+fn busy_scrape() -> String {
+    let registry = Registry::new(1);
+    let reason = Reason::Internal;
+    let (listener, route) = (registry.listener("a"), registry.route("a"));
+    let upstream = registry.upstream("a");
+    listener.refused_head(0, reason);
+    route.request_started(0);
+    route.request_done(0, &Method::GET, 200, Some(reason), Duration::ZERO, 0, 0);
+    upstream.connection_failed(0, reason);
+    upstream.limit_refused(0, reason);
+    registry.encode(Format::Prometheus)
+}
+
+/// The labels that the series of a family carry.
+fn labels(scrape: &str, family: &str) -> String {
+    let series = scrape.lines().find_map(|line| {
+        let rest = line.strip_prefix(family)?;
+        rest.strip_prefix("_bucket")
+            .unwrap_or(rest)
+            .strip_prefix('{')
+    });
+    let labels = series
+        .unwrap_or_default()
+        .split("\",")
+        .filter_map(|label| label.split_once("=\""));
+    let keys = labels.map(|(key, _)| key).filter(|key| *key != "le");
+    keys.map(|key| format!("`{key}`"))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn agrees(path: &str, made: &str) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    if env::var_os("PILLION_BLESS").is_some() {
+        fs::write(&file, made).unwrap();
+    }
+    let kept = fs::read_to_string(&file).unwrap_or_default();
+    assert!(
+        kept == made,
+        "{path} is not what the code makes of it: PILLION_BLESS=1 writes it anew"
+    );
+}
+
+/// What happened, for somebody on call.
+const fn meaning(reason: Reason) -> &'static str {
+    match reason {
+        Reason::BadRequest => "The request head breaks the protocol or could be read in two ways.",
+        Reason::HeadTooLarge => "The request head is larger than `maxHeadSize`.",
+        Reason::HeadTimeout => "The request head was not complete within `headTimeout`.",
+        Reason::RequestBodyInvalid => "The framing of the request body broke on its way.",
+        Reason::RequestBodyIncomplete => "The client stopped in the middle of the request body.",
+        Reason::ClientClosed => "The client left before the response was complete.",
+        Reason::NoRoute => "No rule matches, and the listener has no upstream of its own.",
+        Reason::ConnectNotAllowed => "`CONNECT` on a listener without `allowConnect`.",
+        Reason::LoopDetected => {
+            "The request has passed this listener before (`Via`), the third time now."
+        }
+        Reason::UpgradeRefused => {
+            "The upgrade that was asked for can't be carried to this upstream."
+        }
+        Reason::Overloaded => "Pillion is at a limit of its own.",
+        Reason::Draining => "Pillion is about to stop and takes no new requests.",
+        Reason::Internal => "A fault in Pillion; please report it.",
+        Reason::NoEndpoints => "The upstream has no endpoint that could be tried.",
+        Reason::DnsUnresolved => "No name of the upstream has been resolved yet.",
+        Reason::ConnectFailed => "The endpoint refused the connection or can't be reached.",
+        Reason::ConnectTimeout => "No connection within `timeouts.connect`.",
+        Reason::ConnectionLimit => "`limits.connections` of the upstream is reached.",
+        Reason::PendingLimit => "`limits.pending` requests wait for a connection already.",
+        Reason::RequestLimit => "`limits.requests` of the upstream is reached.",
+        Reason::UpstreamClosed => "The upstream closed the connection before a response.",
+        Reason::UpstreamReset => "The upstream reset the connection or the stream.",
+        Reason::UpstreamProtocol => "What the upstream answered is not HTTP, or breaks it.",
+        Reason::UpstreamHeadTooLarge => "The head of the response is larger than can be taken.",
+        Reason::ResponseIncomplete => "The upstream stopped in the middle of the response body.",
+        Reason::RequestTimeout => "No head of a response within `timeouts.request`.",
+        Reason::TotalTimeout => "The exchange was not over within `timeouts.total`.",
+        Reason::IdleTimeout => "Nothing moved in either direction for `timeouts.idle`.",
+    }
+}
+
+/// The name that goes with a gRPC status code.
+const fn grpc_name(code: u8) -> &'static str {
+    match code {
+        1 => "1 `CANCELLED`",
+        2 => "2 `UNKNOWN`",
+        4 => "4 `DEADLINE_EXCEEDED`",
+        8 => "8 `RESOURCE_EXHAUSTED`",
+        12 => "12 `UNIMPLEMENTED`",
+        13 => "13 `INTERNAL`",
+        14 => "14 `UNAVAILABLE`",
+        _ => panic!("a code without a name here"),
+    }
+}
