@@ -1,5 +1,2 @@
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    pillion::cli::main()
-}
+//! The command line.
+fn main() {}

@@ -21,6 +21,29 @@ pub enum Stream {
     Memory(DuplexStream),
 }
 
+impl Stream {
+    /// Ready when a read would not wait. A memory stream can't tell, and says so at once.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(stream) => stream.poll_read_ready(cx),
+            Self::Unix(stream) => stream.poll_read_ready(cx),
+            Self::Memory(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Whether the stream is open and nothing has come in: what an idle connection has to be
+    /// before it may be used again.
+    pub fn is_silent(&self) -> bool {
+        let mut byte = [0];
+        let read = match self {
+            Self::Tcp(stream) => stream.try_read(&mut byte),
+            Self::Unix(stream) => stream.try_read(&mut byte),
+            Self::Memory(_) => return true,
+        };
+        matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
 macro_rules! each {
     ($self:ident, $stream:ident => $call:expr) => {
         match $self.get_mut() {

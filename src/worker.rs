@@ -18,6 +18,7 @@ use crate::{
     listener::accept::{Accepted, Acceptor},
     snapshot::{ListenerId, ListenerPlan, Snapshot},
     telemetry::{ListenerMetrics, Registry, access_log::AccessLog},
+    upstream::pool::Pools,
 };
 
 /// One thread's own world. It lives in an `Rc`: nothing in it is ever touched by another thread,
@@ -30,7 +31,7 @@ pub struct Worker {
     pub events: Arc<Notify>,
     pub rng: RefCell<fastrand::Rng>,
     pub access_log: AccessLog,
-    // Core adds the connection pools here: `pools: crate::upstream::pool::Pools`.
+    pub pools: Rc<Pools>,
     snapshot: RefCell<arc_swap::Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
 }
 
@@ -41,6 +42,7 @@ impl Worker {
             events: Arc::clone(&shared.workers[id].events),
             rng: RefCell::new(fastrand::Rng::new()),
             access_log,
+            pools: Pools::new(id),
             snapshot: RefCell::new(arc_swap::Cache::new(Arc::clone(&shared.snapshot))),
             shared,
         })
@@ -154,7 +156,6 @@ impl Shared {
     /// Moves on to `next` and wakes whoever waits; never back.
     pub fn advance(&self, next: Lifecycle) {
         self.lifecycle.fetch_max(next as u8, Ordering::AcqRel);
-        self.registry.process().set_lifecycle(self.lifecycle());
         self.wake();
     }
 

@@ -5,7 +5,6 @@
 
 mod guard;
 mod negotiate;
-mod page;
 mod routes;
 mod server;
 

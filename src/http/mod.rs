@@ -1,14 +1,171 @@
-//! (being built; the core's author overwrites this whole file)
+//! HTTP/1.1 and HTTP/2, towards clients and towards upstreams.
+//!
+//! A connection begins in [`serve`], which tells the protocols apart by their first bytes. Both
+//! servers ([`h1::server`], [`h2::server`]) hand every request to [`exchange::handle`], which
+//! returns a response whatever happens. Towards upstreams an exchange is polled where it is
+//! waited for: no channel lies between the two connections.
 
-use std::rc::Rc;
+pub mod completion;
+pub mod exchange;
+pub mod grpc;
+pub mod h1;
+pub mod h2;
+pub mod headers;
+pub mod message;
+pub mod mirror;
+pub mod pace;
+pub mod spelling;
+pub mod target;
+pub mod upgrade;
+
+use std::{cell::RefCell, future::poll_fn, net::IpAddr, rc::Rc, sync::Arc, time::Duration};
+
+use bytes::{BufMut, BytesMut};
+use http::{HeaderValue, Version};
+use tokio::{io::AsyncReadExt, time::timeout};
 
 use crate::{
+    config::model::{Address, HttpListener},
+    error::{Error, Reason},
     net::Stream,
+    snapshot::{HttpPlan, ListenerPlan, PlanKind},
     worker::{Conn, Worker},
 };
 
-/// Placeholder: closes the connection.
-pub async fn serve(stream: Stream, conn: Conn, _worker: Rc<Worker>) {
-    drop(stream);
-    drop(conn);
+/// How an HTTP/2 connection with prior knowledge begins (RFC 9113 section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// A connection that was accepted as the drain began may have its first request on the way.
+const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(100);
+
+/// Serves one connection to its end.
+pub async fn serve(stream: Stream, conn: Conn, worker: Rc<Worker>) {
+    let client = Client::new(conn, worker);
+    let mut stream = stream;
+    let mut input = BytesMut::new();
+    let detected = tokio::select! {
+        biased;
+        detected = timeout(client.limits().head_timeout, detect(&mut stream, &mut input)) => detected,
+        () = client.ended(true) => return,
+    };
+    match detected {
+        Ok(Some(Version::HTTP_2)) => h2::server::serve(stream, input, client).await,
+        Ok(Some(_)) => h1::server::serve(stream, input, client).await,
+        Ok(None) => {}
+        // Whoever says nothing is not answered; whoever began a head is told.
+        Err(_) if input.is_empty() => {}
+        Err(_) => {
+            let error = Error::new(Reason::HeadTimeout, "no whole head in time");
+            exchange::refused_head(&client, &error).completion.done();
+        }
+    }
+}
+
+/// Reads until the protocol is certain: one byte is enough for nearly every HTTP/1.1 request.
+async fn detect(stream: &mut Stream, input: &mut BytesMut) -> Option<Version> {
+    poll_fn(|cx| stream.poll_readable(cx)).await.ok()?;
+    loop {
+        let mut chunk = [0; 1024];
+        let read = stream
+            .read(&mut chunk)
+            .await
+            .ok()
+            .filter(|&read| read > 0)?;
+        input.reserve(read);
+        input.put_slice(&chunk[..read]);
+        let seen = input.len().min(PREFACE.len());
+        if input[..seen] != PREFACE[..seen] {
+            return Some(Version::HTTP_11);
+        }
+        if seen == PREFACE.len() {
+            return Some(Version::HTTP_2);
+        }
+    }
+}
+
+/// A client connection, as everything that serves its requests sees it.
+pub struct Client {
+    pub worker: Rc<Worker>,
+    pub conn: Conn,
+    plan: RefCell<Arc<ListenerPlan>>,
+    /// Who connects, without the port; `None` over a Unix socket.
+    pub address: Option<IpAddr>,
+    /// `address` as a header value.
+    pub address_text: HeaderValue,
+    /// Our name in `Via`: unique to this process and listener.
+    pub pseudonym: Box<str>,
+}
+
+impl Client {
+    fn new(mut conn: Conn, worker: Rc<Worker>) -> Rc<Self> {
+        let address = match conn.source() {
+            Address::Tcp(address) => Some(address.ip().to_canonical()),
+            Address::Unix(_) => None,
+        };
+        let address_text = address
+            .and_then(|ip| HeaderValue::try_from(ip.to_string()).ok())
+            .unwrap_or(HeaderValue::from_static("unknown"));
+        let pseudonym = format!(
+            "pillion-{:012x}-{}",
+            worker.shared.process_id >> 16,
+            conn.listener.0
+        )
+        .into();
+        let plan = RefCell::new(Arc::clone(&conn.plan));
+        conn.permit.serve(&conn.plan.metrics);
+        Rc::new(Self {
+            worker,
+            conn,
+            plan,
+            address,
+            address_text,
+            pseudonym,
+        })
+    }
+
+    /// The listener's newest plan: a kept-alive connection gets it with its next request.
+    pub fn plan(&self) -> Arc<ListenerPlan> {
+        let mut plan = self.plan.borrow_mut();
+        if plan.generation != self.worker.generation()
+            && let Some(newest) = self.worker.plan(self.conn.listener)
+            && matches!(newest.kind, PlanKind::Http(_))
+        {
+            *plan = newest;
+        }
+        Arc::clone(&plan)
+    }
+
+    /// What the listener allows its clients.
+    pub fn limits(&self) -> HttpListener {
+        http_plan(&self.plan()).http.clone()
+    }
+
+    /// No new request on this connection.
+    pub fn should_close(&self) -> bool {
+        self.worker.should_close(self.conn.listener)
+    }
+
+    /// Resolves when the connection has to end while it is idle.
+    pub async fn ended(&self, first: bool) {
+        loop {
+            let event = self.worker.events.notified();
+            tokio::pin!(event);
+            event.as_mut().enable();
+            if self.should_close() {
+                break;
+            }
+            event.await;
+        }
+        if first {
+            tokio::time::sleep(FIRST_REQUEST_GRACE).await;
+        }
+    }
+}
+
+/// The HTTP half of a plan. Only HTTP listeners' connections come here, and a reload that makes
+/// one a TCP listener leaves its connections their last plan.
+pub fn http_plan(plan: &ListenerPlan) -> &HttpPlan {
+    match &plan.kind {
+        PlanKind::Http(http) => http,
+        PlanKind::Tcp(_) => unreachable!("an HTTP connection keeps to HTTP plans"),
+    }
 }

@@ -1,0 +1,565 @@
+//! One request and its response, from a parsed head to a response that can be written.
+//!
+//! Nothing in here fails: whatever goes wrong becomes a response with a reason.
+
+use std::{cell::Cell, rc::Rc, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header, response, uri};
+use tokio::time::Instant;
+use tower::Service;
+
+pub use super::completion::Completion;
+use super::{
+    Client, grpc, headers, http_plan,
+    message::{Body, Request, Response, Upgrade},
+    mirror,
+    spelling::Spelling,
+    target,
+};
+use crate::{
+    config::model::{DirectResponse, HttpListener, Redirect},
+    error::{Error, Reason, Result},
+    policy::{self, Call},
+    router::{self, Lookup},
+    snapshot::{Forward, ListenerPlan, PlannedAction, PlannedMirror, RoutePlan},
+    telemetry::access_log::Protocol,
+};
+
+/// A response to be written, and what is to be done when it has been.
+pub struct Reply {
+    pub response: Response,
+    pub completion: Completion,
+}
+
+/// Serves one request.
+pub async fn handle(client: Rc<Client>, mut request: Request) -> Reply {
+    let start = Instant::now();
+    let plan = client.plan();
+    let mut completion = Completion::new(
+        Rc::clone(&client),
+        Protocol::from(request.head.version),
+        start,
+    );
+    describe(&mut completion, &request, &client);
+    let grpc = grpc::is_grpc(&request.head.headers);
+    let outcome = serve(&client, &plan, &mut request, &mut completion, start).await;
+    let mut response = match outcome {
+        Ok(response) => response,
+        Err(error) => {
+            completion.blame(&error);
+            refusal(&error, &completion, grpc)
+        }
+    };
+    if response.tunnel.is_none() {
+        finish_headers(&mut response);
+    }
+    completion.answered(response.head.status);
+    Reply {
+        response,
+        completion,
+    }
+}
+
+/// The reply to a head that could not be read.
+pub fn refused_head(client: &Rc<Client>, error: &Error) -> Reply {
+    let mut completion = Completion::new(Rc::clone(client), Protocol::Http11, Instant::now());
+    completion.blame(error);
+    let mut response = refusal(error, &completion, false);
+    finish_headers(&mut response);
+    if error.reason != Reason::ClientClosed {
+        completion.answered(response.head.status);
+    }
+    Reply {
+        response,
+        completion,
+    }
+}
+
+/// What the access log will say of the request, whatever becomes of it.
+fn describe(completion: &mut Completion, request: &Request, client: &Client) {
+    let record = completion.record();
+    record.method = Some(request.head.method.clone());
+    if client.worker.access_log.is_enabled() {
+        record.uri = Some(request.head.uri.clone());
+        record.host = request.head.headers.get(header::HOST).cloned();
+        record.user_agent = request.head.headers.get(header::USER_AGENT).cloned();
+        record.request_id = headers::request_id(&request.head.headers).cloned();
+    }
+}
+
+async fn serve(
+    client: &Rc<Client>,
+    plan: &ListenerPlan,
+    request: &mut Request,
+    completion: &mut Completion,
+    start: Instant,
+) -> Result<Response> {
+    let http = http_plan(plan);
+    let settings = &http.http;
+    let upgrade = request.upgrade.as_ref();
+    let target = {
+        let head = &mut request.head;
+        target::settle(&mut head.uri, &mut head.headers, settings.path, upgrade)?
+    };
+    if upgrade == Some(&Upgrade::Connect) && !settings.allow_connect {
+        return Err(Error::new(
+            Reason::ConnectNotAllowed,
+            "CONNECT is not allowed here",
+        ));
+    }
+    if headers::is_loop(&request.head.headers, &client.pseudonym) {
+        return Err(Error::new(
+            Reason::LoopDetected,
+            "the request has passed here three times",
+        ));
+    }
+    sanitize(client, settings, request, completion);
+
+    let (route, prefix) = find(http, request, &target.host)
+        .ok_or_else(|| no_route(&target.host, &request.head.uri))?;
+    let route = Arc::clone(route);
+    completion.matched(&route, total_deadline(&route, &request.head.headers, start));
+    match &route.action {
+        PlannedAction::Respond(direct) => Ok(respond(&route, direct)),
+        PlannedAction::Redirect(redirect) => {
+            redirected(&route, redirect, plan, &target.host, request, prefix)
+        }
+        PlannedAction::Forward(forward) => {
+            let deadline = head_deadline(&route, &request.head.headers, start);
+            forwarded(
+                client, &route, forward, request, prefix, completion, deadline,
+            )
+            .await
+        }
+    }
+}
+
+fn find<'p>(
+    http: &'p crate::snapshot::HttpPlan,
+    request: &Request,
+    host: &str,
+) -> Option<(&'p Arc<RoutePlan>, usize)> {
+    let head = &request.head;
+    let path = if request.upgrade == Some(Upgrade::Connect) {
+        "/"
+    } else {
+        head.uri.path()
+    };
+    let lookup = Lookup {
+        host,
+        path,
+        query: head.uri.query(),
+        method: &head.method,
+        headers: &head.headers,
+    };
+    match http.router.find(&lookup) {
+        Some(found) => Some((found.plan, found.prefix)),
+        None => http.fallback.as_ref().map(|route| (route, 0)),
+    }
+}
+
+fn no_route(host: &str, uri: &Uri) -> Error {
+    Error::new(Reason::NoRoute, "")
+        .detail(format!("no rule for host {host:?}, path {:?}", uri.path()))
+}
+
+/// Takes away what concerned the connection it came by, and adds what a proxy has to say.
+fn sanitize(
+    client: &Client,
+    settings: &HttpListener,
+    request: &mut Request,
+    completion: &mut Completion,
+) {
+    let version = request.head.version;
+    let map = &mut request.head.headers;
+    headers::strip_hop_by_hop(map);
+    let trusted = settings.trusted_hops > 0;
+    if !trusted {
+        headers::strip_ours(map);
+    }
+    if !request.expects_continue {
+        // Nobody waits for it; passed on, it would only cost a round trip.
+        map.remove(header::EXPECT);
+    }
+    let host = map.get(header::HOST).cloned();
+    headers::forward(
+        map,
+        &headers::Forwarding {
+            style: settings.forwarded,
+            trusted,
+            client: client.address,
+            client_text: &client.address_text,
+            host: host.as_ref(),
+        },
+    );
+    if settings.via {
+        let protocol = match version {
+            Version::HTTP_10 => "1.0",
+            Version::HTTP_2 => "2",
+            _ => "1.1",
+        };
+        if let Ok(via) = HeaderValue::try_from(format!("{protocol} {}", client.pseudonym)) {
+            headers::append(map, header::VIA, &via);
+        }
+    }
+    if headers::request_id(map).is_none() {
+        let mut rng = client.worker.rng.borrow_mut();
+        let id = headers::new_request_id(rng.u64(..), rng.u64(..));
+        completion.record().request_id = Some(id.clone());
+        map.insert(headers::X_REQUEST_ID, id);
+    }
+}
+
+fn soonest(start: Instant, limits: impl IntoIterator<Item = Duration>) -> Option<Instant> {
+    limits
+        .into_iter()
+        .filter(|limit| !limit.is_zero())
+        .min()
+        .map(|limit| start + limit)
+}
+
+/// Until the head of the response: the route's request timeout, its total, or the caller's own
+/// patience, whichever is sooner.
+fn head_deadline(route: &RoutePlan, headers: &HeaderMap, start: Instant) -> Option<Instant> {
+    let timeouts = &route.timeouts;
+    let caller = patience(headers).unwrap_or_default();
+    soonest(start, [timeouts.request, timeouts.total, caller])
+}
+
+fn total_deadline(route: &RoutePlan, headers: &HeaderMap, start: Instant) -> Option<Instant> {
+    soonest(
+        start,
+        [route.timeouts.total, patience(headers).unwrap_or_default()],
+    )
+}
+
+/// A gRPC caller's deadline; none that is over before it has begun.
+fn patience(headers: &HeaderMap) -> Option<Duration> {
+    grpc::timeout(headers).map(|timeout| timeout.clamp(Duration::from_millis(1), MAX_PATIENCE))
+}
+
+/// Longer than this is no deadline to speak of, and must not overflow a clock.
+const MAX_PATIENCE: Duration = Duration::from_secs(365 * 24 * 3600);
+
+async fn forwarded(
+    client: &Rc<Client>,
+    route: &Arc<RoutePlan>,
+    forward: &Forward,
+    request: &mut Request,
+    prefix: usize,
+    completion: &mut Completion,
+    deadline: Option<Instant>,
+) -> Result<Response> {
+    let backend = {
+        let random = client.worker.rng.borrow_mut().u32(..);
+        forward.pick(random)
+    };
+    let filters = &route.filters;
+    rewrite(filters, request, prefix)?;
+    edit(&filters.request_headers, &mut request.head.headers)?;
+    edit(&backend.filters.request_headers, &mut request.head.headers)?;
+    mirror_request(client, &route.mirrors, request, deadline);
+
+    let call = Call {
+        request: std::mem::replace(request, Request::empty()),
+        client,
+        upstream: &backend.upstream,
+        deadline,
+        trail: &completion.trail,
+    };
+    let answer = policy::stack().call(call).await?;
+    completion.hold(answer.held);
+    let mut response = answer.response;
+    let tunnel = response.tunnel.is_some();
+    let switched = tunnel
+        .then(|| response.head.headers.get(header::UPGRADE).cloned())
+        .flatten();
+    let map = &mut response.head.headers;
+    headers::strip_hop_by_hop(map);
+    headers::strip_ours(map);
+    if let Some(protocol) = switched {
+        map.insert(header::UPGRADE, protocol);
+    }
+    declare_trailers(&mut response);
+    edit(
+        &backend.filters.response_headers,
+        &mut response.head.headers,
+    )?;
+    edit(&filters.response_headers, &mut response.head.headers)?;
+    Ok(response)
+}
+
+/// Trailers of gRPC are known beforehand; HTTP/1.1 wants them declared (RFC 9110 section 6.6.2).
+fn declare_trailers(response: &mut Response) {
+    let map = &mut response.head.headers;
+    if matches!(response.body, Body::Http2Response(_))
+        && grpc::is_grpc(map)
+        && !map.contains_key(header::TRAILER)
+    {
+        map.insert(header::TRAILER, grpc::TRAILERS);
+    }
+}
+
+fn edit(edits: &crate::config::model::HeaderEdits, map: &mut HeaderMap) -> Result<()> {
+    router::edit_headers(edits, map)
+        .map_err(|error| Error::new(Reason::HeadTooLarge, "too many headers").source(error))
+}
+
+fn rewrite(
+    filters: &crate::config::model::Filters,
+    request: &mut Request,
+    prefix: usize,
+) -> Result<()> {
+    if let Some(rewrite) = &filters.rewrite.path {
+        let uri = &request.head.uri;
+        let target =
+            router::rewrite_path(rewrite, uri.path(), prefix, uri.query()).map_err(|error| {
+                Error::new(Reason::BadRequest, "the rewritten path is none").source(error)
+            })?;
+        request.head.uri = Uri::from(target);
+    }
+    if let Some(hostname) = &filters.rewrite.hostname {
+        let host = HeaderValue::from_str(hostname).map_err(|error| {
+            Error::new(Reason::Internal, "the rewritten host is none").source(error)
+        })?;
+        request.head.headers.insert(header::HOST, host);
+    }
+    Ok(())
+}
+
+/// Sends copies on their way, each in a task of its own, which nobody waits for.
+fn mirror_request(
+    client: &Rc<Client>,
+    mirrors: &[PlannedMirror],
+    request: &mut Request,
+    deadline: Option<Instant>,
+) {
+    for mirror in mirrors {
+        if client.worker.rng.borrow_mut().u32(..1_000_000) >= mirror.share
+            || request.upgrade.is_some()
+        {
+            continue;
+        }
+        let body = if request.body.is_empty() {
+            Body::Empty
+        } else {
+            let body = std::mem::take(&mut request.body);
+            let (body, copy) = mirror::tee(body, mirror.max_buffered_bytes);
+            request.body = body;
+            copy
+        };
+        let (mut head, ()) = http::Request::new(()).into_parts();
+        head.method = request.head.method.clone();
+        head.uri = request.head.uri.clone();
+        head.version = request.head.version;
+        head.headers = request.head.headers.clone();
+        let copy = Request {
+            head,
+            spelling: request.spelling.clone(),
+            body,
+            expects_continue: false,
+            upgrade: None,
+        };
+        let (client, upstream) = (Rc::clone(client), Arc::clone(&mirror.upstream));
+        tokio::task::spawn_local(async move {
+            let trail = policy::Trail::default();
+            let call = Call {
+                request: copy,
+                client: &client,
+                upstream: &upstream,
+                deadline,
+                trail: &trail,
+            };
+            match policy::stack().call(call).await {
+                Ok(answer) => discard(answer.response.body, deadline).await,
+                Err(error) => {
+                    tracing::debug!(%error, upstream = %upstream.config.name, "mirror failed")
+                }
+            }
+        });
+    }
+}
+
+/// Reads a mirror's answer to its end, so that its connection can be used again.
+async fn discard(mut body: Body, deadline: Option<Instant>) {
+    let read =
+        async { while let Some(Ok(_)) = std::future::poll_fn(|cx| body.poll_frame(cx)).await {} };
+    match deadline {
+        Some(deadline) => drop(tokio::time::timeout_at(deadline, read).await),
+        None => read.await,
+    }
+}
+
+fn respond(route: &RoutePlan, direct: &DirectResponse) -> Response {
+    let mut response = local(
+        direct.status,
+        Bytes::copy_from_slice(direct.body.as_bytes()),
+    );
+    if !direct.body.is_empty() {
+        response
+            .head
+            .headers
+            .insert(header::CONTENT_TYPE, direct.content_type.clone());
+    }
+    // A full map is an impossibility here: it holds three.
+    let _ = router::edit_headers(&route.filters.response_headers, &mut response.head.headers);
+    response
+}
+
+fn redirected(
+    route: &RoutePlan,
+    redirect: &Redirect,
+    plan: &ListenerPlan,
+    host: &str,
+    request: &Request,
+    prefix: usize,
+) -> Result<Response> {
+    let uri = &request.head.uri;
+    let target = router::Target {
+        scheme: "http",
+        host,
+        port: match &plan.address {
+            crate::config::model::Address::Tcp(address) => Some(address.port()),
+            crate::config::model::Address::Unix(_) => None,
+        },
+        path: uri.path(),
+        prefix,
+        query: uri.query(),
+    };
+    let location = router::location(redirect, &target)
+        .map_err(|error| Error::new(Reason::BadRequest, "no Location can be made").source(error))?;
+    let mut response = local(redirect.status, Bytes::new());
+    response.head.headers.insert(header::LOCATION, location);
+    let _ = router::edit_headers(&route.filters.response_headers, &mut response.head.headers);
+    Ok(response)
+}
+
+/// The response that tells of `error`: the same reason in the headers as in the log.
+fn refusal(error: &Error, completion: &Completion, grpc: bool) -> Response {
+    let row = error.reason.row();
+    let mut response = if grpc {
+        let mut response = local(StatusCode::OK, Bytes::new());
+        let map = &mut response.head.headers;
+        map.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/grpc"),
+        );
+        map.insert(grpc::STATUS, HeaderValue::from(u16::from(row.grpc)));
+        map.insert(grpc::MESSAGE, grpc::message(&error.to_string()));
+        response
+    } else {
+        let mut response = local(row.status, Bytes::from(format!("{}\n", public(error))));
+        let map = &mut response.head.headers;
+        map.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("text/plain; charset=utf-8"),
+        );
+        if error.reason == Reason::ConnectNotAllowed {
+            map.insert(
+                header::ALLOW,
+                HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH"),
+            );
+        }
+        response
+    };
+    let map = &mut response.head.headers;
+    map.insert(
+        headers::X_PILLION_REASON,
+        HeaderValue::from_static(row.name),
+    );
+    if let Ok(status) = HeaderValue::try_from(proxy_status(error, completion)) {
+        map.insert(headers::PROXY_STATUS, status);
+    }
+    if let Some(id) = completion.request_id() {
+        map.insert(headers::X_REQUEST_ID, id.clone());
+    }
+    response
+}
+
+/// RFC 9209. Addresses of endpoints stay inside; what failed does not.
+fn proxy_status(error: &Error, completion: &Completion) -> String {
+    let mut text = format!("pillion; error={}", error.reason.row().proxy_status);
+    if completion.trail.endpoint().is_some() {
+        text.push_str("; next-hop=upstream");
+    }
+    let details: String = public(error)
+        .chars()
+        .filter(|c| (' '..='~').contains(c))
+        .flat_map(|c| {
+            matches!(c, '"' | '\\')
+                .then_some('\\')
+                .into_iter()
+                .chain([c])
+        })
+        .collect();
+    text.push_str("; details=\"");
+    text.push_str(&details);
+    text.push('"');
+    text
+}
+
+fn public(error: &Error) -> String {
+    if error.detail.is_empty() {
+        error.reason.name().to_owned()
+    } else {
+        format!("{}: {}", error.reason, error.detail)
+    }
+}
+
+/// A response of our own making.
+fn local(status: StatusCode, body: Bytes) -> Response {
+    let (mut head, ()) = http::Response::new(()).into_parts();
+    head.status = status;
+    head.headers
+        .insert(header::SERVER, HeaderValue::from_static("pillion"));
+    let body = if body.is_empty() {
+        Body::Empty
+    } else {
+        Body::Full(body)
+    };
+    Response {
+        head,
+        spelling: Spelling::default(),
+        body,
+        tunnel: None,
+    }
+}
+
+/// RFC 9110 section 6.6.1: a message without a date gets one from the first who has a clock.
+fn finish_headers(response: &mut Response) {
+    if !response.head.headers.contains_key(header::DATE) {
+        response.head.headers.insert(header::DATE, date());
+    }
+}
+
+/// The date of this second, as text; made once a second and worker.
+fn date() -> HeaderValue {
+    thread_local! {
+        static DATE: Cell<Option<(u64, HeaderValue)>> = const { Cell::new(None) };
+    }
+    let now = std::time::SystemTime::now();
+    let second = now
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    let cached = DATE.take().filter(|(of, _)| *of == second);
+    let (_, value) = cached.unwrap_or_else(|| {
+        let text = httpdate::fmt_http_date(now);
+        (
+            second,
+            HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("")),
+        )
+    });
+    DATE.set(Some((second, value.clone())));
+    value
+}
+
+/// Whether a response has no body by its nature (RFC 9110 section 6.4.1).
+pub fn is_bodiless(method: &Method, head: &response::Parts) -> bool {
+    super::h1::head::bodiless(method, head.status)
+}
+
+/// The authority of an HTTP/2 request as `Host`.
+pub fn host_of(uri: &uri::Uri) -> Option<HeaderValue> {
+    HeaderValue::from_str(uri.authority()?.as_str()).ok()
+}

@@ -1,0 +1,638 @@
+//! Message heads of HTTP/1.1, read strictly (RFC 9112).
+//!
+//! What two parsers could read in two ways is refused here, so that no pair of Pillion and an
+//! application can be made to disagree about where a message ends: both lengths, lengths that
+//! differ, any `Transfer-Encoding` but one `chunked`, line folding, a bare CR or LF, NUL, space
+//! before a colon, a missing, second or invalid `Host`.
+
+use std::mem::MaybeUninit;
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header, request, response,
+};
+
+use crate::{
+    error::{Error, Reason},
+    http::spelling::{Observer, Spelling},
+    router::host,
+};
+
+/// More header lines than this are refused, in a head as in a trailer section.
+pub const MAX_HEADERS: usize = 100;
+
+/// How the length of a body is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// No body.
+    None,
+    /// `Content-Length`, above zero.
+    Length(u64),
+    Chunked,
+    /// Until the connection closes: only responses.
+    UntilClose,
+}
+
+/// A request head and what it means for the connection.
+#[derive(Debug)]
+pub struct RequestHead {
+    pub parts: request::Parts,
+    pub spelling: Spelling,
+    pub framing: Framing,
+    /// The client lets the connection live on.
+    pub keep_alive: bool,
+    /// The client waits for `100 Continue` before it sends its body.
+    pub expects_continue: bool,
+}
+
+/// A response head and what it means for the connection.
+#[derive(Debug)]
+pub struct ResponseHead {
+    pub parts: response::Parts,
+    pub spelling: Spelling,
+    pub framing: Framing,
+    pub keep_alive: bool,
+}
+
+/// Finds the end of a head without looking at a byte twice, however it trickles in.
+#[derive(Debug, Default)]
+pub struct Scanner {
+    seen: usize,
+    line: usize,
+}
+
+impl Scanner {
+    /// The length of the head at the start of `buf`, once it is whole.
+    ///
+    /// # Errors
+    /// A line that doesn't end in CRLF, or more than `limit` bytes.
+    pub fn scan(&mut self, buf: &[u8], limit: usize) -> Result<Option<usize>, HeadError> {
+        while let Some(at) = memchr::memchr(b'\n', &buf[self.seen..]) {
+            let end = self.seen + at;
+            if end >= limit {
+                return Err(HeadError::TooLarge);
+            }
+            if end == 0 || buf[end - 1] != b'\r' {
+                return Err(HeadError::Bad("a line does not end in CRLF"));
+            }
+            self.seen = end + 1;
+            let blank = end - 1 == self.line;
+            self.line = self.seen;
+            if blank {
+                let whole = self.seen;
+                *self = Self::default();
+                return Ok(Some(whole));
+            }
+        }
+        self.seen = buf.len();
+        if buf.len() >= limit {
+            Err(HeadError::TooLarge)
+        } else {
+            Ok(None)
+        }
+    }
+}
+
+/// Why a head was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadError {
+    Bad(&'static str),
+    TooLarge,
+    /// A major version other than 1.
+    Version,
+}
+
+impl HeadError {
+    /// As a failure of the client.
+    pub fn of_request(self) -> Error {
+        match self {
+            Self::Bad(why) => Error::new(Reason::BadRequest, why),
+            Self::TooLarge => Error::new(Reason::HeadTooLarge, "request head over the limit"),
+            Self::Version => Error::new(Reason::BadRequest, "HTTP version not supported"),
+        }
+    }
+
+    /// As a failure of the upstream.
+    pub fn of_response(self) -> Error {
+        match self {
+            Self::Bad(why) => Error::new(Reason::UpstreamProtocol, why),
+            Self::TooLarge => {
+                Error::new(Reason::UpstreamHeadTooLarge, "response head over the limit")
+            }
+            Self::Version => Error::new(Reason::UpstreamProtocol, "HTTP version not supported"),
+        }
+    }
+}
+
+/// Drops empty lines before a request line (RFC 9112 section 2.2).
+///
+/// # Errors
+/// More than a few of them are not an accident.
+pub fn skip_empty_lines(buf: &mut BytesMut, skipped: &mut u8) -> Result<(), HeadError> {
+    while buf.starts_with(b"\r\n") {
+        buf.advance(2);
+        *skipped += 1;
+        if *skipped > 4 {
+            return Err(HeadError::Bad("empty lines instead of a request"));
+        }
+    }
+    Ok(())
+}
+
+/// Reads a whole request head.
+pub fn request(head: Bytes) -> Result<RequestHead, HeadError> {
+    let mut lines = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut parsed = httparse::Request::new(&mut []);
+    let status = httparse::ParserConfig::default()
+        .parse_request_with_uninit_headers(&mut parsed, &head, &mut lines)
+        .map_err(why)?;
+    if !status.is_complete() {
+        return Err(HeadError::Bad("an empty line inside the head"));
+    }
+    let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version)
+    else {
+        return Err(HeadError::Bad("no request line"));
+    };
+    let method = Method::from_bytes(method.as_bytes())
+        .map_err(|_| HeadError::Bad("the method is not a token"))?;
+    let fields = Fields::read(&head, parsed.headers)?;
+    let version = version(minor);
+    let uri = target_of(&method, head.slice_ref(target.as_bytes()))?;
+    fields.check_host(version, &uri)?;
+
+    let framing = match (fields.chunked, fields.length) {
+        (true, Some(_)) => {
+            return Err(HeadError::Bad("both Transfer-Encoding and Content-Length"));
+        }
+        // RFC 9112 section 6.1: HTTP/1.0 had no transfer codings; its framing is a guess.
+        (true, None) if version == Version::HTTP_10 => {
+            return Err(HeadError::Bad("Transfer-Encoding in HTTP/1.0"));
+        }
+        (true, None) => Framing::Chunked,
+        (false, Some(0) | None) => Framing::None,
+        (false, Some(length)) => Framing::Length(length),
+    };
+    let keep_alive = fields.persists(version);
+    let expects_continue =
+        fields.expects_continue && version == Version::HTTP_11 && framing != Framing::None;
+
+    let (mut parts, ()) = http::Request::new(()).into_parts();
+    parts.method = method;
+    parts.uri = uri;
+    parts.version = version;
+    parts.headers = fields.map;
+    Ok(RequestHead {
+        parts,
+        spelling: fields.spelling,
+        framing,
+        keep_alive,
+        expects_continue,
+    })
+}
+
+/// Reads a whole response head; `method` is that of the request it answers.
+pub fn response(head: Bytes, method: &Method) -> Result<ResponseHead, HeadError> {
+    let mut lines = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut parsed = httparse::Response::new(&mut []);
+    let status = httparse::ParserConfig::default()
+        .parse_response_with_uninit_headers(&mut parsed, &head, &mut lines)
+        .map_err(why)?;
+    if !status.is_complete() {
+        return Err(HeadError::Bad("an empty line inside the head"));
+    }
+    let (Some(code), Some(minor)) = (parsed.code, parsed.version) else {
+        return Err(HeadError::Bad("no status line"));
+    };
+    let status = StatusCode::from_u16(code).map_err(|_| HeadError::Bad("no such status code"))?;
+    let mut fields = Fields::read(&head, parsed.headers)?;
+    let version = version(minor);
+    if fields.chunked && fields.length.is_some() {
+        return Err(HeadError::Bad("both Transfer-Encoding and Content-Length"));
+    }
+    if fields.chunked && version == Version::HTTP_10 {
+        return Err(HeadError::Bad("Transfer-Encoding in HTTP/1.0"));
+    }
+    let tunnel = *method == Method::CONNECT && status.is_success();
+    if tunnel {
+        // RFC 9110 section 9.3.6: they have no meaning there.
+        fields.map.remove(header::CONTENT_LENGTH);
+        fields.map.remove(header::TRANSFER_ENCODING);
+    }
+    // RFC 9112 section 6.3, in its order.
+    let framing = if tunnel || bodiless(method, status) {
+        Framing::None
+    } else if fields.chunked {
+        Framing::Chunked
+    } else {
+        match fields.length {
+            Some(0) => Framing::None,
+            Some(length) => Framing::Length(length),
+            None => Framing::UntilClose,
+        }
+    };
+    let keep_alive = framing != Framing::UntilClose && !tunnel && fields.persists(version);
+
+    let (mut parts, ()) = http::Response::new(()).into_parts();
+    parts.status = status;
+    parts.version = version;
+    parts.headers = fields.map;
+    Ok(ResponseHead {
+        parts,
+        spelling: fields.spelling,
+        framing,
+        keep_alive,
+    })
+}
+
+/// Reads a trailer section, its final empty line included. Fields that would change how the
+/// message is framed, routed or authenticated are dropped (RFC 9110 section 6.5.1).
+pub fn trailers(section: &[u8]) -> Result<HeaderMap, HeadError> {
+    let mut lines = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let httparse::Status::Complete((_, lines)) =
+        httparse::parse_headers(section, &mut lines).map_err(why)?
+    else {
+        return Err(HeadError::Bad("an incomplete trailer section"));
+    };
+    let mut map = HeaderMap::with_capacity(lines.len());
+    for line in lines {
+        let name = HeaderName::from_bytes(line.name.as_bytes())
+            .map_err(|_| HeadError::Bad("a trailer name is not a token"))?;
+        let value = HeaderValue::from_bytes(line.value)
+            .map_err(|_| HeadError::Bad("an invalid trailer value"))?;
+        if !forbidden_in_trailers(&name) {
+            map.append(name, value);
+        }
+    }
+    Ok(map)
+}
+
+/// Whether a field must not be taken from a trailer section.
+pub fn forbidden_in_trailers(name: &HeaderName) -> bool {
+    matches!(
+        *name,
+        header::TRANSFER_ENCODING
+            | header::CONTENT_LENGTH
+            | header::HOST
+            | header::CONNECTION
+            | header::TE
+            | header::TRAILER
+            | header::UPGRADE
+            | header::AUTHORIZATION
+            | header::PROXY_AUTHORIZATION
+            | header::CONTENT_ENCODING
+            | header::CONTENT_TYPE
+            | header::CONTENT_RANGE
+            | header::SET_COOKIE
+            | header::EXPECT
+            | header::MAX_FORWARDS
+            | header::CACHE_CONTROL
+    )
+}
+
+/// Responses that never have a body, whatever their headers say.
+pub fn bodiless(method: &Method, status: StatusCode) -> bool {
+    *method == Method::HEAD
+        || status.is_informational()
+        || status == StatusCode::NO_CONTENT
+        || status == StatusCode::NOT_MODIFIED
+}
+
+/// The header lines of a head, and those that decide about framing read on the way.
+struct Fields {
+    map: HeaderMap,
+    spelling: Spelling,
+    length: Option<u64>,
+    chunked: bool,
+    close: bool,
+    keep_alive: bool,
+    expects_continue: bool,
+    hosts: usize,
+}
+
+impl Fields {
+    fn read(head: &Bytes, lines: &[httparse::Header<'_>]) -> Result<Self, HeadError> {
+        let mut observer = Observer::new();
+        let mut fields = Self {
+            map: HeaderMap::with_capacity(lines.len() + 4),
+            spelling: Spelling::default(),
+            length: None,
+            chunked: false,
+            close: false,
+            keep_alive: false,
+            expects_continue: false,
+            hosts: 0,
+        };
+        for line in lines {
+            let raw = line.name.as_bytes();
+            let name = HeaderName::from_bytes(raw)
+                .map_err(|_| HeadError::Bad("a header name is not a token"))?;
+            let value = HeaderValue::from_maybe_shared(slice_of(head, line.value))
+                .map_err(|_| HeadError::Bad("an invalid header value"))?;
+            observer.see(&name, raw);
+            if fields.note(&name, &value)? {
+                fields.map.append(name, value);
+            }
+        }
+        fields.spelling = observer.finish(head, || {
+            lines
+                .iter()
+                .map(|line| place(head, line.name.as_bytes()))
+                .collect()
+        });
+        Ok(fields)
+    }
+
+    /// Takes in one line; false if it repeats what is known and is not to be kept.
+    fn note(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<bool, HeadError> {
+        match *name {
+            header::CONTENT_LENGTH => {
+                let length = decimal(value.as_bytes())
+                    .ok_or(HeadError::Bad("Content-Length is not a number"))?;
+                match self.length.replace(length) {
+                    Some(known) if known != length => {
+                        return Err(HeadError::Bad("Content-Length values that differ"));
+                    }
+                    // RFC 9110 section 8.6 lets equal ones be one.
+                    Some(_) => return Ok(false),
+                    None => {}
+                }
+            }
+            header::TRANSFER_ENCODING => {
+                if self.chunked || !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
+                    return Err(HeadError::Bad("Transfer-Encoding is not one chunked"));
+                }
+                self.chunked = true;
+            }
+            header::CONNECTION => {
+                for option in options(value) {
+                    self.close |= option.eq_ignore_ascii_case(b"close");
+                    self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                }
+            }
+            header::EXPECT => {
+                self.expects_continue |= value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+            }
+            header::HOST => self.hosts += 1,
+            _ => {}
+        }
+        Ok(true)
+    }
+
+    /// RFC 9112 section 3.2: exactly one valid `Host`, though HTTP/1.0 may do without.
+    fn check_host(&self, version: Version, uri: &Uri) -> Result<(), HeadError> {
+        match (self.hosts, self.map.get(header::HOST)) {
+            (0, _) if version == Version::HTTP_10 => Ok(()),
+            (0, _) => Err(HeadError::Bad("no Host")),
+            (1, Some(value)) => {
+                let value = value.as_bytes();
+                // An absolute target overrides it (section 3.2.2), so it may be empty there.
+                if host::valid_host(value) || (value.is_empty() && uri.authority().is_some()) {
+                    Ok(())
+                } else {
+                    Err(HeadError::Bad("an invalid Host"))
+                }
+            }
+            _ => Err(HeadError::Bad("more than one Host")),
+        }
+    }
+
+    /// RFC 9112 section 9.3.
+    fn persists(&self, version: Version) -> bool {
+        !self.close && (version == Version::HTTP_11 || self.keep_alive)
+    }
+}
+
+/// The options of a `Connection` value.
+pub fn options(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    value
+        .as_bytes()
+        .split(|&byte| byte == b',')
+        .map(<[u8]>::trim_ascii)
+        .filter(|o| !o.is_empty())
+}
+
+fn target_of(method: &Method, target: Bytes) -> Result<Uri, HeadError> {
+    // `Uri` would cut a fragment off in silence; it has no place here (RFC 9112 section 3.2).
+    if target.contains(&b'#') {
+        return Err(HeadError::Bad("a fragment in the request target"));
+    }
+    let uri = Uri::from_maybe_shared(target)
+        .map_err(|_| HeadError::Bad("the request target is not a URI"))?;
+    let fits = if *method == Method::CONNECT {
+        // authority-form alone (RFC 9112 section 3.2.3)
+        uri.scheme().is_none() && uri.path_and_query().is_none() && uri.port_u16().is_some()
+    } else if uri.scheme().is_some() {
+        matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some()
+    } else {
+        uri.authority().is_none()
+            && (uri.path().starts_with('/') || (uri.path() == "*" && *method == Method::OPTIONS))
+    };
+    let credentials = uri
+        .authority()
+        .is_some_and(|authority| authority.as_str().contains('@'));
+    if fits && !credentials {
+        Ok(uri)
+    } else {
+        Err(HeadError::Bad(
+            "the request target has no form that fits the method",
+        ))
+    }
+}
+
+const fn version(minor: u8) -> Version {
+    if minor == 0 {
+        Version::HTTP_10
+    } else {
+        Version::HTTP_11
+    }
+}
+
+/// Digits alone, without sign or blank; `None` also when they overflow.
+fn decimal(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0u64, |sum, &byte| {
+        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
+        sum.checked_mul(10)?.checked_add(digit)
+    })
+}
+
+/// The part of `head` that `part` points into, without a copy.
+fn slice_of(head: &Bytes, part: &[u8]) -> Bytes {
+    if part.is_empty() {
+        Bytes::new()
+    } else {
+        head.slice_ref(part)
+    }
+}
+
+fn place(head: &Bytes, name: &[u8]) -> (u32, u32) {
+    let start = name.as_ptr().addr() - head.as_ptr().addr();
+    // A head is bounded far below 4 GiB by its limit.
+    (start as u32, name.len() as u32)
+}
+
+fn why(error: httparse::Error) -> HeadError {
+    match error {
+        httparse::Error::HeaderName => HeadError::Bad("an invalid header name"),
+        httparse::Error::HeaderValue => HeadError::Bad("an invalid header value"),
+        httparse::Error::NewLine => HeadError::Bad("a line does not end in CRLF"),
+        httparse::Error::Status => HeadError::Bad("an invalid status line"),
+        httparse::Error::Token => HeadError::Bad("an invalid request line"),
+        httparse::Error::TooManyHeaders => HeadError::TooLarge,
+        httparse::Error::Version => HeadError::Version,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse(text: &str) -> Result<RequestHead, HeadError> {
+        let mut scanner = Scanner::default();
+        match scanner.scan(text.as_bytes(), 65536)? {
+            Some(length) => request(Bytes::copy_from_slice(&text.as_bytes()[..length])),
+            None => Err(HeadError::Bad("incomplete")),
+        }
+    }
+
+    #[test]
+    fn a_plain_request() {
+        let head = parse("GET /a?b HTTP/1.1\r\nHost: x.example\r\nAccept: */*\r\n\r\n").unwrap();
+        assert_eq!(head.parts.method, Method::GET);
+        assert_eq!(head.parts.uri, "/a?b");
+        assert_eq!(head.framing, Framing::None);
+        assert!(head.keep_alive);
+    }
+
+    #[test]
+    fn ambiguous_heads_are_refused() {
+        for lines in [
+            "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n",
+            "Content-Length: 3\r\nContent-Length: 4\r\n",
+            "Content-Length: 3, 3\r\n",
+            "Content-Length: +3\r\n",
+            "Content-Length: 0x3\r\n",
+            "Content-Length:\r\n",
+            "Content-Length: 99999999999999999999\r\n",
+            "Transfer-Encoding: gzip, chunked\r\n",
+            "Transfer-Encoding: chunked, chunked\r\n",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: identity\r\n",
+            "Transfer-Encoding: \x0bchunked\r\n",
+            "X-A: b\r\n folded\r\n",
+            "X-A: b\rc\r\n",
+            "X-A: b\nX-C: d\r\n",
+            "X-A: b\0c\r\n",
+            "X-A : b\r\n",
+            ": b\r\n",
+            "Host: second\r\n",
+        ] {
+            let text = format!("POST / HTTP/1.1\r\nHost: x\r\n{lines}\r\n");
+            assert!(matches!(parse(&text), Err(HeadError::Bad(_))), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn hosts() {
+        for (line, fine) in [
+            ("", false),
+            ("Host:\r\n", false),
+            ("Host: a b\r\n", false),
+            ("Host: a/b\r\n", false),
+            ("Host: a@b\r\n", false),
+            ("Host: a:80\r\n", true),
+            ("Host: [::1]:80\r\n", true),
+        ] {
+            assert_eq!(
+                parse(&format!("GET / HTTP/1.1\r\n{line}\r\n")).is_ok(),
+                fine,
+                "{line:?}"
+            );
+        }
+        assert!(parse("GET / HTTP/1.0\r\n\r\n").is_ok());
+    }
+
+    #[test]
+    fn targets_fit_their_method() {
+        for (line, fine) in [
+            ("GET a HTTP/1.1", false),
+            ("GET * HTTP/1.1", false),
+            ("OPTIONS * HTTP/1.1", true),
+            ("GET http://a/b HTTP/1.1", true),
+            ("GET ftp://a/b HTTP/1.1", false),
+            ("GET http://u@a/b HTTP/1.1", false),
+            ("CONNECT a:443 HTTP/1.1", true),
+            ("CONNECT /a HTTP/1.1", false),
+            ("CONNECT a HTTP/1.1", false),
+            ("GET  / HTTP/1.1", false),
+            ("GET / HTTP/1.1 ", false),
+            ("GET / HTTP/1.2", false),
+            ("GET / HTTP/2.0", false),
+            ("G@T / HTTP/1.1", false),
+        ] {
+            assert_eq!(
+                parse(&format!("{line}\r\nHost: a\r\n\r\n")).is_ok(),
+                fine,
+                "{line:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_trickling_head_is_scanned_once() {
+        let text = b"GET / HTTP/1.1\r\nHost: x\r\n\r\nrest";
+        let mut scanner = Scanner::default();
+        for end in 0..text.len() - 4 {
+            assert_eq!(scanner.scan(&text[..end], 100), Ok(None), "{end}");
+        }
+        assert_eq!(scanner.scan(text, 100), Ok(Some(text.len() - 4)));
+    }
+
+    #[test]
+    fn responses_are_framed_by_what_they_answer() {
+        let framing = |method: Method, text: &'static str| {
+            response(Bytes::from_static(text.as_bytes()), &method)
+                .unwrap()
+                .framing
+        };
+        assert_eq!(
+            framing(Method::GET, "HTTP/1.1 200 OK\r\n\r\n"),
+            Framing::UntilClose
+        );
+        assert_eq!(
+            framing(Method::HEAD, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"),
+            Framing::None
+        );
+        assert_eq!(
+            framing(Method::GET, "HTTP/1.1 304 Not\r\nContent-Length: 9\r\n\r\n"),
+            Framing::None
+        );
+        assert_eq!(
+            framing(
+                Method::CONNECT,
+                "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"
+            ),
+            Framing::None
+        );
+        assert_eq!(
+            framing(Method::GET, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"),
+            Framing::Length(9)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_heads_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Scanner::default().scan(&bytes, 200);
+            let bytes = Bytes::from(bytes);
+            let _ = request(bytes.clone());
+            let _ = response(bytes.clone(), &Method::GET);
+            let _ = trailers(&bytes);
+        }
+    }
+}

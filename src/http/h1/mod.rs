@@ -1,0 +1,10 @@
+//! HTTP/1.1 (RFC 9112) on both sides, our own: what is strict, what is buffered and when memory
+//! is given back is decided here.
+
+pub mod client;
+pub mod decode;
+pub mod encode;
+pub mod head;
+pub mod output;
+pub mod server;
+pub mod wire;

@@ -1,0 +1,174 @@
+//! What waits to be written to a connection.
+//!
+//! Heads and small pieces are gathered in one buffer, so that a small message is one write; a
+//! large piece is written from where it lies, together with what goes around it.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use tokio::io::AsyncWrite;
+
+/// Pieces up to this size are copied behind the others; beyond it a copy costs more than one
+/// more element of a vectored write.
+const COPY_LIMIT: usize = 4 * 1024;
+/// An emptied buffer that grew past this is given back.
+const KEEP: usize = 16 * 1024;
+
+/// Bytes to be written, in order: `buf`, then `large`, then `end`.
+#[derive(Debug, Default)]
+pub struct Output {
+    buf: BytesMut,
+    large: Bytes,
+    end: &'static [u8],
+}
+
+impl Output {
+    pub fn is_empty(&self) -> bool {
+        self.buf.is_empty() && self.large.is_empty() && self.end.is_empty()
+    }
+
+    /// Where a head is written. Only before a large piece: see [`Self::accepts`].
+    pub fn head(&mut self) -> &mut BytesMut {
+        debug_assert!(self.accepts());
+        if self.buf.capacity() == 0 {
+            self.buf.reserve(1024);
+        }
+        &mut self.buf
+    }
+
+    /// Whether another piece can be taken before a flush.
+    pub fn accepts(&self) -> bool {
+        self.large.is_empty() && self.end.is_empty() && self.buf.len() < KEEP
+    }
+
+    /// Adds a piece as it is.
+    pub fn data(&mut self, data: Bytes) {
+        self.push(data, b"");
+    }
+
+    /// Adds a piece as one chunk (RFC 9112 section 7.1). An empty one would end the body, and is
+    /// left out.
+    pub fn chunk(&mut self, data: Bytes) {
+        if data.is_empty() {
+            return;
+        }
+        put_hex(self.head(), data.len());
+        self.push(data, b"\r\n");
+    }
+
+    fn push(&mut self, data: Bytes, end: &'static [u8]) {
+        debug_assert!(self.accepts());
+        if data.len() <= COPY_LIMIT {
+            self.buf.reserve(data.len() + end.len());
+            self.buf.put_slice(&data);
+            self.buf.put_slice(end);
+        } else {
+            self.large = data;
+            self.end = end;
+        }
+    }
+
+    /// Writes until nothing is left.
+    pub fn poll_flush<W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        io: &mut W,
+    ) -> Poll<io::Result<()>> {
+        while !self.is_empty() {
+            let written = if self.large.is_empty() && self.end.is_empty() {
+                ready!(Pin::new(&mut *io).poll_write(cx, &self.buf))?
+            } else {
+                let slices = [
+                    IoSlice::new(&self.buf),
+                    IoSlice::new(&self.large),
+                    IoSlice::new(self.end),
+                ];
+                ready!(Pin::new(&mut *io).poll_write_vectored(cx, &slices))?
+            };
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.advance(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn advance(&mut self, mut written: usize) {
+        let part = written.min(self.buf.len());
+        self.buf.advance(part);
+        written -= part;
+        let part = written.min(self.large.len());
+        self.large.advance(part);
+        written -= part;
+        self.end = &self.end[written.min(self.end.len())..];
+        if self.large.is_empty() {
+            self.large = Bytes::new();
+        }
+        if self.buf.is_empty() {
+            if self.buf.capacity() > KEEP {
+                self.release()
+            } else {
+                self.buf.clear()
+            }
+        }
+    }
+
+    /// Gives the buffer's memory back; an idle connection needs none.
+    pub fn release(&mut self) {
+        self.buf = BytesMut::new();
+    }
+}
+
+fn put_hex(out: &mut BytesMut, mut value: usize) {
+    let mut digits = [0; 16];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b"0123456789abcdef"[value & 15];
+        value >>= 4;
+        if value == 0 {
+            break;
+        }
+    }
+    out.reserve(18);
+    out.put_slice(&digits[at..]);
+    out.put_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn pieces_arrive_in_order_through_a_narrow_pipe() {
+        let (mut writer, mut reader) = tokio::io::duplex(7);
+        let large = Bytes::from(vec![b'x'; COPY_LIMIT + 1]);
+        let mut output = Output::default();
+        output.head().put_slice(b"head\r\n\r\n");
+        output.chunk(Bytes::from_static(b"abc"));
+        output.chunk(Bytes::new());
+        output.chunk(large.clone());
+        assert!(!output.accepts());
+        let write = async {
+            std::future::poll_fn(|cx| output.poll_flush(cx, &mut writer))
+                .await
+                .unwrap();
+            drop(writer);
+            output
+        };
+        let mut got = Vec::new();
+        let (output, read) = tokio::join!(write, reader.read_to_end(&mut got));
+        read.unwrap();
+        assert!(output.is_empty() && output.accepts());
+        let mut expected = b"head\r\n\r\n3\r\nabc\r\n1001\r\n".to_vec();
+        expected.extend_from_slice(&large);
+        expected.extend_from_slice(b"\r\n");
+        assert_eq!(got, expected);
+    }
+}

@@ -1,0 +1,561 @@
+//! An HTTP/1.1 connection from a client, from its first byte to its last.
+//!
+//! One task reads a head, runs the exchange and writes the response; while it waits it watches
+//! the client, so that one who leaves cancels what was begun for it. Between requests the
+//! connection holds no buffer.
+
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    pin::{Pin, pin},
+    rc::Rc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{BufMut, BytesMut};
+use http::{Method, StatusCode, Version};
+use tokio::{io::AsyncWrite, time::timeout};
+
+use super::{
+    decode::{Decoder, Step},
+    encode,
+    head::{self, Framing, HeadError, RequestHead, Scanner},
+    wire::Wire,
+};
+use crate::{
+    error::{Error, Reason, Result},
+    http::{
+        Client,
+        exchange::{self, Reply},
+        message::{Body, Frame, Request},
+        pace::Pace,
+        upgrade,
+    },
+    net::Stream,
+};
+
+/// Read ahead of a pipelining client while its request is served, at most this much.
+const READ_AHEAD: usize = 16 * 1024;
+/// A connection that must be closed with input unread is read on for so much and so long, lest a
+/// reset destroys the response on its way (RFC 9112 section 9.6).
+const LINGER_BYTES: usize = 256 * 1024;
+const LINGER_TIME: Duration = Duration::from_secs(1);
+
+/// Serves requests until the connection ends. `input` was read while the protocol was detected.
+pub async fn serve(stream: Stream, input: BytesMut, client: Rc<Client>) {
+    let inbound = Rc::new(RefCell::new(Inbound::new(Wire::new(stream, input))));
+    let mut first = true;
+    loop {
+        let head = match next_head(&inbound, &client, first).await {
+            Next::Head(head) => head,
+            Next::Closed => return,
+            Next::Refused(error) => return refuse(&inbound, &client, error).await,
+        };
+        first = false;
+        match serve_one(&inbound, &client, *head).await {
+            After::Next => {}
+            After::Close => return close(&inbound).await,
+            After::Abort => return,
+            After::Tunnel(tunnel, completion) => {
+                let Some(inbound) = Rc::into_inner(inbound) else {
+                    return;
+                };
+                let wire = inbound.into_inner().wire;
+                return upgrade::run_http1(wire, *tunnel, *completion).await;
+            }
+        }
+    }
+}
+
+/// The connection's reading side and where its writes are gathered, shared by the connection and
+/// the body of the request that it is serving. Never borrowed across an await.
+#[derive(Debug)]
+struct Inbound {
+    wire: Wire,
+    decoder: Decoder,
+    /// `100 Continue` is owed before the body is read.
+    owes_continue: bool,
+    /// Bytes of the body read so far.
+    received: u64,
+}
+
+impl Inbound {
+    fn new(wire: Wire) -> Self {
+        Self {
+            wire,
+            decoder: Decoder::new(Framing::None),
+            owes_continue: false,
+            received: 0,
+        }
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame>>> {
+        if std::mem::take(&mut self.owes_continue) {
+            self.wire
+                .output
+                .head()
+                .put_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+        loop {
+            match self.decoder.step(&mut self.wire.input) {
+                Ok(Step::Data(data)) => {
+                    self.received += data.len() as u64;
+                    return Poll::Ready(Some(Ok(Frame::Data(data))));
+                }
+                Ok(Step::Trailers(fields)) => {
+                    return Poll::Ready(Some(Ok(Frame::Trailers(fields))));
+                }
+                Ok(Step::End) => return Poll::Ready(None),
+                Ok(Step::More) => {}
+                Err(error) => {
+                    let why = match error {
+                        HeadError::Bad(why) => why,
+                        _ => "the trailer section is over the limit",
+                    };
+                    return Poll::Ready(Some(Err(Error::new(Reason::RequestBodyInvalid, why))));
+                }
+            }
+            // The client may be waiting for our 100 before it sends what we wait for.
+            if let Err(error) = ready!(self.wire.poll_flush(cx)) {
+                return Poll::Ready(Some(Err(incomplete().source(error))));
+            }
+            match ready!(self.wire.poll_fill(cx)) {
+                Ok(0) => return Poll::Ready(Some(Err(incomplete()))),
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(Some(Err(incomplete().source(error)))),
+            }
+        }
+    }
+
+    /// Ready when the client has gone. Reads ahead a little, which is how one finds out.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.decoder.is_done() && self.wire.input.len() < READ_AHEAD {
+            match ready!(self.wire.poll_fill(cx)) {
+                Ok(0) | Err(_) => return Poll::Ready(()),
+                Ok(_) => {}
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Drops what is left of a body that nobody wants, if it has arrived already.
+    fn finish_body(&mut self) -> bool {
+        while !self.decoder.is_done() && !self.owes_continue {
+            match self.decoder.step(&mut self.wire.input) {
+                Ok(Step::Data(_) | Step::Trailers(_)) => {}
+                Ok(Step::End) => break,
+                Ok(Step::More) | Err(_) => return false,
+            }
+        }
+        self.decoder.is_done()
+    }
+}
+
+fn incomplete() -> Error {
+    Error::new(
+        Reason::RequestBodyIncomplete,
+        "the client left inside the request body",
+    )
+}
+
+/// The body of the request being served.
+#[derive(Debug)]
+pub struct RequestBody(Rc<RefCell<Inbound>>);
+
+impl RequestBody {
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame>>> {
+        self.0.borrow_mut().poll_body(cx)
+    }
+
+    pub fn length(&self) -> Option<u64> {
+        self.0.borrow().decoder.remaining()
+    }
+}
+
+enum Next {
+    Head(Box<RequestHead>),
+    Closed,
+    Refused(Error),
+}
+
+/// Waits for a request, then reads its head.
+async fn next_head(inbound: &RefCell<Inbound>, client: &Client, first: bool) -> Next {
+    let limits = client.limits();
+    if inbound.borrow().wire.input.is_empty() {
+        inbound.borrow_mut().wire.release();
+        let patience = if first {
+            limits.head_timeout
+        } else {
+            limits.keep_alive_timeout
+        };
+        if !wait_for_input(inbound, client, patience, first).await {
+            return Next::Closed;
+        }
+    }
+    let mut scanner = Scanner::default();
+    let mut empty_lines = 0;
+    let read = poll_fn(|cx| {
+        let wire = &mut inbound.borrow_mut().wire;
+        loop {
+            let scanned = head::skip_empty_lines(&mut wire.input, &mut empty_lines)
+                .and_then(|()| scanner.scan(&wire.input, limits.max_head_size));
+            match scanned {
+                Ok(Some(length)) => {
+                    return Poll::Ready(Ok(Some(wire.input.split_to(length).freeze())));
+                }
+                Ok(None) => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+            match ready!(wire.poll_fill(cx)) {
+                Ok(0) | Err(_) => return Poll::Ready(Ok(None)),
+                Ok(_) => {}
+            }
+        }
+    });
+    // A head that came in one piece, as nearly all do, sets no timer.
+    let mut read = pin!(read);
+    let text = match poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx))).await {
+        Poll::Ready(done) => done,
+        Poll::Pending => match timeout(limits.head_timeout, read).await {
+            Ok(done) => done,
+            Err(_) => {
+                return Next::Refused(Error::new(Reason::HeadTimeout, "no whole head in time"));
+            }
+        },
+    };
+    match text.and_then(|text| text.map(head::request).transpose()) {
+        Ok(Some(head)) => Next::Head(Box::new(head)),
+        Ok(None) if inbound.borrow().wire.input.is_empty() => Next::Closed,
+        Ok(None) => Next::Refused(Error::new(
+            Reason::ClientClosed,
+            "the client left inside the request head",
+        )),
+        Err(error) => Next::Refused(error.of_request()),
+    }
+}
+
+/// False when the connection is to be closed instead: patience or the drain ended it.
+async fn wait_for_input(
+    inbound: &RefCell<Inbound>,
+    client: &Client,
+    patience: Duration,
+    first: bool,
+) -> bool {
+    let readable = poll_fn(|cx| inbound.borrow().wire.stream.poll_readable(cx));
+    let ended = client.ended(first);
+    tokio::select! {
+        biased;
+        _ = readable => true,
+        () = ended => false,
+        () = tokio::time::sleep(patience) => false,
+    }
+}
+
+enum After {
+    Next,
+    /// Politely: what was written shall arrive.
+    Close,
+    /// The response could not be finished, and the client has to notice.
+    Abort,
+    Tunnel(Box<upgrade::Tunnel>, Box<exchange::Completion>),
+}
+
+async fn serve_one(
+    inbound: &Rc<RefCell<Inbound>>,
+    client: &Rc<Client>,
+    head: RequestHead,
+) -> After {
+    let RequestHead {
+        parts,
+        spelling,
+        framing,
+        keep_alive,
+        expects_continue,
+    } = head;
+    {
+        let mut inbound = inbound.borrow_mut();
+        inbound.decoder = Decoder::new(framing);
+        inbound.owes_continue = expects_continue;
+        inbound.received = 0;
+    }
+    let body = match framing {
+        Framing::None => Body::Empty,
+        _ => Body::Http1Request(RequestBody(Rc::clone(inbound))),
+    };
+    let (method, version) = (parts.method.clone(), parts.version);
+    let upgrade = upgrade::asked_by_http1(&parts);
+    let request = Request {
+        head: parts,
+        spelling,
+        body,
+        expects_continue,
+        upgrade,
+    };
+
+    // Boxed, so that an idle connection does not carry the space of a busy one.
+    let mut exchange = Box::pin(exchange::handle(Rc::clone(client), request));
+    let reply = poll_fn(|cx| {
+        if let Poll::Ready(reply) = exchange.as_mut().poll(cx) {
+            return Poll::Ready(Some(reply));
+        }
+        inbound.borrow_mut().poll_gone(cx).map(|()| None)
+    })
+    .await;
+    drop(exchange);
+    // Dropping the exchange has cancelled and recorded it.
+    let Some(reply) = reply else {
+        return After::Abort;
+    };
+    write_reply(inbound, client, reply, &method, version, keep_alive).await
+}
+
+async fn write_reply(
+    inbound: &Rc<RefCell<Inbound>>,
+    client: &Client,
+    reply: Reply,
+    method: &Method,
+    version: Version,
+    keep_alive: bool,
+) -> After {
+    let Reply {
+        mut response,
+        mut completion,
+    } = reply;
+    let status = response.head.status;
+    if let Some(tunnel) = response.tunnel.take() {
+        let option = (status == StatusCode::SWITCHING_PROTOCOLS).then_some("Upgrade");
+        {
+            let output = &mut inbound.borrow_mut().wire.output;
+            let headers = &response.head.headers;
+            encode::response(
+                output.head(),
+                status,
+                headers,
+                &response.spelling,
+                Framing::None,
+                option,
+            );
+        }
+        if poll_fn(|cx| inbound.borrow_mut().wire.poll_flush(cx))
+            .await
+            .is_err()
+        {
+            return After::Abort;
+        }
+        return After::Tunnel(Box::new(tunnel), Box::new(completion));
+    }
+
+    let bodiless = head::bodiless(method, status);
+    let framing = encode::framing_for(version, response.body.length(), bodiless);
+    let complete = {
+        let mut inbound = inbound.borrow_mut();
+        // Who did not get a 100 will not get one now.
+        let declined = std::mem::take(&mut inbound.owes_continue);
+        !declined && inbound.finish_body() || inbound.decoder.is_done()
+    };
+    // A refusal that came before the end of the upload ends the connection: what is left of the
+    // body must not be taken for the next request.
+    let gives_up = !complete && !status.is_success();
+    let mut alive =
+        keep_alive && framing != Framing::UntilClose && !gives_up && !client.should_close();
+    let option = match (alive, version) {
+        (false, Version::HTTP_11) => Some("close"),
+        (true, Version::HTTP_10) => Some("keep-alive"),
+        _ => None,
+    };
+    encode::response(
+        inbound.borrow_mut().wire.output.head(),
+        status,
+        &response.head.headers,
+        &response.spelling,
+        framing,
+        option,
+    );
+
+    let mut pace = Pace::new(completion.pacing());
+    let mut sender = Sender {
+        framing,
+        ended: framing == Framing::None,
+        sent: 0,
+    };
+    if sender.ended {
+        response.body = Body::Empty;
+    }
+    let sent = poll_fn(|cx| {
+        let sent = sender.poll(cx, inbound, &mut response.body, &response.spelling);
+        if sent.is_ready() {
+            return sent;
+        }
+        let mut inbound = inbound.borrow_mut();
+        if inbound.poll_gone(cx).is_ready() {
+            return Poll::Ready(Err(client_gone()));
+        }
+        pace.poll(cx, inbound.received + sender.sent).map(Err)
+    })
+    .await;
+    let mut inbound = inbound.borrow_mut();
+    // Also ends an upload that the response has overtaken.
+    drop(response);
+    completion.bytes(inbound.received, sender.sent);
+    match sent {
+        Ok(()) => completion.done(),
+        Err(error) => {
+            completion.failed(&error);
+            return After::Abort;
+        }
+    }
+    alive &= inbound.finish_body();
+    if alive { After::Next } else { After::Close }
+}
+
+fn client_gone() -> Error {
+    Error::new(
+        Reason::ClientClosed,
+        "the client left before the end of the response",
+    )
+}
+
+/// Writes one response body.
+#[derive(Debug)]
+struct Sender {
+    framing: Framing,
+    /// Everything is in the output.
+    ended: bool,
+    sent: u64,
+}
+
+impl Sender {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        inbound: &RefCell<Inbound>,
+        body: &mut Body,
+        spelling: &crate::http::spelling::Spelling,
+    ) -> Poll<Result<()>> {
+        loop {
+            let blocked = loop {
+                if self.ended || !inbound.borrow().wire.output.accepts() {
+                    break false;
+                }
+                // The body may need the connection itself: it carries on the upload.
+                let Poll::Ready(frame) = body.poll_frame(cx) else {
+                    break true;
+                };
+                self.take(frame.transpose()?, &mut inbound.borrow_mut().wire, spelling)?;
+            };
+            ready!(inbound.borrow_mut().wire.poll_flush(cx))
+                .map_err(|error| client_gone().source(error))?;
+            if self.ended {
+                return Poll::Ready(Ok(()));
+            }
+            if blocked {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn take(
+        &mut self,
+        frame: Option<Frame>,
+        wire: &mut Wire,
+        spelling: &crate::http::spelling::Spelling,
+    ) -> Result<()> {
+        let output = &mut wire.output;
+        let trailers = match frame {
+            Some(Frame::Data(data)) => {
+                self.sent += data.len() as u64;
+                match self.framing {
+                    Framing::Chunked => output.chunk(data),
+                    Framing::Length(length) if self.sent > length => {
+                        return Err(Error::new(
+                            Reason::UpstreamProtocol,
+                            "more body than declared",
+                        ));
+                    }
+                    _ => output.data(data),
+                }
+                return Ok(());
+            }
+            Some(Frame::Trailers(trailers)) => Some(trailers),
+            None => None,
+        };
+        match self.framing {
+            Framing::Chunked => encode::last_chunk(output.head(), trailers.as_ref(), spelling),
+            Framing::Length(length) if self.sent < length => {
+                return Err(Error::new(
+                    Reason::ResponseIncomplete,
+                    "less body than declared",
+                ));
+            }
+            _ => {}
+        }
+        self.ended = true;
+        Ok(())
+    }
+}
+
+/// Answers a head that could not be read, and closes.
+async fn refuse(inbound: &RefCell<Inbound>, client: &Rc<Client>, error: Error) {
+    let reply = exchange::refused_head(client, &error);
+    if error.reason == Reason::ClientClosed {
+        return reply.completion.done();
+    }
+    {
+        let output = &mut inbound.borrow_mut().wire.output;
+        let response = &reply.response;
+        let framing = Framing::Length(response.body.length().unwrap_or(0));
+        encode::response(
+            output.head(),
+            response.head.status,
+            &response.head.headers,
+            &response.spelling,
+            framing,
+            Some("close"),
+        );
+        if let Body::Full(body) = &response.body {
+            output.data(body.clone());
+        }
+    }
+    linger(inbound).await;
+    reply.completion.done();
+}
+
+/// Says that nothing follows.
+async fn close(inbound: &RefCell<Inbound>) {
+    let unread = {
+        let inbound = inbound.borrow();
+        !inbound.decoder.is_done() || !inbound.wire.input.is_empty()
+    };
+    if unread {
+        return linger(inbound).await;
+    }
+    let _ = poll_fn(|cx| Pin::new(&mut inbound.borrow_mut().wire.stream).poll_shutdown(cx)).await;
+}
+
+/// Writes what is left, says that nothing follows, and reads on for a while.
+async fn linger(inbound: &RefCell<Inbound>) {
+    let farewell = async {
+        poll_fn(|cx| inbound.borrow_mut().wire.poll_flush(cx)).await?;
+        // Nothing else runs on this connection any more: the borrow meets no other.
+        poll_fn(|cx| {
+            let wire = &mut inbound.borrow_mut().wire;
+            Pin::new(&mut wire.stream).poll_shutdown(cx)
+        })
+        .await?;
+        let mut left = LINGER_BYTES;
+        poll_fn(|cx| {
+            let wire = &mut inbound.borrow_mut().wire;
+            loop {
+                wire.input.clear();
+                match ready!(wire.poll_fill(cx))? {
+                    0 => return Poll::Ready(Ok(())),
+                    read if read >= left => return Poll::Ready(Ok(())),
+                    read => left -= read,
+                }
+            }
+        })
+        .await
+    };
+    let _: std::result::Result<std::io::Result<()>, _> = timeout(LINGER_TIME, farewell).await;
+}

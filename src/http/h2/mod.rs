@@ -1,0 +1,28 @@
+//! HTTP/2 (RFC 9113) on both sides, on the h2 crate: its connections are driven by our own tasks,
+//! so that all streams that are ready in one turn queue their frames before one flush.
+
+pub mod body;
+pub mod client;
+pub mod server;
+pub mod tunnel;
+
+use h2::Reason as Code;
+
+/// What a peer may send on one stream before we have passed it on, in bytes.
+pub const STREAM_WINDOW: u32 = 64 * 1024;
+/// And on a connection. Larger than a stream's, or one stream that nobody reads would stop all.
+pub const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Bytes that one stream may have queued for sending.
+pub const SEND_BUFFER: usize = 64 * 1024;
+/// Largest header list, uncompressed, in an upstream's response.
+pub const MAX_RESPONSE_HEAD: u32 = 64 * 1024;
+/// Streams that the peer has reset and we have not yet looked at; more end the connection
+/// (rapid reset, CVE-2023-44487).
+pub const MAX_PENDING_RESETS: usize = 20;
+/// Streams that we had to reset for the peer's faults; more end the connection.
+pub const MAX_FAULTY_STREAMS: usize = 256;
+
+/// Whether the end of a stream or connection means no more than that the peer is done.
+fn is_quiet(error: &h2::Error) -> bool {
+    matches!(error.reason(), Some(Code::NO_ERROR | Code::CANCEL)) || error.is_io()
+}

@@ -1,0 +1,348 @@
+//! An HTTP/2 connection from a client.
+//!
+//! The connection and all its streams are one task: a turn polls every stream that has something
+//! to say, then the connection writes all their frames at once.
+
+use std::{
+    cell::Cell,
+    future::poll_fn,
+    io,
+    pin::{Pin, pin},
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::stream::{FuturesUnordered, Stream as _};
+use h2::{Reason as Code, RecvStream, server::SendResponse};
+use http::{Request as HttpRequest, StatusCode, header};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, timeout},
+};
+
+use super::{
+    CONNECTION_WINDOW, MAX_FAULTY_STREAMS, MAX_PENDING_RESETS, SEND_BUFFER, STREAM_WINDOW,
+    body::{Incoming, Outgoing, Side, Stopped},
+    tunnel::StreamIo,
+};
+use crate::{
+    error::{Error, Reason, Result},
+    http::{
+        Client,
+        exchange::{self, Reply},
+        headers,
+        message::{Body, Request},
+        pace::Pace,
+        spelling::Spelling,
+        upgrade,
+    },
+    net::Stream,
+};
+
+/// Serves streams until the connection ends. `input` was read while the protocol was detected.
+pub async fn serve(stream: Stream, input: BytesMut, client: Rc<Client>) {
+    let limits = client.limits();
+    let mut builder = h2::server::Builder::new();
+    builder
+        .max_concurrent_streams(limits.max_concurrent_streams)
+        .max_header_list_size(u32::try_from(limits.max_head_size).unwrap_or(u32::MAX))
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .max_local_error_reset_streams(Some(MAX_FAULTY_STREAMS))
+        .enable_connect_protocol();
+    let io = Rewound { input, stream };
+    let handshake = builder.handshake::<_, Bytes>(io);
+    let mut conn = match timeout(limits.head_timeout, handshake).await {
+        Ok(Ok(conn)) => conn,
+        Ok(Err(error)) => return ended(&client, error),
+        Err(_) => return refused(&client, Reason::HeadTimeout, "no HTTP/2 preface in time"),
+    };
+
+    let mut streams = FuturesUnordered::new();
+    let mut ending = pin!(client.ended(false));
+    let mut idle = pin!(tokio::time::sleep(limits.http2_idle_timeout));
+    let mut going = false;
+    let end = poll_fn(|cx| {
+        loop {
+            match conn.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    streams.push(serve_stream(Rc::clone(&client), request, respond));
+                    continue;
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
+                Poll::Ready(None) => return Poll::Ready(Ok(())),
+                Poll::Pending => {}
+            }
+            if let Poll::Ready(Some(())) = Pin::new(&mut streams).poll_next(cx) {
+                continue;
+            }
+            if going {
+                return Poll::Pending;
+            }
+            // Two steps (RFC 9113 section 6.8): h2 first promises to take all that is on the way.
+            if ending.as_mut().poll(cx).is_ready() {
+                going = true;
+                conn.graceful_shutdown();
+                continue;
+            }
+            if streams.is_empty() {
+                if idle.as_mut().poll(cx).is_ready() {
+                    going = true;
+                    conn.graceful_shutdown();
+                    continue;
+                }
+            } else {
+                idle.as_mut()
+                    .reset(Instant::now() + limits.http2_idle_timeout);
+            }
+            return Poll::Pending;
+        }
+    })
+    .await;
+    if let Err(error) = end {
+        ended(&client, error);
+    }
+}
+
+/// h2 answers what breaks the protocol by itself: it is here that this is seen.
+fn ended(client: &Rc<Client>, error: h2::Error) {
+    if super::is_quiet(&error) || error.is_remote() {
+        tracing::debug!(%error, "HTTP/2 connection from a client ended");
+        return;
+    }
+    let text = error.to_string();
+    let error = Error::new(Reason::BadRequest, "").detail(format!("HTTP/2: {text}"));
+    exchange::refused_head(client, &error).completion.done();
+}
+
+fn refused(client: &Rc<Client>, reason: Reason, what: &'static str) {
+    exchange::refused_head(client, &Error::new(reason, what))
+        .completion
+        .done();
+}
+
+async fn serve_stream(
+    client: Rc<Client>,
+    request: HttpRequest<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
+    let (mut head, recv) = request.into_parts();
+    let upgrade = upgrade::asked_by_http2(&head);
+    let expects_continue = head
+        .headers
+        .get(header::EXPECT)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    head.extensions.clear();
+    if let Err(error) = check(&mut head) {
+        let reply = exchange::refused_head(&client, &error);
+        return write(&mut respond, reply, None, &Rc::default()).await;
+    }
+    let method = head.method.clone();
+    let mut near = None;
+    let (body, received) = if upgrade.is_some() {
+        near = Some(recv);
+        (Body::Empty, Rc::default())
+    } else if recv.is_end_stream() {
+        (Body::Empty, Rc::default())
+    } else {
+        let incoming = Incoming::new(recv, Side::Client, &head.headers);
+        let received = incoming.received();
+        (Body::Http2Request(Box::new(incoming)), received)
+    };
+    let request = Request {
+        head,
+        spelling: Spelling::default(),
+        body,
+        expects_continue,
+        upgrade,
+    };
+    let mut handled = pin!(exchange::handle(client, request));
+    let reply = poll_fn(|cx| {
+        if let Poll::Ready(reply) = handled.as_mut().poll(cx) {
+            return Poll::Ready(Some(reply));
+        }
+        // A client that resets its stream cancels what was begun for it.
+        respond.poll_reset(cx).map(|_| None)
+    })
+    .await;
+    let Some(mut reply) = reply else { return };
+    if exchange::is_bodiless(&method, &reply.response.head) {
+        reply.response.body = Body::Empty;
+    }
+    write(&mut respond, reply, near, &received).await;
+}
+
+/// What h2 leaves to its user.
+fn check(head: &mut http::request::Parts) -> Result<()> {
+    let hosts = head.headers.get_all(header::HOST).iter().count();
+    let authority = head
+        .uri
+        .authority()
+        .map(|authority| authority.as_str().as_bytes());
+    match (hosts, authority) {
+        (0, None) => {
+            return Err(Error::new(
+                Reason::BadRequest,
+                "neither :authority nor Host",
+            ));
+        }
+        (0 | 1, Some(authority)) => {
+            // RFC 9113 section 8.3.1: they must not name two hosts.
+            let host = head.headers.get(header::HOST);
+            if host.is_some_and(|host| !host.as_bytes().eq_ignore_ascii_case(authority)) {
+                return Err(Error::new(
+                    Reason::BadRequest,
+                    "Host differs from :authority",
+                ));
+            }
+        }
+        (1, None) => {}
+        _ => return Err(Error::new(Reason::BadRequest, "more than one Host")),
+    }
+    if let Some(authority) = authority
+        && (authority.contains(&b'@') || !crate::router::valid_host(authority))
+    {
+        return Err(Error::new(Reason::BadRequest, "an invalid :authority"));
+    }
+    if !matches!(head.uri.scheme_str(), None | Some("http" | "https")) {
+        return Err(Error::new(Reason::BadRequest, "neither http nor https"));
+    }
+    // Cookies may come in pieces, and go on as one (RFC 9113 section 8.2.3).
+    if head.headers.get_all(header::COOKIE).iter().count() > 1 {
+        let pieces: Vec<&[u8]> = head
+            .headers
+            .get_all(header::COOKIE)
+            .iter()
+            .map(|v| v.as_bytes())
+            .collect();
+        let whole = pieces.join(&b"; "[..]);
+        if let Ok(whole) = http::HeaderValue::from_bytes(&whole) {
+            head.headers.insert(header::COOKIE, whole);
+        }
+    }
+    headers::strip_hop_by_hop(&mut head.headers);
+    Ok(())
+}
+
+async fn write(
+    respond: &mut SendResponse<Bytes>,
+    reply: Reply,
+    near: Option<RecvStream>,
+    received: &Rc<Cell<u64>>,
+) {
+    let Reply {
+        mut response,
+        mut completion,
+    } = reply;
+    let mut head = http::Response::new(());
+    *head.status_mut() = response.head.status;
+    *head.headers_mut() = std::mem::take(&mut response.head.headers);
+    if let (Some(tunnel), Some(recv)) = (response.tunnel.take(), near) {
+        *head.status_mut() = StatusCode::OK;
+        let Ok(send) = respond.send_response(head, false) else {
+            return;
+        };
+        return upgrade::run_http2(StreamIo::new(send, recv, None), tunnel, completion).await;
+    }
+    if let Body::Full(body) = &response.body {
+        head.headers_mut()
+            .insert(header::CONTENT_LENGTH, body.len().into());
+    }
+    let bare = response.body.is_empty();
+    let send = match respond.send_response(head, bare) {
+        Ok(send) => send,
+        Err(error) => {
+            let gone = Error::new(Reason::ClientClosed, "the client closed the stream");
+            return completion.failed(&gone.source(error));
+        }
+    };
+    if bare {
+        completion.bytes(received.get(), 0);
+        return completion.done();
+    }
+    let mut pace = Pace::new(completion.pacing());
+    let mut outgoing = Outgoing::new(send);
+    let sent = poll_fn(|cx| {
+        if let Poll::Ready(done) = outgoing.poll(cx, &mut response.body) {
+            return Poll::Ready(done.map_err(|stopped| {
+                match stopped {
+                    Stopped::Body(error) => error,
+                    Stopped::Peer(code) => Error::new(Reason::ClientClosed, "")
+                        .detail(format!("the client reset the stream: {code}")),
+                    Stopped::Connection(error) => {
+                        Error::new(Reason::ClientClosed, "the client's connection ended")
+                            .source(error)
+                    }
+                }
+            }));
+        }
+        pace.poll(cx, outgoing.sent + received.get()).map(Err)
+    })
+    .await;
+    completion.bytes(received.get(), outgoing.sent);
+    match sent {
+        Ok(()) => completion.done(),
+        Err(error) => {
+            outgoing.reset(Code::INTERNAL_ERROR);
+            completion.failed(&error);
+        }
+    }
+}
+
+/// A stream whose first bytes have been read already.
+struct Rewound {
+    input: BytesMut,
+    stream: Stream,
+}
+
+impl AsyncRead for Rewound {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.input.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        let length = self.input.len().min(buf.remaining());
+        buf.put_slice(&self.input[..length]);
+        self.input.advance(length);
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Rewound {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

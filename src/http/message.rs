@@ -1,0 +1,151 @@
+//! Requests and responses while they are on their way, whatever protocol they came by.
+
+use std::{
+    fmt,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, request, response};
+
+use super::{
+    h1, h2,
+    mirror::{Copy, Tee},
+    spelling::Spelling,
+    upgrade::Tunnel,
+};
+use crate::error::Result;
+
+/// A request: its head is moved on, its body streams.
+#[derive(Debug)]
+pub struct Request {
+    pub head: request::Parts,
+    pub spelling: Spelling,
+    pub body: Body,
+    /// The body is not to be asked for before the upstream says `100 Continue`.
+    pub expects_continue: bool,
+    /// What the client wants this exchange to become.
+    pub upgrade: Option<Upgrade>,
+}
+
+impl Request {
+    /// A request for nothing: what is left where one has been moved on.
+    pub fn empty() -> Self {
+        let (head, ()) = http::Request::new(()).into_parts();
+        Self {
+            head,
+            spelling: Spelling::default(),
+            body: Body::Empty,
+            expects_continue: false,
+            upgrade: None,
+        }
+    }
+}
+
+/// A response from an upstream, or one made here.
+#[derive(Debug)]
+pub struct Response {
+    pub head: response::Parts,
+    pub spelling: Spelling,
+    pub body: Body,
+    /// The far end of a tunnel, where the upstream agreed to one.
+    pub tunnel: Option<Tunnel>,
+}
+
+/// A wish to leave HTTP, in whichever protocol it was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Upgrade {
+    /// `CONNECT authority`.
+    Connect,
+    /// `Upgrade: protocol` (RFC 9110 section 7.8), or `:protocol` (RFC 8441).
+    Protocol(http::HeaderValue),
+}
+
+/// A piece of a body.
+#[derive(Debug)]
+pub enum Frame {
+    Data(Bytes),
+    /// At most one, and the last.
+    Trailers(HeaderMap),
+}
+
+/// A body that streams: nothing is read before it is asked for.
+#[derive(Default)]
+pub enum Body {
+    #[default]
+    Empty,
+    Full(Bytes),
+    /// From an HTTP/1.1 client.
+    Http1Request(h1::server::RequestBody),
+    /// From an HTTP/1.1 upstream; whatever is left of the request's body goes up meanwhile.
+    Http1Response(Box<h1::client::ResponseBody>),
+    /// From an HTTP/2 client.
+    Http2Request(Box<h2::body::Incoming>),
+    /// From an HTTP/2 upstream.
+    Http2Response(Box<h2::client::ResponseBody>),
+    /// A copy of each piece goes to a mirror.
+    Tee(Box<Tee>),
+    /// What a mirror gets.
+    Copy(Box<Copy>),
+}
+
+impl Body {
+    /// The next piece; `None` at the end. After an error or the end it must not be asked again.
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame>>> {
+        match self {
+            Self::Empty => Poll::Ready(None),
+            Self::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *self = Self::Empty;
+                Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::Data(bytes))))
+            }
+            Self::Http1Request(body) => body.poll_frame(cx),
+            Self::Http1Response(body) => body.poll_frame(cx),
+            Self::Http2Request(body) => body.poll_frame(cx),
+            Self::Http2Response(body) => body.poll_frame(cx),
+            Self::Tee(tee) => tee.poll_frame(cx),
+            Self::Copy(copy) => copy.poll_frame(cx),
+        }
+    }
+
+    /// The bytes still to come, where that is known.
+    pub fn length(&self) -> Option<u64> {
+        match self {
+            Self::Empty => Some(0),
+            Self::Full(bytes) => Some(bytes.len() as u64),
+            Self::Http1Request(body) => body.length(),
+            Self::Http1Response(body) => body.length(),
+            Self::Http2Request(body) => body.length(),
+            Self::Http2Response(body) => body.length(),
+            Self::Tee(tee) => tee.body.length(),
+            Self::Copy(copy) => copy.length(),
+        }
+    }
+
+    /// Whether nothing will come, not even trailers.
+    pub fn is_empty(&self) -> bool {
+        matches!(self, Self::Empty)
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self {
+            Self::Empty => "Empty",
+            Self::Full(_) => "Full",
+            Self::Http1Request(_) => "Http1Request",
+            Self::Http1Response(_) => "Http1Response",
+            Self::Http2Request(_) => "Http2Request",
+            Self::Http2Response(_) => "Http2Response",
+            Self::Tee(_) => "Tee",
+            Self::Copy(_) => "Copy",
+        };
+        write!(f, "Body::{kind}({:?})", self.length())
+    }
+}
+
+impl From<&'static str> for Body {
+    fn from(text: &'static str) -> Self {
+        Self::Full(Bytes::from_static(text.as_bytes()))
+    }
+}

@@ -1,0 +1,292 @@
+//! Leaving HTTP: `Upgrade` (RFC 9110 section 7.8), `CONNECT` (section 9.3.6) and WebSocket over
+//! HTTP/2 (RFC 8441), translated where the two sides speak different versions.
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header, request};
+use sha1::{Digest, Sha1};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{
+    completion::Completion,
+    h1::{head::options, wire::Wire},
+    h2::tunnel::StreamIo,
+    message::{Body, Request, Response, Upgrade},
+    spelling::Spelling,
+};
+use crate::{
+    error::{Error, Reason, Result},
+    tcp::copy::{End, Leftovers, Patience, Side, copy_bidirectional},
+    upstream::pool::Http1,
+};
+
+const WEBSOCKET: &[u8] = b"websocket";
+/// RFC 6455 section 1.3.
+const WEBSOCKET_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+const KEY: HeaderName = header::SEC_WEBSOCKET_KEY;
+const ACCEPT: HeaderName = header::SEC_WEBSOCKET_ACCEPT;
+
+/// The upstream's end of a tunnel.
+#[derive(Debug)]
+pub struct Tunnel(Far);
+
+#[derive(Debug)]
+enum Far {
+    Http1(Box<Http1>),
+    Http2(Box<StreamIo>),
+}
+
+impl Tunnel {
+    pub const fn http1(conn: Box<Http1>) -> Self {
+        Self(Far::Http1(conn))
+    }
+
+    pub fn http2(io: StreamIo) -> Self {
+        Self(Far::Http2(Box::new(io)))
+    }
+}
+
+/// What a request over HTTP/1.1 asks to become. `h2c` is not on offer: RFC 9113 section 3.1 has
+/// withdrawn it, and honouring it behind a proxy has been a hole.
+pub fn asked_by_http1(head: &request::Parts) -> Option<Upgrade> {
+    if head.method == Method::CONNECT {
+        return Some(Upgrade::Connect);
+    }
+    let protocol = head.headers.get(header::UPGRADE)?;
+    let listed = head
+        .headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(options)
+        .any(|option| option.eq_ignore_ascii_case(b"upgrade"));
+    let offered = options(protocol).find(|name| !name.eq_ignore_ascii_case(b"h2c"))?;
+    (listed && head.version == Version::HTTP_11)
+        .then(|| HeaderValue::from_bytes(offered).ok().map(Upgrade::Protocol))?
+}
+
+/// What a request over HTTP/2 asks to become.
+pub fn asked_by_http2(head: &request::Parts) -> Option<Upgrade> {
+    if head.method != Method::CONNECT {
+        return None;
+    }
+    match head.extensions.get::<h2::ext::Protocol>() {
+        Some(protocol) => HeaderValue::from_str(protocol.as_str())
+            .ok()
+            .map(Upgrade::Protocol),
+        None => Some(Upgrade::Connect),
+    }
+}
+
+/// What has to be done to the response so that the client gets the one it asked for.
+#[derive(Debug)]
+pub enum Restore {
+    Nothing,
+    /// The client spoke HTTP/2, the upstream HTTP/1.1: the key that we made for it.
+    ToHttp2(HeaderValue),
+    /// The other way round: the key that the client made.
+    ToHttp1(Option<HeaderValue>),
+}
+
+/// Writes the wish the way HTTP/1.1 does.
+pub fn towards_http1(request: &mut Request, random: impl FnOnce() -> u128) -> Restore {
+    let Some(Upgrade::Protocol(protocol)) = &request.upgrade else {
+        return Restore::Nothing;
+    };
+    request
+        .head
+        .headers
+        .insert(header::UPGRADE, protocol.clone());
+    if request.head.version != Version::HTTP_2 {
+        return Restore::Nothing;
+    }
+    request.head.method = Method::GET;
+    request.head.version = Version::HTTP_11;
+    // The stream's body is the tunnel: it is not a body of this request.
+    let key = BASE64_STANDARD.encode(random().to_be_bytes());
+    let key = HeaderValue::try_from(key).expect("base64 is a header value");
+    request.head.headers.insert(KEY, key.clone());
+    Restore::ToHttp2(key)
+}
+
+/// Writes the wish the way HTTP/2 does. Only WebSocket has a form there; any other protocol is
+/// left out, as `Upgrade` allows.
+pub fn towards_http2(request: &mut Request) -> Restore {
+    let Some(Upgrade::Protocol(protocol)) = &request.upgrade else {
+        return Restore::Nothing;
+    };
+    if request.head.version == Version::HTTP_2 {
+        return Restore::Nothing;
+    }
+    if !protocol.as_bytes().eq_ignore_ascii_case(WEBSOCKET) {
+        request.upgrade = None;
+        return Restore::Nothing;
+    }
+    Restore::ToHttp1(request.head.headers.remove(KEY))
+}
+
+impl Restore {
+    /// # Errors
+    /// The upstream did not agree in a way that the client could be told of.
+    pub fn response(self, mut response: Response) -> Result<Response> {
+        match self {
+            Self::Nothing => {}
+            Self::ToHttp2(key) => {
+                if response.tunnel.is_none() {
+                    // A success would tell the client that its stream is a tunnel.
+                    if response.head.status.is_success() {
+                        return Err(Error::new(
+                            Reason::UpgradeRefused,
+                            "the upstream answered instead of switching protocols",
+                        ));
+                    }
+                    return Ok(response);
+                }
+                let headers = &mut response.head.headers;
+                if headers.remove(ACCEPT).as_ref() != Some(&accept(&key)) {
+                    return Err(Error::new(
+                        Reason::UpstreamProtocol,
+                        "the upstream's Sec-WebSocket-Accept does not fit our key",
+                    ));
+                }
+                headers.remove(header::UPGRADE);
+                response.head.status = StatusCode::OK;
+            }
+            Self::ToHttp1(key) => {
+                if response.tunnel.is_some() {
+                    response.head.status = StatusCode::SWITCHING_PROTOCOLS;
+                    let headers = &mut response.head.headers;
+                    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+                    if let Some(key) = key {
+                        headers.insert(ACCEPT, accept(&key));
+                    }
+                }
+            }
+        }
+        Ok(response)
+    }
+}
+
+/// RFC 6455 section 4.2.2.
+fn accept(key: &HeaderValue) -> HeaderValue {
+    let mut hash = Sha1::new();
+    hash.update(key.as_bytes());
+    hash.update(WEBSOCKET_GUID);
+    HeaderValue::try_from(BASE64_STANDARD.encode(hash.finalize()))
+        .expect("base64 is a header value")
+}
+
+/// A `CONNECT` is answered here: the tunnel's far end is a new connection to the endpoint.
+pub fn connected(conn: Box<Http1>) -> Response {
+    let (head, ()) = http::Response::new(()).into_parts();
+    Response {
+        head,
+        spelling: Spelling::default(),
+        body: Body::Empty,
+        tunnel: Some(Tunnel::http1(conn)),
+    }
+}
+
+/// Carries bytes between an HTTP/1.1 client and the far end.
+pub async fn run_http1(wire: Wire, tunnel: Tunnel, completion: Completion) {
+    let Wire {
+        mut stream, input, ..
+    } = wire;
+    run(&mut stream, input.freeze(), tunnel, completion).await;
+}
+
+/// Carries bytes between an HTTP/2 client's stream and the far end.
+pub async fn run_http2(mut near: StreamIo, tunnel: Tunnel, completion: Completion) {
+    run(&mut near, Bytes::new(), tunnel, completion).await;
+}
+
+async fn run<A>(near: &mut A, from_near: Bytes, tunnel: Tunnel, mut completion: Completion)
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+{
+    let idle = completion.pacing().idle;
+    let patience = Patience {
+        idle,
+        half_closed: idle,
+    };
+    let outcome = match tunnel.0 {
+        Far::Http1(mut conn) => {
+            let from_b = std::mem::take(&mut conn.wire.input).freeze();
+            let leftovers = Leftovers {
+                from_a: from_near,
+                from_b,
+            };
+            copy_bidirectional(near, &mut conn.wire.stream, leftovers, patience).await
+        }
+        Far::Http2(mut io) => {
+            let leftovers = Leftovers {
+                from_a: from_near,
+                from_b: Bytes::new(),
+            };
+            copy_bidirectional(near, &mut *io, leftovers, patience).await
+        }
+    };
+    completion.bytes(outcome.a_to_b, outcome.b_to_a);
+    match outcome.end {
+        End::Closed => completion.done(),
+        End::Idle => completion.failed(&Error::new(
+            Reason::IdleTimeout,
+            "no byte moved through the tunnel within the idle timeout",
+        )),
+        End::Failed(Side::A, error) | End::Refused(Side::A, error) => completion.failed(
+            &Error::new(
+                Reason::ClientClosed,
+                "the client's side of the tunnel broke",
+            )
+            .source(error),
+        ),
+        End::Failed(Side::B, error) | End::Refused(Side::B, error) => completion.failed(
+            &Error::new(
+                Reason::UpstreamClosed,
+                "the upstream's side of the tunnel broke",
+            )
+            .source(error),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(lines: &[(&'static str, &'static str)]) -> Option<Upgrade> {
+        let mut request = http::Request::new(());
+        for (name, value) in lines {
+            request
+                .headers_mut()
+                .append(*name, HeaderValue::from_static(value));
+        }
+        asked_by_http1(&request.into_parts().0)
+    }
+
+    #[test]
+    fn upgrades_must_be_listed_and_h2c_is_ignored() {
+        let websocket = Some(Upgrade::Protocol(HeaderValue::from_static("websocket")));
+        assert_eq!(
+            asked(&[
+                ("connection", "keep-alive, Upgrade"),
+                ("upgrade", "websocket")
+            ]),
+            websocket
+        );
+        assert_eq!(asked(&[("upgrade", "websocket")]), None);
+        assert_eq!(
+            asked(&[("connection", "upgrade"), ("upgrade", "h2c")]),
+            None
+        );
+        assert_eq!(
+            asked(&[("connection", "upgrade"), ("upgrade", "h2c, websocket")]),
+            websocket
+        );
+    }
+
+    #[test]
+    fn the_accept_of_the_rfc() {
+        let key = HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==");
+        assert_eq!(accept(&key), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+}

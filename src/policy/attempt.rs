@@ -1,0 +1,121 @@
+//! Attempts: an endpoint is picked, a connection found, the request sent.
+//!
+//! A failed attempt is followed by another one only where that provably can't be felt: nothing
+//! was sent at all, or an idempotent request died on a kept-alive connection before a byte of
+//! response (RFC 9110 section 9.2.2, RFC 9112 section 9.3.1).
+
+use http::Method;
+use tokio::time::Instant;
+
+use super::{Answer, Call, Held};
+use crate::{
+    config::model::UpstreamProtocol,
+    error::{Error, Reason, Replay, Result},
+    http::{
+        Client, h1, h2,
+        message::{Response, Upgrade},
+        upgrade,
+    },
+    upstream::{EndpointId, InFlight},
+};
+
+/// Attempts in all.
+const ATTEMPTS: usize = 3;
+
+/// Runs attempts until one brings a response, or none may follow.
+pub(super) async fn run(mut call: Call<'_>) -> Result<Answer> {
+    let worker = &call.client.worker;
+    call.trail.upstream(call.upstream);
+    // Allocates only when something has failed.
+    let mut tried: Vec<EndpointId> = Vec::new();
+    loop {
+        let now = Instant::now();
+        let in_flight = call
+            .upstream
+            .pick(now, &mut worker.rng.borrow_mut(), &tried)?;
+        call.trail.attempt(&in_flight, now);
+        call.upstream.metrics.request_started(worker.id);
+        let had_body = !call.request.body.is_empty();
+        let outcome = attempt(&mut call, &in_flight, now).await;
+        call.upstream.metrics.request_done(worker.id);
+        let error = match outcome {
+            Ok(response) => {
+                let now = Instant::now();
+                in_flight.head_received(now);
+                call.trail.head(now);
+                let held = Held {
+                    _request: None,
+                    _in_flight: Some(in_flight),
+                };
+                return Ok(Answer { response, held });
+            }
+            Err(error) => error,
+        };
+        if is_endpoints_fault(error.reason) {
+            in_flight.failed(Instant::now());
+        }
+        let body_is_whole = !had_body || !call.request.body.is_empty();
+        tried.push(in_flight.endpoint().id);
+        let may = body_is_whole && may_repeat(&error, &call.request.head.method);
+        if tried.len() == ATTEMPTS || !may {
+            return Err(error);
+        }
+        tracing::debug!(%error, attempts = tried.len(), "attempt failed; another follows");
+    }
+}
+
+async fn attempt(call: &mut Call<'_>, in_flight: &InFlight, now: Instant) -> Result<Response> {
+    let Call {
+        request,
+        client,
+        upstream,
+        ..
+    } = call;
+    let endpoint = in_flight.endpoint();
+    let pools = &client.worker.pools;
+    let conn = &client.conn;
+    if request.upgrade == Some(Upgrade::Connect) {
+        return Ok(upgrade::connected(
+            pools.tunnel(upstream, endpoint, conn).await?,
+        ));
+    }
+    match upstream.config.protocol {
+        UpstreamProtocol::Http1 => {
+            let conn = pools.http1(upstream, endpoint, now, conn).await?;
+            let restore = upgrade::towards_http1(request, || worker_random(client));
+            restore.response(h1::client::send(conn, request, pools).await?)
+        }
+        UpstreamProtocol::Http2 => {
+            let slot = pools.http2(upstream, endpoint, conn).await?;
+            let restore = upgrade::towards_http2(request);
+            restore.response(h2::client::send(slot, request).await?)
+        }
+    }
+}
+
+fn worker_random(client: &Client) -> u128 {
+    client.worker.rng.borrow_mut().u128(..)
+}
+
+fn may_repeat(error: &Error, method: &Method) -> bool {
+    match error.replay {
+        Replay::NeverSent => {
+            matches!(error.reason, Reason::ConnectFailed | Reason::ConnectTimeout)
+        }
+        Replay::Reused => method.is_idempotent(),
+        Replay::Refused | Replay::Unsafe => false,
+    }
+}
+
+/// A limit of ours, or a client that breaks off, says nothing about the endpoint.
+fn is_endpoints_fault(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::ConnectFailed
+            | Reason::ConnectTimeout
+            | Reason::UpstreamClosed
+            | Reason::UpstreamReset
+            | Reason::UpstreamProtocol
+            | Reason::UpstreamHeadTooLarge
+    )
+}

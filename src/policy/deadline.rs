@@ -1,0 +1,88 @@
+//! The head of the response has to come in time, whatever is waited for.
+//!
+//! Guards a client against an upstream that never answers. It cuts everything below it: the wait
+//! for a connection, connecting, every attempt.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tower::{Layer, Service};
+
+use super::{Answer, Call};
+use crate::error::{Error, Reason, Result};
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DeadlineLayer;
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deadline<S>(S);
+
+impl<S> Layer<S> for DeadlineLayer {
+    type Service = Deadline<S>;
+
+    fn layer(&self, inner: S) -> Deadline<S> {
+        Deadline(inner)
+    }
+}
+
+impl<'a, S> Service<Call<'a>> for Deadline<S>
+where
+    S: Service<Call<'a>, Response = Answer, Error = Error>,
+{
+    type Response = Answer;
+    type Error = Error;
+    type Future = Timed<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, call: Call<'a>) -> Self::Future {
+        let deadline = call.deadline;
+        Timed {
+            inner: self.0.call(call),
+            deadline,
+            timer: None,
+        }
+    }
+}
+
+pin_project! {
+    pub(super) struct Timed<F> {
+        #[pin]
+        inner: F,
+        deadline: Option<Instant>,
+        // Made only when something has to be waited for.
+        #[pin]
+        timer: Option<Sleep>,
+    }
+}
+
+impl<F: Future<Output = Result<Answer>>> Future for Timed<F> {
+    type Output = Result<Answer>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        if let Poll::Ready(answer) = this.inner.poll(cx) {
+            return Poll::Ready(answer);
+        }
+        let Some(deadline) = *this.deadline else {
+            return Poll::Pending;
+        };
+        if this.timer.is_none() {
+            this.timer.set(Some(sleep_until(deadline)));
+        }
+        if let Some(timer) = this.timer.as_pin_mut() {
+            ready!(timer.poll(cx));
+        }
+        Poll::Ready(Err(Error::new(
+            Reason::RequestTimeout,
+            "no response head within the request timeout",
+        )))
+    }
+}

@@ -1,0 +1,87 @@
+//! At most so many requests of an upstream at once, over all workers.
+//!
+//! Guards the process and the upstream against a queue that only grows: beyond the limit a
+//! request is refused while refusing is still cheap.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use pin_project_lite::pin_project;
+use tower::{Layer, Service};
+
+use super::{Answer, Call};
+use crate::{
+    error::{Error, Result},
+    upstream::RequestPermit,
+};
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LimitLayer;
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limit<S>(S);
+
+impl<S> Layer<S> for LimitLayer {
+    type Service = Limit<S>;
+
+    fn layer(&self, inner: S) -> Limit<S> {
+        Limit(inner)
+    }
+}
+
+impl<'a, S> Service<Call<'a>> for Limit<S>
+where
+    S: Service<Call<'a>, Response = Answer, Error = Error>,
+{
+    type Response = Answer;
+    type Error = Error;
+    type Future = Limited<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, call: Call<'a>) -> Self::Future {
+        match call.upstream.limits.request() {
+            Ok(permit) => Limited::Admitted {
+                inner: self.0.call(call),
+                permit: Some(permit),
+            },
+            Err(error) => {
+                call.upstream
+                    .metrics
+                    .limit_refused(call.client.worker.id, error.reason);
+                Limited::Refused { error: Some(error) }
+            }
+        }
+    }
+}
+
+pin_project! {
+    #[project = LimitedProj]
+    pub(super) enum Limited<F> {
+        Admitted { #[pin] inner: F, permit: Option<RequestPermit> },
+        Refused { error: Option<Error> },
+    }
+}
+
+impl<F: Future<Output = Result<Answer>>> Future for Limited<F> {
+    type Output = Result<Answer>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project() {
+            LimitedProj::Admitted { inner, permit } => {
+                let mut answer = ready!(inner.poll(cx))?;
+                // The place is held until the body has ended: a stream is a request too.
+                answer.held._request = permit.take();
+                Poll::Ready(Ok(answer))
+            }
+            LimitedProj::Refused { error } => Poll::Ready(Err(error
+                .take()
+                .expect("polled once: it was ready at once"))),
+        }
+    }
+}
