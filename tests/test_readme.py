@@ -1,8 +1,9 @@
 """What the documents tell people to type, typed.
 
-A fenced block of `yaml` after `<!-- file: NAME -->` is written to NAME and checked; blocks of `sh`
-run as one script, in order, in that directory, on a loopback of their own. `sh` after
-`<!-- make -->` names targets of the Makefile; those are compared, not run: they run this test.
+A fenced block of `yaml` after `<!-- file: NAME -->` is written to NAME and checked; one without is a
+fragment, and is checked with the shortest rest. Blocks of `sh` run as one script, in order, in that
+directory, on a loopback of their own. `sh` after `<!-- make -->` names targets of the Makefile;
+those are compared, not run: they run this test.
 """
 
 import re
@@ -15,6 +16,12 @@ from conftest import ROOT
 BLOCK = re.compile(r"(?:^<!-- (?P<mark>[\w]+)(?:: (?P<name>[\w.-]+))? -->\n)?^```(?P<language>\w+)\n(?P<text>.*?)^```$",
                    re.MULTILINE | re.DOTALL)
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+#: What a fragment leaves out.
+REST = {
+    "listeners": "listeners: [{ address: 127.0.0.1:8080, upstream: app }]\n",
+    "upstreams": "upstreams: [{ name: app, endpoints: [127.0.0.1:9000] }]\n",
+}
 
 # Servers are started in the background: the first request to one waits for it.
 CURLRC = "fail\nsilent\nshow-error\nretry-connrefused\nretry = 10\nretry-max-time = 30\n"
@@ -35,10 +42,13 @@ def files(tmp_path):
     """Writes a document's files into a directory."""
     def write(document: Path) -> dict[str, Path]:
         written = {}
-        for block in blocks(document, "yaml"):
-            assert block["mark"] == "file", f"{document.name}: a yaml block without its file's name"
-            written[block["name"]] = tmp_path / block["name"]
-            written[block["name"]].write_text(block["text"])
+        for number, block in enumerate(blocks(document, "yaml")):
+            name, text = block["name"], block["text"]
+            if block["mark"] != "file":
+                name = f"fragment-{number}.yaml"
+                text += "".join(rest for key, rest in REST.items() if not re.search(rf"^{key}:", text, re.MULTILINE))
+            written[name] = tmp_path / name
+            written[name].write_text(text)
         return written
     return write
 
