@@ -1,2 +1,5 @@
-//! The command line.
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pillion::cli::main()
+}

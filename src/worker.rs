@@ -156,6 +156,7 @@ impl Shared {
     /// Moves on to `next` and wakes whoever waits; never back.
     pub fn advance(&self, next: Lifecycle) {
         self.lifecycle.fetch_max(next as u8, Ordering::AcqRel);
+        self.registry.process().set_lifecycle(self.lifecycle());
         self.wake();
     }
 

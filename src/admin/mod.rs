@@ -5,6 +5,7 @@
 
 mod guard;
 mod negotiate;
+mod page;
 mod routes;
 mod server;
 

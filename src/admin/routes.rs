@@ -1,6 +1,6 @@
-//! What there is to ask, and its answers.
+//! Answers to what is asked.
 
-use std::{fmt::Write, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{
@@ -11,7 +11,11 @@ use http_body::Body;
 use http_body_util::{BodyExt, Full, Limited};
 use serde_json::{Value, json};
 
-use super::{Control, Readiness, Scope, guard, negotiate::negotiate};
+use super::{
+    Control, Readiness, Scope, guard,
+    negotiate::negotiate,
+    page::{self, Page},
+};
 use crate::telemetry::metrics::Format;
 
 /// A filter of the log is short.
@@ -31,87 +35,6 @@ pub(super) struct Site {
     pub(super) loopback: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Page {
-    Index,
-    Livez,
-    Readyz,
-    Metrics,
-    Config,
-    Upstreams,
-    Drain,
-    Reload,
-    LogLevel,
-}
-
-impl Page {
-    const ALL: [Self; 9] = [
-        Self::Index,
-        Self::Livez,
-        Self::Readyz,
-        Self::Metrics,
-        Self::Config,
-        Self::Upstreams,
-        Self::Drain,
-        Self::Reload,
-        Self::LogLevel,
-    ];
-
-    const fn path(self) -> &'static str {
-        match self {
-            Self::Index => "/",
-            Self::Livez => "/livez",
-            Self::Readyz => "/readyz",
-            Self::Metrics => "/metrics",
-            Self::Config => "/config",
-            Self::Upstreams => "/upstreams",
-            Self::Drain => "/drain",
-            Self::Reload => "/reload",
-            Self::LogLevel => "/log-level",
-        }
-    }
-
-    /// As `Allow` lists them.
-    const fn methods(self) -> &'static str {
-        match self {
-            Self::Drain | Self::Reload => "POST",
-            Self::LogLevel => "GET, HEAD, POST",
-            _ => "GET, HEAD",
-        }
-    }
-
-    const fn help(self) -> &'static str {
-        match self {
-            Self::Index => "this list",
-            Self::Livez => "200 as long as the process answers",
-            Self::Readyz => "200 when traffic may come, else 503; ?verbose tells why",
-            Self::Metrics => "Prometheus text, or OpenMetrics by Accept",
-            Self::Config => "the configuration in force, defaults included",
-            Self::Upstreams => "endpoints and their state",
-            Self::Drain => "finish what is in flight and exit, as SIGTERM does",
-            Self::Reload => {
-                "read the configuration again; 200 once it is live, 422 with what is wrong"
-            }
-            Self::LogLevel => "the filter of the log; POST another, as body or ?level=",
-        }
-    }
-
-    /// Harmless to anybody, and asked by probes that say what they like as `Host`.
-    const fn is_probe(self) -> bool {
-        matches!(self, Self::Livez | Self::Readyz | Self::Metrics)
-    }
-
-    const fn is_served(self, scope: Scope) -> bool {
-        self.is_probe() || matches!(scope, Scope::Full)
-    }
-
-    fn allows(self, method: &Method) -> bool {
-        self.methods()
-            .split(", ")
-            .any(|allowed| allowed == method.as_str())
-    }
-}
-
 /// Answers one request. For HEAD the connection leaves the body out.
 pub(super) async fn answer<B>(control: &dyn Control, site: Site, request: Request<B>) -> Reply
 where
@@ -119,11 +42,9 @@ where
 {
     let (head, body) = request.into_parts();
     let path = head.uri.path();
-    let Some(page) = Page::ALL
-        .into_iter()
-        .find(|page| page.path() == path && page.is_served(site.scope))
-    else {
-        return not_found(path, site.scope);
+    let Some(page) = Page::served(site.scope).find(|page| page.path() == path) else {
+        let hint = page::hint(path, site.scope);
+        return text(StatusCode::NOT_FOUND, format!("not found; {hint}\n"));
     };
     if !page.allows(&head.method) {
         let message = format!("{path} takes {}\n", page.methods());
@@ -141,7 +62,7 @@ where
     }
     let query = head.uri.query().unwrap_or_default();
     match page {
-        Page::Index => text(StatusCode::OK, index(site.scope)),
+        Page::Index => text(StatusCode::OK, page::index(site.scope)),
         Page::Livez => text(StatusCode::OK, "alive\n"),
         Page::Readyz => readyz(&control.readiness(), parameter(query, "verbose").is_some()),
         Page::Metrics => metrics(control, &head.headers),
@@ -225,39 +146,6 @@ fn set_log_level(control: &dyn Control, level: &str) -> Reply {
         Ok(()) => text(StatusCode::OK, control.log_level() + "\n"),
         Err(problem) => text(StatusCode::BAD_REQUEST, problem + "\n"),
     }
-}
-
-fn index(scope: Scope) -> String {
-    let mut list = String::from("pillion admin\n\n");
-    for page in Page::ALL.into_iter().filter(|page| page.is_served(scope)) {
-        // Writing to a String cannot fail.
-        let _ = writeln!(
-            list,
-            "{:<16} {:<11} {}",
-            page.methods(),
-            page.path(),
-            page.help()
-        );
-    }
-    list
-}
-
-fn not_found(path: &str, scope: Scope) -> Reply {
-    let served = Page::ALL
-        .into_iter()
-        .filter(|page| page.is_served(scope))
-        .map(Page::path);
-    let near = served
-        .clone()
-        .filter(|known| *known != "/")
-        .map(|known| (strsim::damerau_levenshtein(path, known), known))
-        .min()
-        .filter(|&(distance, _)| distance <= 3);
-    let hint = match near {
-        Some((_, known)) => format!("did you mean {known}?"),
-        None => format!("there is {}", served.collect::<Vec<_>>().join(" ")),
-    };
-    text(StatusCode::NOT_FOUND, format!("not found; {hint}\n"))
 }
 
 async fn read<B>(body: B) -> Result<String, Reply>
@@ -387,15 +275,6 @@ mod tests {
             let request = request(method, page.path()).body("info".into()).unwrap();
             let (reply, _) = ask(&fake, FULL, request).await;
             assert_eq!(reply.status(), StatusCode::OK, "{page:?}");
-        }
-    }
-
-    #[test]
-    fn every_page_is_documented() {
-        let docs = include_str!("../../docs/admin.md");
-        for page in Page::ALL {
-            let row = format!("\n| `{}` | {} |", page.path(), page.methods());
-            assert!(docs.contains(&row), "{row}");
         }
     }
 

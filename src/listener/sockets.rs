@@ -122,7 +122,6 @@ impl Sockets {
         for open in &mut self.open {
             open.name = Arc::clone(names[&open.bound.id]);
         }
-        close(removed).await;
         for (listener, id, socket) in prepared.new {
             let plan = Arc::clone(&snapshot.listeners[&id]);
             let (stop, stopped) = oneshot::channel();
@@ -147,6 +146,7 @@ impl Sockets {
                 .send(owner, Command::Listen(Box::new(acceptor)))
                 .await;
         }
+        close(removed).await;
     }
 
     /// Empties all accept queues and closes all sockets.

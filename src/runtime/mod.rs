@@ -1,4 +1,14 @@
-//! Threads, signals, reload and drain.
+//! The two worlds: the workers that move bytes ([`workers`]) and the control thread that decides
+//! ([`control`]): signals, reload, drain.
 
+pub mod admin;
+pub mod control;
+pub mod drain;
 pub mod limits;
+pub mod live;
+pub mod signals;
+pub mod watch;
 pub mod workers;
+
+pub use control::run;
+pub use live::StartError;

@@ -1,0 +1,240 @@
+//! The control thread: signals, the watched files and the admin server's wishes, one at a time.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use serde_json::Value;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::{
+    drain::{Ended, drain},
+    limits,
+    live::{Live, StartError},
+    signals::{Asked, Signals},
+    watch::watch,
+    workers::Threads,
+};
+use crate::{
+    admin::{BoxFuture, Condition, Control, Readiness, ReloadRefused},
+    telemetry::{logging::LogLevel, metrics::Format},
+    worker::{Command, Lifecycle, Shared},
+};
+
+/// How long workers have to drop what they hold.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the access log has to be written.
+const LOG_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Runs the proxy until it has drained. The calling thread becomes the control thread.
+pub fn run(path: PathBuf, log_level: LogLevel) -> Result<(), StartError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| StartError::System {
+            what: "start the control thread",
+            error,
+        })?;
+    let result = runtime.block_on(control(path, log_level));
+    // A lookup or a read may hang; the process does not wait for it.
+    runtime.shutdown_background();
+    result
+}
+
+async fn control(path: PathBuf, log_level: LogLevel) -> Result<(), StartError> {
+    let mut signals = Signals::new().map_err(|error| StartError::System {
+        what: "listen to signals",
+        error,
+    })?;
+    let workers = limits::workers().map_err(StartError::Refused)?;
+    if let Err(error) = limits::raise_open_files() {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+    // Before the first read: a change right after it must not go unnoticed.
+    let mut changes = watch(path.clone());
+    let (mut live, threads) = Live::start(path.clone(), workers).await?;
+    let (handle, mut asked) = Handle::new(&live, log_level);
+    live.admin.start(Arc::clone(&handle) as Arc<dyn Control>);
+    let (admin, probes) = live.admin.describe();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        generation = live.shared.snapshot.load().generation,
+        workers,
+        config = %path.display(),
+        admin,
+        probes,
+        listeners = live.sockets.describe(),
+        "ready"
+    );
+
+    loop {
+        tokio::select! {
+            signal = signals.next() => match signal {
+                Asked::End => break,
+                Asked::Reload => {
+                    if let Err(error) = live.log.reopen() {
+                        tracing::error!(%error, "cannot reopen the access log");
+                    }
+                    // What became of it is in the log.
+                    drop(live.reload().await);
+                }
+            },
+            () = handle.drain.notified() => break,
+            Some(reply) = asked.recv() => {
+                // Whoever asked may be gone; the reload is not undone for that.
+                drop(reply.send(live.reload().await));
+            }
+            Some(()) = changes.recv() => live.reload_if_changed().await,
+        }
+    }
+    // From here on a reload is refused, as nobody is there to do it.
+    drop(asked);
+
+    let shared = Arc::clone(&live.shared);
+    let limits = shared.snapshot.load().config.drain;
+    let ended = drain(limits, &shared, &mut live.sockets, &mut signals).await;
+    match ended {
+        Ended::Empty => tracing::info!("drained"),
+        Ended::Deadline(connections) => {
+            shared.registry.process().drain_cut(connections as u64);
+            tracing::warn!(connections, "drain deadline reached: connections are cut");
+        }
+        Ended::Forced(connections) => {
+            shared.registry.process().drain_cut(connections as u64);
+            tracing::warn!(connections, "second signal: connections are cut");
+        }
+    }
+    stop(&shared, threads).await;
+    live.log.finish(LOG_TIMEOUT);
+    Ok(())
+}
+
+/// Ends the workers, and with them every connection that is still open.
+async fn stop(shared: &Arc<Shared>, threads: Threads) {
+    shared.advance(Lifecycle::Forced);
+    let stopping = async {
+        for worker in 0..shared.workers() {
+            shared.send(worker, Command::Stop).await;
+        }
+        tokio::task::spawn_blocking(|| threads.join()).await
+    };
+    if tokio::time::timeout(STOP_TIMEOUT, stopping).await.is_err() {
+        tracing::warn!("a worker does not end; leaving without it");
+    }
+}
+
+/// What the admin server holds of the process.
+struct Handle {
+    shared: Arc<Shared>,
+    refused: Arc<Mutex<Option<String>>>,
+    log_level: LogLevel,
+    drain: Notify,
+    reload: mpsc::Sender<oneshot::Sender<Result<u64, ReloadRefused>>>,
+}
+
+type Reloads = mpsc::Receiver<oneshot::Sender<Result<u64, ReloadRefused>>>;
+
+impl Handle {
+    fn new(live: &Live, log_level: LogLevel) -> (Arc<Self>, Reloads) {
+        let (reload, asked) = mpsc::channel(1);
+        let handle = Self {
+            shared: Arc::clone(&live.shared),
+            refused: live.refused(),
+            log_level,
+            drain: Notify::new(),
+            reload,
+        };
+        (Arc::new(handle), asked)
+    }
+}
+
+impl Control for Handle {
+    fn readiness(&self) -> Readiness {
+        let snapshot = self.shared.snapshot.load();
+        let lifecycle = self.shared.lifecycle();
+        let condition = |name, ok, detail| Condition { name, ok, detail };
+        Readiness {
+            // The admin server answers only once the first two are true.
+            conditions: vec![
+                condition(
+                    "listeners",
+                    true,
+                    format!("{} bound", snapshot.listeners.len()),
+                ),
+                condition(
+                    "configuration",
+                    true,
+                    format!("generation {}", snapshot.generation),
+                ),
+                condition(
+                    "serving",
+                    lifecycle == Lifecycle::Running,
+                    drain_detail(lifecycle),
+                ),
+            ],
+            refused_reload: self
+                .refused
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
+        }
+    }
+
+    fn config(&self) -> Value {
+        serde_json::to_value(&*self.shared.snapshot.load().config).unwrap_or_default()
+    }
+
+    fn upstreams(&self) -> Value {
+        let snapshot = self.shared.snapshot.load();
+        let upstreams = &snapshot.config.upstreams;
+        upstreams
+            .iter()
+            .map(|config| snapshot.upstreams[&config.name].describe())
+            .collect()
+    }
+
+    fn drain(&self) {
+        self.drain.notify_one();
+    }
+
+    fn reload(&self) -> BoxFuture<Result<u64, ReloadRefused>> {
+        let reload = self.reload.clone();
+        Box::pin(async move {
+            let (reply, answer) = oneshot::channel();
+            // Either fails when the control thread has gone on to drain.
+            if reload.send(reply).await.is_ok()
+                && let Ok(result) = answer.await
+            {
+                return result;
+            }
+            let text = "the process is draining".to_owned();
+            Err(ReloadRefused {
+                problems: serde_json::json!([{ "message": text }]),
+                text,
+            })
+        })
+    }
+
+    fn metrics(&self, format: Format) -> String {
+        self.shared.registry.encode(format)
+    }
+
+    fn log_level(&self) -> String {
+        self.log_level.current()
+    }
+
+    fn set_log_level(&self, filter: &str) -> Result<(), String> {
+        self.log_level.set(filter)
+    }
+}
+
+fn drain_detail(lifecycle: Lifecycle) -> String {
+    match lifecycle {
+        Lifecycle::Running => "",
+        Lifecycle::Announced => "announced, still accepting",
+        Lifecycle::Draining | Lifecycle::Forced => "accepting nothing more",
+    }
+    .to_owned()
+}

@@ -1,0 +1,210 @@
+//! The live configuration, and the one transaction that replaces it.
+//!
+//! Everything that can fail is done first and beside what is live: read, resolve, open the log,
+//! bind the addresses. Then comes what can't: compile, swap one pointer, tell the workers.
+
+use std::{
+    fmt::Display,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use serde_json::json;
+
+use super::{admin::AdminServers, watch::fingerprint, workers};
+use crate::{
+    admin::ReloadRefused,
+    config::{self, LoadError, Loaded},
+    discovery::Discovery,
+    listener::sockets::Sockets,
+    snapshot::Snapshot,
+    telemetry::{LogWriter, Registry},
+    worker::Shared,
+};
+
+/// Why the process could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("{0}")]
+    Configuration(#[from] LoadError),
+    #[error("{0}")]
+    Refused(String),
+    #[error("cannot {what}: {error}")]
+    System {
+        what: &'static str,
+        error: std::io::Error,
+    },
+}
+
+/// What is live, seen from the control thread.
+pub struct Live {
+    pub shared: Arc<Shared>,
+    pub sockets: Sockets,
+    pub admin: AdminServers,
+    pub log: LogWriter,
+    path: PathBuf,
+    discovery: Discovery,
+    /// What the files held when they were last read, whether that was accepted or not.
+    read: Option<u64>,
+    /// Why the last reload was refused; `None` when it was not.
+    refused: Arc<Mutex<Option<String>>>,
+}
+
+impl Live {
+    /// Reads the configuration, binds everything and starts the workers; traffic flows when it
+    /// returns. The admin servers are bound, but not started.
+    pub async fn start(
+        path: PathBuf,
+        workers: usize,
+    ) -> Result<(Self, workers::Threads), StartError> {
+        let read = fingerprint(&path);
+        let Loaded { config, .. } = config::load(&path)?;
+        let registry = Registry::new(workers);
+        let log = LogWriter::start(&config.access_log, Arc::clone(registry.process())).map_err(
+            |error| StartError::System {
+                what: "open the access log",
+                error,
+            },
+        )?;
+        let admin = AdminServers::bind(&config.admin).map_err(StartError::Refused)?;
+        let mut sockets = Sockets::default();
+        let prepared = sockets
+            .prepare(&config.listeners)
+            .map_err(|errors| StartError::Refused(lines(&errors)))?;
+        let first = Snapshot::compile(Arc::new(config), &prepared.bound, None, &registry);
+        let generation = first.generation;
+        let (shared, mailboxes) = Shared::new(first, registry, workers);
+        let threads =
+            workers::spawn(&shared, mailboxes, &log).map_err(|error| StartError::System {
+                what: "start a worker",
+                error,
+            })?;
+        let snapshot = shared.snapshot.load_full();
+        let mut discovery = Discovery::new();
+        discovery.reconcile(&upstreams(&snapshot));
+        sockets.commit(prepared, &snapshot, &shared).await;
+        shared.registry.process().started(generation);
+        let refused = Arc::default();
+        let live = Self {
+            shared,
+            sockets,
+            admin,
+            log,
+            path,
+            discovery,
+            read,
+            refused,
+        };
+        Ok((live, threads))
+    }
+
+    /// Why the last reload was refused, for whoever asks.
+    pub fn refused(&self) -> Arc<Mutex<Option<String>>> {
+        Arc::clone(&self.refused)
+    }
+
+    /// Reloads if the files hold something else than when they were last read.
+    pub async fn reload_if_changed(&mut self) {
+        if fingerprint(&self.path) != self.read {
+            // What became of it is in the log.
+            drop(self.reload().await);
+        }
+    }
+
+    /// Makes the files' configuration live, or leaves everything as it is. Says in log, metrics and
+    /// readiness what became of it.
+    pub async fn reload(&mut self) -> Result<u64, ReloadRefused> {
+        let result = self.replace().await;
+        let process = self.shared.registry.process();
+        let refused = match &result {
+            Ok(generation) => {
+                process.reload_accepted(*generation);
+                tracing::info!(
+                    generation,
+                    listeners = self.sockets.describe(),
+                    "configuration accepted"
+                );
+                None
+            }
+            Err(refused) => {
+                process.reload_rejected();
+                let generation = self.shared.snapshot.load().generation;
+                tracing::error!(
+                    generation,
+                    problems = refused.text,
+                    "configuration rejected"
+                );
+                Some(refused.text.clone())
+            }
+        };
+        // Every change to it is whole, so that a panic elsewhere leaves nothing half done.
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = refused;
+        result
+    }
+
+    async fn replace(&mut self) -> Result<u64, ReloadRefused> {
+        // First the fingerprint: what changes while the files are read is another change.
+        self.read = fingerprint(&self.path);
+        let Loaded { config, .. } = config::load(&self.path).map_err(not_loaded)?;
+        let log = self
+            .log
+            .prepare(&config.access_log)
+            .map_err(|error| refuse([format!("cannot open the access log: {error}")]))?;
+        let admin = self
+            .admin
+            .prepare(&config.admin)
+            .map_err(|problem| refuse([problem]))?;
+        let prepared = self.sockets.prepare(&config.listeners).map_err(refuse)?;
+
+        let shared = &self.shared;
+        let snapshot = Arc::new(Snapshot::compile(
+            Arc::new(config),
+            &prepared.bound,
+            Some(&shared.snapshot.load()),
+            &shared.registry,
+        ));
+        shared.snapshot.store(Arc::clone(&snapshot));
+        self.discovery.reconcile(&upstreams(&snapshot));
+        self.log.apply(log);
+        self.admin.commit(admin);
+        shared.wake();
+        self.sockets.commit(prepared, &snapshot, shared).await;
+        Ok(snapshot.generation)
+    }
+}
+
+fn upstreams(snapshot: &Snapshot) -> Vec<Arc<crate::upstream::Upstream>> {
+    snapshot.upstreams.values().cloned().collect()
+}
+
+fn not_loaded(error: LoadError) -> ReloadRefused {
+    match error {
+        LoadError::Invalid(report) => ReloadRefused {
+            problems: json!(report.problems),
+            text: report.to_string(),
+        },
+        LoadError::Unreadable { .. } => refuse([error]),
+    }
+}
+
+fn refuse<T: Display>(problems: impl IntoIterator<Item = T>) -> ReloadRefused {
+    let problems: Vec<_> = problems
+        .into_iter()
+        .map(|problem| problem.to_string())
+        .collect();
+    ReloadRefused {
+        text: lines(&problems),
+        problems: problems
+            .into_iter()
+            .map(|message| json!({ "message": message }))
+            .collect(),
+    }
+}
+
+fn lines<T: Display>(problems: &[T]) -> String {
+    problems
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("\n")
+}
