@@ -69,6 +69,7 @@ fn run(
             let worker = Rc::clone(&worker);
             async move { worker.access_log.flush_when_idle().await }
         });
+        tokio::task::spawn_local(Rc::clone(&worker.pools).run(Rc::clone(&worker)));
         while let Some(command) = mailbox.recv().await {
             match command {
                 Command::Serve(accepted) => listener::serve(accepted, &worker),
