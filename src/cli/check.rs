@@ -1,50 +1,39 @@
-//! `pillion check` and `pillion schema`: what is written, and what may be.
+//! `pillion check FILE`.
 
 use std::{
-    io::{self, Write},
+    io::{IsTerminal, Write},
     path::Path,
     process::ExitCode,
 };
 
 use crate::config::{self, LoadError};
 
-/// Prints every problem of a configuration.
-pub(super) fn check(path: &Path) -> ExitCode {
-    match config::load(path) {
+/// Reads a configuration and prints every problem: 0 if it holds, 1 if not, 2 if it can't be
+/// read.
+pub fn check(path: &Path) -> ExitCode {
+    let mut out = std::io::stdout().lock();
+    let colors = out.is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let (written, code) = match config::load(path) {
         Ok(loaded) => {
             let config = &loaded.config;
-            print(format_args!(
-                "{}: good ({} listeners, {} routes, {} upstreams)\n",
+            let line = format!(
+                "{}: good ({} listeners, {} routes, {} upstreams)",
                 path.display(),
                 config.listeners.len(),
                 config.routes.len(),
                 config.upstreams.len()
-            ))
+            );
+            (writeln!(out, "{line}"), ExitCode::SUCCESS)
         }
-        Err(LoadError::Invalid(report)) => {
-            print(format_args!("{report}\n"));
-            ExitCode::FAILURE
+        Err(LoadError::Invalid(report)) if colors => {
+            (writeln!(out, "{}", report.colored()), ExitCode::from(1))
         }
-        Err(error) => {
-            eprintln!("pillion: {error}");
-            ExitCode::from(2)
+        Err(LoadError::Invalid(report)) => (writeln!(out, "{report}"), ExitCode::from(1)),
+        Err(error @ LoadError::Unreadable { .. }) => {
+            (writeln!(std::io::stderr(), "{error}"), ExitCode::from(2))
         }
-    }
-}
-
-/// Prints the JSON Schema of the configuration.
-pub(super) fn schema() -> ExitCode {
-    print(format_args!("{:#}\n", config::schema()))
-}
-
-/// Unlike `println!` no panic when the reader has gone (`pillion schema | head`).
-fn print(text: std::fmt::Arguments<'_>) -> ExitCode {
-    match io::stdout().lock().write_fmt(text) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("pillion: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    };
+    // A reader that went away (`| head`) has seen what it wanted; the answer is the exit code.
+    let _ = written;
+    code
 }

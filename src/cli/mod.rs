@@ -1,8 +1,9 @@
 //! The command line. Exit codes, for every command: 0 done, 1 it failed, 2 wrong usage or an
 //! unreadable file.
 
-mod check;
+pub mod check;
 mod run;
+pub mod schema;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -21,7 +22,7 @@ pub fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Run { config } => run::run(config),
         Command::Check { file } => check::check(&file),
-        Command::Schema => check::schema(),
+        Command::Schema => schema::schema(),
     }
 }
 
