@@ -66,6 +66,20 @@ impl Worker {
         self.with_snapshot(|snapshot| snapshot.listeners.get(&listener).cloned())
     }
 
+    /// Resolves when a connection of this listener that can't be told to end must be cut: a listener
+    /// that a reload removes drains its connections for `drain.deadline`, as the process does.
+    pub async fn removed(&self, listener: ListenerId) {
+        loop {
+            let event = self.events.notified();
+            if self.plan(listener).is_none() {
+                break;
+            }
+            event.await;
+        }
+        let deadline = self.with_snapshot(|snapshot| snapshot.config.drain.deadline);
+        tokio::time::sleep(deadline).await;
+    }
+
     /// Whether connections of this listener must come to their end: no new request on them, idle
     /// ones closed.
     pub fn should_close(&self, listener: ListenerId) -> bool {

@@ -75,8 +75,9 @@ fn open(accepted: Accepted) -> io::Result<(Stream, Conn)> {
         socket,
         peer,
         plan,
-        permit,
+        mut permit,
     } = accepted;
+    permit.serve(&plan.metrics);
     let listening = &plan.address;
     let (stream, local) = match listening {
         Address::Tcp(address) => {

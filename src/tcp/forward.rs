@@ -12,7 +12,10 @@ use crate::{
     listener::proxy_protocol,
     net::Stream,
     snapshot::{PlanKind, TcpPlan},
-    telemetry::access_log::{Protocol, Record},
+    telemetry::{
+        UpstreamMetrics,
+        access_log::{Protocol, Record},
+    },
     upstream::{self, ConnectionPermit, InFlight, Upstream},
     worker::{Conn, Worker},
 };
@@ -52,15 +55,26 @@ pub async fn serve(mut client: Stream, conn: Conn, worker: Rc<Worker>) {
 }
 
 /// A connection to an endpoint, and its places in the counts.
-struct Connected {
+struct Connected<'a> {
     stream: Stream,
     in_flight: InFlight,
     _permit: ConnectionPermit,
+    metrics: &'a UpstreamMetrics,
+    worker: usize,
 }
 
-async fn connect(plan: &TcpPlan, conn: &Conn, worker: &Worker) -> Result<Connected> {
+impl Drop for Connected<'_> {
+    fn drop(&mut self) {
+        self.metrics.connection_closed(self.worker);
+    }
+}
+
+async fn connect<'a>(plan: &'a TcpPlan, conn: &Conn, worker: &Worker) -> Result<Connected<'a>> {
     let upstream = &plan.upstream;
-    let permit = permit(upstream).await?;
+    let metrics = &upstream.metrics;
+    let permit = permit(upstream)
+        .await
+        .inspect_err(|error| metrics.limit_refused(worker.id, error.reason))?;
     let mut tried = Vec::new();
     loop {
         let start = Instant::now();
@@ -70,14 +84,18 @@ async fn connect(plan: &TcpPlan, conn: &Conn, worker: &Worker) -> Result<Connect
             Ok(stream) => {
                 let now = Instant::now();
                 in_flight.observe(now - start, now);
+                metrics.connection_opened(worker.id, now - start);
                 return Ok(Connected {
                     stream,
                     in_flight,
                     _permit: permit,
+                    metrics,
+                    worker: worker.id,
                 });
             }
             Err(error) => {
                 in_flight.failed(Instant::now());
+                metrics.connection_failed(worker.id, error.reason);
                 tracing::debug!(endpoint = %endpoint.label, %error, "could not connect");
                 tried.push(endpoint.id);
                 if tried.len() == ATTEMPTS {
