@@ -19,7 +19,7 @@ use serde::{
 
 use super::{
     report::{Fault, MAX_PROBLEMS, Problems, quote},
-    tree::{Entry, Kind, NodeId, Tree},
+    tree::{Entry, Kind, NodeId, Scalar, Tree},
 };
 
 /// Rounds that tell the user nothing new happen only for values that depend on a hole.
@@ -191,6 +191,16 @@ impl<'t> Cursor<'t> {
         self.here(Err(de::Error::invalid_type(found, &visitor)))
     }
 
+    /// The same, with a way out.
+    fn hinted<'de, V: Visitor<'de>>(&self, visitor: V, hint: &str) -> Result<V::Value, Error> {
+        self.unexpected(visitor).map_err(|mut error| {
+            if let What::Fault(fault) = &mut error.what {
+                fault.hint = Some(hint.to_owned());
+            }
+            error
+        })
+    }
+
     fn number<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         if self.tree.is_hole(self.node) {
             return self.here(visitor.visit_u64(0));
@@ -204,6 +214,9 @@ impl<'t> Cursor<'t> {
                     Ok(number) => self.here(visitor.visit_i64(number)),
                     Err(_) => self.unexpected(visitor),
                 }
+            }
+            Kind::Scalar(scalar) if scalar.text.parse::<u64>().is_ok() => {
+                self.hinted(visitor, "without quotes")
             }
             _ => self.unexpected(visitor),
         }
@@ -228,7 +241,7 @@ impl<'de> Deserializer<'de> for Cursor<'_> {
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match self.kind() {
-            Kind::Nothing => self.unexpected(visitor),
+            Kind::Nothing => self.deserialize_str(visitor),
             Kind::List(_) => self.deserialize_seq(visitor),
             Kind::Mapping(_) => self.mapping(visitor),
             Kind::Scalar(scalar) if scalar.plain && scalar.text.parse::<u64>().is_ok() => {
@@ -246,8 +259,13 @@ impl<'de> Deserializer<'de> for Cursor<'_> {
             Kind::Scalar(scalar) if scalar.plain => match scalar.text.as_str() {
                 "true" | "True" | "TRUE" => self.here(visitor.visit_bool(true)),
                 "false" | "False" | "FALSE" => self.here(visitor.visit_bool(false)),
+                "yes" | "Yes" | "on" | "On" => self.hinted(visitor, "write true"),
+                "no" | "No" | "off" | "Off" => self.hinted(visitor, "write false"),
                 _ => self.unexpected(visitor),
             },
+            Kind::Scalar(Scalar { text, .. }) if matches!(text.as_str(), "true" | "false") => {
+                self.hinted(visitor, "without quotes")
+            }
             _ => self.unexpected(visitor),
         }
     }

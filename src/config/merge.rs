@@ -39,11 +39,15 @@ pub(super) fn read(
                 }
             }
             Kind::Nothing => {}
-            Kind::Scalar(_) | Kind::List(_) => problems.node(
-                tree,
-                root,
-                Fault::new("a mapping is expected, with keys such as `listeners` and `upstreams`"),
-            ),
+            Kind::Scalar(_) | Kind::List(_) => {
+                let keys = "with keys such as `listeners` and `upstreams`";
+                problems.node(
+                    tree,
+                    root,
+                    Fault::new(format!("a mapping is expected, {keys}")),
+                );
+                whole = false;
+            }
         }
     }
     let start = Mark {

@@ -215,7 +215,7 @@ pub(super) enum Forwarded {
     Off,
 }
 
-/// Dot segments are always removed and unreserved `%XX` always decoded (RFC 3986 section 6.2.2);
+/// Forms of a path that servers disagree about. Dot segments are always removed and unreserved `%XX` always decoded (RFC 3986 section 6.2.2);
 /// the same form is matched and forwarded.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -488,7 +488,7 @@ pub(super) struct RequestRedirect {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) path: Option<At<PathModifier>>,
     /// 301, 302, 303, 307 or 308.
-    pub(super) status_code: At<Count<100, 999>>,
+    pub(super) status_code: At<Count<300, 399>>,
 }
 
 impl Default for RequestRedirect {
@@ -597,7 +597,7 @@ fn denominator() -> Count<1, 1_000_000> {
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(super) struct DirectResponse {
-    /// From 200 to 599.
+    /// The status.
     pub(super) status_code: At<Count<200, 599>>,
     /// Text; none for 204 and 304.
     pub(super) body: At<String>,

@@ -5,6 +5,8 @@ use std::fmt::{self, Write as _};
 
 use serde::Serialize;
 
+use strsim::damerau_levenshtein as distance;
+
 use super::tree::{Mark, NodeId, Tree};
 
 /// More problems than this are not listed: by then one cause has many effects.
@@ -15,6 +17,9 @@ const SNIPPET_WIDTH: usize = 120;
 
 /// Longest piece of what was written that a message repeats, in characters.
 const QUOTE_WIDTH: usize = 60;
+
+/// Longer texts are no misspelt names, and comparing them costs the product of their lengths.
+const MAX_COMPARED: usize = 64;
 
 /// Every problem of a configuration, in the order of the files.
 #[derive(Clone, Debug, Serialize)]
@@ -127,8 +132,8 @@ impl Fault {
         self
     }
 
-    /// Adds `did you mean` if one of `known` is close to what was written, else the whole list
-    /// if it is short.
+    /// Adds `did you mean` if one of `known` is close to what was written (at most a third of it
+    /// differs), else the whole list if it is short.
     #[must_use]
     pub(super) fn suggest<'a>(
         self,
@@ -139,14 +144,10 @@ impl Fault {
         let folded = written.to_ascii_lowercase();
         let closest = known
             .iter()
-            .map(|name| {
-                (
-                    strsim::damerau_levenshtein(&folded, &name.to_ascii_lowercase()),
-                    name,
-                )
-            })
+            .filter(|name| folded.len().max(name.len()) <= MAX_COMPARED)
+            .map(|name| (distance(&folded, &name.to_ascii_lowercase()), name))
             .min_by_key(|(distance, _)| *distance)
-            .filter(|(distance, name)| *distance <= 1 + name.chars().count().min(12) / 4);
+            .filter(|(distance, name)| *distance <= (name.chars().count() / 3).max(1));
         match closest {
             Some((_, name)) => self.hint(format!("did you mean `{name}`?")),
             None if known.is_empty() => self,
@@ -170,6 +171,9 @@ impl fmt::Display for Fault {
 
 /// What was written, for a message: in backticks and not too long.
 pub(super) fn quote(text: &str) -> String {
+    if text.is_empty() {
+        return "an empty text".to_owned();
+    }
     let mut quoted = String::from("`");
     let mut characters = text.chars();
     quoted.extend(

@@ -220,7 +220,12 @@ impl<const MIN: u64, const MAX: u64> JsonSchema for Count<MIN, MAX> {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "integer", "minimum": MIN, "maximum": MAX })
+        json_schema!({
+            "type": ["integer", "string"],
+            "minimum": MIN,
+            "maximum": MAX,
+            "pattern": r"\$\{",
+        })
     }
 }
 

@@ -329,10 +329,18 @@ impl Reader<'_> {
     fn broken(&self, error: &granit_parser::ScanError) -> Fatal {
         let at = error.marker();
         let mark = self.mark(Span::empty(*at));
-        (
-            mark,
-            Fault::new(format!("this is not YAML: {}", error.info())),
-        )
+        let fault = Fault::new(format!("this is not YAML: {}", error.info()));
+        let line = self.tree.line(mark);
+        if line.contains("${") {
+            (
+                mark,
+                fault.hint("within [ ] and { } a value with ${NAME} needs quotes"),
+            )
+        } else if line.starts_with([' ', '\t']) && line.trim_start_matches(' ').starts_with('\t') {
+            (mark, fault.hint("YAML is indented by spaces, not tabs"))
+        } else {
+            (mark, fault)
+        }
     }
 
     fn mark(&self, span: Span) -> Mark {

@@ -56,7 +56,8 @@ impl Resolver<'_> {
         let address = self.parse(&raw.address, |text| syntax::listen_address(text, directory));
         let (name, name_node) = match &raw.name {
             Some(name) => (self.parse(name, syntax::name), name.node),
-            None => (Some(raw.address.value.as_str().into()), raw.address.node),
+            None if address.is_none() => (None, None),
+            None => (self.default_name(&raw.address), raw.address.node),
         };
         if let Some(address) = &address {
             self.bound(address, raw.address.node);
@@ -95,6 +96,15 @@ impl Resolver<'_> {
             kind,
         };
         Some((placed.node, listener))
+    }
+
+    /// The address as text; most of them can serve as a name.
+    fn default_name(&mut self, address: &At<String>) -> Option<Arc<str>> {
+        self.parse(address, |text| {
+            syntax::name(text).map_err(|_| {
+                Fault::new("this address can't serve as a name").hint("write a `name` as well")
+            })
+        })
     }
 
     /// Settings of a protocol that the listener doesn't speak.
