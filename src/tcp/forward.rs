@@ -41,6 +41,7 @@ pub async fn serve(mut client: Stream, conn: Conn, worker: Rc<Worker>) {
         Err(error) => Err(error),
     };
     if let Err(error) = result {
+        conn.plan.metrics.failed(worker.id, error.reason);
         record.reason = Some(error.reason);
         record.detail = error.to_string().into();
     }

@@ -19,6 +19,7 @@ struct Cells {
     received: Count,
     sent: Count,
     refused_heads: ByReason,
+    failed: ByReason,
 }
 
 impl ListenerMetrics {
@@ -48,6 +49,11 @@ impl ListenerMetrics {
     /// A request head was refused before there was a request that a route could count.
     pub fn refused_head(&self, worker: usize, reason: Reason) {
         self.0.of(worker).refused_heads.of(reason).increment();
+    }
+
+    /// An opaque connection was not carried to an end of its own.
+    pub fn failed(&self, worker: usize, reason: Reason) {
+        self.0.of(worker).failed.of(reason).increment();
     }
 
     /// Connections open now.
@@ -94,6 +100,12 @@ impl Scraped for ListenerMetrics {
             "Request heads refused before any route was asked.",
             ["reason"],
             |metrics| metrics.0.reasons(|cells| &cells.refused_heads),
+        )?;
+        families.counters(
+            "pillion_listener_connections_failed",
+            "Opaque (TCP) connections that were not carried, or ended early, by reason.",
+            ["reason"],
+            |metrics| metrics.0.reasons(|cells| &cells.failed),
         )
     }
 }
