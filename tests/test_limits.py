@@ -219,16 +219,6 @@ def test_connections_at_the_upstreams_limit_make_requests_wait(pillion, echo, co
     assert len(echo.connections) == 1
 
 
-def test_no_pending_requests_allowed(pillion, echo, connect):
-    proxy = pillion(http_config(echo.address, upstream={"limits": {"connections": 1, "pending": 0}}))
-    first = connect(proxy.address()).send_request("GET", "/first?gate=g")
-    echo.wait_heads(1)
-    response = fetch(proxy.address(), "GET", "/second")
-    assert (response.status, response.reason) in ((503, "connection_limit"), (503, "pending_limit"))
-    echo.open_gate("g")
-    assert first.read_response().status == 200
-
-
 def test_a_worker_at_the_limit_never_starves(pillion, echo):
     """One connection for all workers: whichever worker a client is on, its request gets through."""
     proxy = pillion(http_config(echo.address, upstream={"limits": {"connections": 1}}), env={"PILLION_WORKERS": "4"})
