@@ -63,6 +63,13 @@ def test_every_dependency_says_why_it_is_here():
     assert sorted(explained) == sorted(declared)
 
 
+def test_every_dependency_is_used():
+    sources = "\n".join(text for name, text in tracked().items() if name.endswith(".rs"))
+    unused = [name for name in {**CARGO_TOML["dependencies"], **CARGO_TOML["dev-dependencies"]}
+              if not re.search(rf"\b{name.replace('-', '_')}::", sources)]
+    assert unused == []
+
+
 @pytest.mark.parametrize("name", [name for name in tracked() if name.endswith(".md")])
 def test_links_between_documents_lead_somewhere(name):
     targets = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", (ROOT / name).read_text())
