@@ -39,10 +39,7 @@ const TARGETS_AT_ONCE: usize = 16;
 /// Publishes what is behind the name at `index` of the upstream's endpoints for as long as the
 /// upstream lives.
 pub(super) async fn follow(resolver: Arc<Resolver>, upstream: Weak<Upstream>, index: usize) {
-    let mut follower = Follower {
-        resolver,
-        known: HashMap::new(),
-    };
+    let mut follower = Follower::new(resolver);
     let mut failures = 0_u32;
     loop {
         // Held only between two waits, so that a removed upstream can go.
@@ -99,20 +96,27 @@ fn retry(failures: u32, chance: f64) -> Duration {
     doubled.min(LAST_RETRY).mul_f64(1.0 - 0.25 * chance)
 }
 
-struct Answer {
-    found: Vec<Wanted>,
-    ttl: Duration,
+pub(super) struct Answer {
+    pub(super) found: Vec<Wanted>,
+    pub(super) ttl: Duration,
 }
 
 /// One name being followed.
-struct Follower {
+pub(super) struct Follower {
     resolver: Arc<Resolver>,
     /// The last addresses of each host, for when only some of the questions are answered.
     known: HashMap<String, Vec<IpAddr>>,
 }
 
 impl Follower {
-    async fn ask(
+    pub(super) fn new(resolver: Arc<Resolver>) -> Self {
+        Self {
+            resolver,
+            known: HashMap::new(),
+        }
+    }
+
+    pub(super) async fn ask(
         &mut self,
         address: &EndpointAddress,
         before: &[Wanted],
@@ -233,5 +237,38 @@ fn service(data: &RData) -> Option<SRV> {
     match data {
         RData::SRV(record) => Some(record.clone()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_asked_for_again_within_the_bounds() {
+        let seconds = Duration::from_secs;
+        let dns = DnsPolicy {
+            min_ttl: seconds(5),
+            max_ttl: seconds(60),
+        };
+        for (ttl, expected) in [(0, 5), (5, 5), (30, 30), (60, 60), (86_400, 60)] {
+            assert_eq!(refresh(seconds(ttl), dns, 0.0), seconds(expected));
+            assert!(refresh(seconds(ttl), dns, 0.999) < seconds(expected).mul_f64(1.1));
+        }
+        let upside_down = DnsPolicy {
+            min_ttl: seconds(60),
+            max_ttl: seconds(5),
+        };
+        assert_eq!(refresh(seconds(30), upside_down, 0.0), seconds(60));
+    }
+
+    #[test]
+    fn retries_back_off() {
+        let pauses: Vec<u64> = (1..=7)
+            .map(|failures| retry(failures, 0.0).as_secs())
+            .collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
+        assert_eq!(retry(u32::MAX, 0.0), LAST_RETRY);
+        assert!(retry(1, 1.0) >= FIRST_RETRY.mul_f64(0.75));
     }
 }

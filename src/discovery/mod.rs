@@ -3,6 +3,8 @@
 mod dns;
 mod pairing;
 pub mod resolver;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::HashMap,

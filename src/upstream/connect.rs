@@ -149,3 +149,151 @@ fn failed(address: &dyn std::fmt::Display, error: &io::Error) -> Error {
         .detail(format!("{address}: {error}{hint}"))
         .replay(Replay::NeverSent)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::{
+        net::{TcpListener, TcpSocket, UnixListener},
+        time::Instant,
+    };
+
+    use super::*;
+    use crate::upstream::tests::upstream_config;
+
+    async fn attempt(target: Target) -> (Arc<Endpoint>, Result<Stream>) {
+        let endpoint = Endpoint::new(target, Instant::now());
+        let outcome = connect(&endpoint, &upstream_config(&[])).await;
+        (endpoint, outcome)
+    }
+
+    async fn listener(address: &str) -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, address)
+    }
+
+    /// An address that refuses: bound, but nobody listens, so that no other takes it meanwhile.
+    fn refusing(address: &str) -> (TcpSocket, SocketAddr) {
+        let address: SocketAddr = address.parse().unwrap();
+        let socket = if address.is_ipv4() {
+            TcpSocket::new_v4()
+        } else {
+            TcpSocket::new_v6()
+        };
+        let socket = socket.unwrap();
+        socket.bind(address).unwrap();
+        let address = socket.local_addr().unwrap();
+        (socket, address)
+    }
+
+    #[tokio::test]
+    async fn connections_have_no_delay_and_are_probed() {
+        let (_listener, address) = listener("127.0.0.1:0").await;
+        let (_, stream) = attempt(Target::tcp(address)).await;
+        let Ok(Stream::Tcp(stream)) = stream else {
+            panic!("{stream:?}")
+        };
+        assert!(stream.nodelay().unwrap());
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_names_the_address_and_was_never_sent() {
+        let (_socket, address) = refusing("127.0.0.1:0");
+        let error = attempt(Target::tcp(address)).await.1.unwrap_err();
+        assert_eq!(
+            (error.reason, error.replay),
+            (Reason::ConnectFailed, Replay::NeverSent)
+        );
+        assert!(error.detail.contains(&address.to_string()), "{error}");
+        assert!(error.detail.contains("refused"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn the_alternative_takes_over_and_is_first_the_next_time() {
+        let (_socket, address) = refusing("127.0.0.2:0");
+        let (_listener, other) = listener("127.0.0.1:0").await;
+        let target = Target::Tcp {
+            address,
+            alternative: Some(other),
+        };
+        let (endpoint, stream) = attempt(target).await;
+        stream.unwrap();
+        assert!(endpoint.alternative_first.load(Ordering::Relaxed));
+        connect(&endpoint, &upstream_config(&[])).await.unwrap();
+        assert!(endpoint.alternative_first.load(Ordering::Relaxed));
+    }
+
+    #[tokio::test]
+    async fn when_both_fail_both_are_named() {
+        let ((_a, address), (_b, other)) = (refusing("127.0.0.1:0"), refusing("127.0.0.2:0"));
+        let target = Target::Tcp {
+            address,
+            alternative: Some(other),
+        };
+        let error = attempt(target).await.1.unwrap_err();
+        assert_eq!(error.reason, Reason::ConnectFailed);
+        assert!(error.detail.contains(&address.to_string()), "{error}");
+        assert!(error.detail.contains(&other.to_string()), "{error}");
+    }
+
+    /// A listener whose accept queue is full lets nobody in, and says nothing about it.
+    async fn silent() -> (Vec<TcpStream>, TcpListener, SocketAddr) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        // Linux queues one more than it was told.
+        let mut queued = Vec::new();
+        for _ in 0..2 {
+            queued.push(TcpStream::connect(address).await.unwrap());
+        }
+        (queued, listener, address)
+    }
+
+    #[tokio::test]
+    async fn a_silent_address_ends_with_the_connect_timeout() {
+        let (_queued, _listener, address) = silent().await;
+        let mut config = upstream_config(&[]);
+        config.connect_timeout = Duration::from_millis(20);
+        let endpoint = Endpoint::new(Target::tcp(address), Instant::now());
+        let error = connect(&endpoint, &config).await.unwrap_err();
+        assert_eq!(
+            (error.reason, error.replay),
+            (Reason::ConnectTimeout, Replay::NeverSent)
+        );
+        assert!(error.detail.contains(&address.to_string()), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_silent_address_is_raced() {
+        let (_queued, _listener, address) = silent().await;
+        let (_other_listener, other) = listener("127.0.0.1:0").await;
+        let (endpoint, stream) = attempt(Target::Tcp {
+            address,
+            alternative: Some(other),
+        })
+        .await;
+        stream.unwrap();
+        assert!(endpoint.alternative_first.load(Ordering::Relaxed));
+    }
+
+    #[tokio::test]
+    async fn unix_sockets_work_or_say_which_does_not() {
+        let folder = std::env::temp_dir().join(format!("pillion-connect-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("app.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let (_, stream) = attempt(Target::Unix(path.clone())).await;
+        assert!(matches!(stream, Ok(Stream::Unix(_))));
+        drop(listener);
+        let error = attempt(Target::Unix(path)).await.1.unwrap_err();
+        assert_eq!(error.reason, Reason::ConnectFailed);
+        assert!(error.detail.contains("app.sock"), "{error}");
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}

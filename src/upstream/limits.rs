@@ -4,13 +4,21 @@
 //! order they came, across workers, and [ask](Limits::subscribe) every pool for an idle connection:
 //! a worker never starves while another one holds connections it doesn't use.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    future::poll_fn,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Poll,
 };
 
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, watch};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::coop::unconstrained,
+};
 
 use crate::{
     config::model,
@@ -154,6 +162,11 @@ impl Limits {
         })
     }
 
+    fn ask_for_one(&self) {
+        self.asked.fetch_add(1, Ordering::AcqRel);
+        self.ask.send_replace(());
+    }
+
     /// Takes up to `count` places off the excess that a lowered limit has left; how many it took.
     fn swallow(&self, count: usize) -> usize {
         self.excess
@@ -183,9 +196,19 @@ impl PendingPermit {
     /// gives the place in the queue up.
     pub async fn connection(&self) -> ConnectionPermit {
         let limits = &self.0;
-        let _waiting = Waiting::begin(limits);
-        // Closed never: the semaphore is owned here and nothing closes it.
-        if let Ok(permit) = limits.free.acquire().await {
+        let mut place = pin!(unconstrained(limits.free.acquire()));
+        // First into the queue, then ask: the other way round a latecomer could take what was given
+        // up for this one, and nobody would be asked again. (Unconstrained, since a poll that only
+        // yields would not enter the queue.)
+        let granted = match poll_fn(|cx| Poll::Ready(place.as_mut().poll(cx))).await {
+            Poll::Ready(granted) => granted,
+            Poll::Pending => {
+                let _waiting = Waiting::begin(limits);
+                place.await
+            }
+        };
+        // An error would mean that the semaphore is closed, which nobody does.
+        if let Ok(permit) = granted {
             permit.forget();
         }
         ConnectionPermit::new(limits)
@@ -215,6 +238,9 @@ impl Drop for ConnectionPermit {
         // Its place goes to the next in line, unless a lowered limit takes it.
         if self.0.swallow(1) == 0 {
             self.0.free.add_permits(1);
+        } else if self.0.waiting.load(Ordering::Acquire) > 0 {
+            // It may have been given up for one who waits, who would not be served by it.
+            self.0.ask_for_one();
         }
     }
 }
@@ -225,8 +251,7 @@ struct Waiting<'a>(&'a Limits);
 impl<'a> Waiting<'a> {
     fn begin(limits: &'a Limits) -> Self {
         limits.waiting.fetch_add(1, Ordering::AcqRel);
-        limits.asked.fetch_add(1, Ordering::AcqRel);
-        limits.ask.send_replace(());
+        limits.ask_for_one();
         Self(limits)
     }
 }
@@ -277,5 +302,212 @@ impl Counter {
         Error::new(reason, "")
             .detail(format!("limit of {max} {what}"))
             .replay(Replay::NeverSent)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::RefCell, rc::Rc, sync::Barrier, thread};
+
+    use tokio::{runtime::LocalRuntime, task::yield_now};
+
+    use super::*;
+
+    fn limits(connections: usize, pending: usize, requests: usize) -> Arc<Limits> {
+        Limits::new(model::Limits {
+            connections,
+            pending,
+            requests,
+        })
+    }
+
+    /// Runs `work` on so many threads, each a worker of its own.
+    fn on_workers<F: Future<Output = ()>>(count: usize, work: impl Fn(usize) -> F + Sync) {
+        thread::scope(|scope| {
+            for worker in 0..count {
+                let work = &work;
+                scope.spawn(move || LocalRuntime::new().unwrap().block_on(work(worker)));
+            }
+        });
+    }
+
+    #[test]
+    fn requests_and_pending_stop_at_their_limits() {
+        let limits = limits(1, 1, 2);
+        let first = limits.request().unwrap();
+        let _second = limits.request().unwrap();
+        let error = limits.request().unwrap_err();
+        assert_eq!(
+            (error.reason, error.replay),
+            (Reason::RequestLimit, Replay::NeverSent)
+        );
+        drop(first);
+        limits.request().unwrap();
+
+        let waiting = limits.pending().unwrap();
+        assert_eq!(limits.pending().unwrap_err().reason, Reason::PendingLimit);
+        drop(waiting);
+        limits.pending().unwrap();
+    }
+
+    #[tokio::test]
+    async fn below_the_limit_nobody_is_pending() {
+        let limits = limits(2, 0, 0);
+        let first = limits.connection().await.unwrap();
+        let _second = limits.connection().await.unwrap();
+        assert_eq!(
+            limits.connection().await.unwrap_err().reason,
+            Reason::PendingLimit
+        );
+        drop(first);
+        limits.connection().await.unwrap();
+        assert_eq!(limits.connections(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_wait_that_is_given_up_leaves_nothing_behind() {
+        let limits = limits(1, 9, 0);
+        let held = limits.connection().await.unwrap();
+        let mut ask = limits.subscribe();
+        {
+            let mut wait = std::pin::pin!(limits.connection());
+            tokio::select! {
+                biased;
+                _ = &mut wait => panic!("above the limit"),
+                () = yield_now() => {}
+            }
+            ask.changed().await.unwrap();
+            assert!(limits.connection_wanted());
+            assert_eq!(limits.pending_requests(), 1);
+        }
+        assert_eq!(limits.pending_requests(), 0);
+        assert!(!limits.give_up_one());
+        drop(held);
+        assert!(limits.try_connection().is_some());
+    }
+
+    #[test]
+    fn changed_limits_count_what_is_held() {
+        let limits = limits(3, 9, 9);
+        let set = |connections| {
+            limits.set(model::Limits {
+                connections,
+                pending: 9,
+                requests: 9,
+            });
+        };
+        let mut held: Vec<_> = (0..3).map(|_| limits.try_connection().unwrap()).collect();
+        set(1);
+        held.truncate(1);
+        assert!(limits.try_connection().is_none());
+        set(2);
+        held.push(limits.try_connection().unwrap());
+        assert!(limits.try_connection().is_none());
+        set(usize::MAX);
+        held.push(limits.try_connection().unwrap());
+        held.clear();
+        set(1);
+        assert!(limits.try_connection().is_some());
+        assert_eq!(limits.connections(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_lowered_limit_does_not_eat_what_was_given_up_for_a_waiter() {
+        let limits = limits(3, 9, 9);
+        let mut idle: Vec<_> = (0..3).map(|_| limits.try_connection().unwrap()).collect();
+        limits.set(model::Limits {
+            connections: 1,
+            pending: 9,
+            requests: 9,
+        });
+        let mut wait = std::pin::pin!(limits.connection());
+        loop {
+            tokio::select! {
+                biased;
+                granted = &mut wait => break drop(granted.unwrap()),
+                () = yield_now() => {}
+            }
+            assert!(limits.give_up_one(), "with {} idle", idle.len());
+            idle.pop();
+        }
+        assert!(idle.is_empty());
+    }
+
+    #[test]
+    fn the_limit_holds_and_every_waiter_is_served() {
+        let limits = limits(3, 1000, 1000);
+        on_workers(4, |_| async {
+            for _ in 0..500 {
+                let permit = limits.connection().await.unwrap();
+                assert!(limits.connections() <= 3);
+                yield_now().await;
+                drop(permit);
+            }
+        });
+        assert_eq!(limits.connections(), 0);
+        assert_eq!(limits.pending_requests(), 0);
+        assert!(!limits.connection_wanted());
+    }
+
+    type Pool = Rc<RefCell<Vec<ConnectionPermit>>>;
+
+    /// What a pool does in the background.
+    async fn sweep(limits: Arc<Limits>, pool: Pool) {
+        let mut ask = limits.subscribe();
+        ask.mark_changed();
+        while ask.changed().await.is_ok() {
+            while !pool.borrow().is_empty() && limits.give_up_one() {
+                pool.borrow_mut().pop();
+            }
+        }
+    }
+
+    async fn take(limits: &Arc<Limits>, pool: &Pool) -> ConnectionPermit {
+        let idle = pool.borrow_mut().pop();
+        match idle {
+            Some(connection) => connection,
+            None => limits.connection().await.unwrap(),
+        }
+    }
+
+    fn give_back(limits: &Limits, pool: &Pool, connection: ConnectionPermit) {
+        if !limits.give_up_one() {
+            pool.borrow_mut().push(connection);
+        }
+    }
+
+    /// One worker has every connection idle in its pool and nothing more to do; the others get on
+    /// only if it gives them up. And so on, since each of them keeps its last one in its pool.
+    #[test]
+    fn idle_connections_of_one_worker_do_not_starve_another() {
+        for _ in 0..50 {
+            let limits = limits(2, 1000, 1000);
+            let ready = Barrier::new(4);
+            let done = watch::Sender::new(0);
+            on_workers(4, |worker| {
+                let (limits, ready, done) = (&limits, &ready, &done);
+                async move {
+                    let pool = Pool::default();
+                    let sweeper = tokio::task::spawn_local(sweep(limits.clone(), pool.clone()));
+                    if worker == 0 {
+                        pool.borrow_mut().extend(limits.try_connection());
+                        pool.borrow_mut().extend(limits.try_connection());
+                    }
+                    ready.wait();
+                    if worker > 0 {
+                        for _ in 0..20 {
+                            let connection = take(limits, &pool).await;
+                            yield_now().await;
+                            give_back(limits, &pool, connection);
+                        }
+                    }
+                    done.send_modify(|done| *done += 1);
+                    done.subscribe().wait_for(|&done| done == 4).await.unwrap();
+                    sweeper.abort();
+                }
+            });
+            assert_eq!(limits.connections(), 0);
+            assert!(!limits.connection_wanted());
+        }
     }
 }

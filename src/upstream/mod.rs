@@ -282,3 +282,179 @@ fn vacancy(config: &model::Upstream, names: &[Resolution]) -> Vacancy {
         },
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        config::model::{
+            Balancer, DnsPolicy, EndpointConfig, Limits as ModelLimits, UpstreamProtocol,
+        },
+        telemetry::Registry,
+    };
+
+    /// An upstream `app` of these addresses with weight 1, defaults for the rest.
+    pub(crate) fn upstream_config(endpoints: &[EndpointAddress]) -> model::Upstream {
+        let endpoints = endpoints
+            .iter()
+            .map(|address| EndpointConfig {
+                address: address.clone(),
+                weight: 1,
+            })
+            .collect();
+        model::Upstream {
+            name: "app".into(),
+            endpoints,
+            protocol: UpstreamProtocol::Http1,
+            balancer: Balancer::PeakEwma,
+            connect_timeout: Duration::from_secs(1),
+            idle_timeout: Duration::from_secs(60),
+            max_connection_age: Duration::from_secs(3600),
+            limits: ModelLimits {
+                connections: 10_000,
+                pending: 10_000,
+                requests: 10_000,
+            },
+            proxy_protocol: None,
+            dns: DnsPolicy {
+                min_ttl: Duration::from_secs(1),
+                max_ttl: Duration::from_secs(300),
+            },
+        }
+    }
+
+    pub(crate) fn upstream(endpoints: &[EndpointAddress]) -> Arc<Upstream> {
+        let metrics = Registry::new(1).upstream("app");
+        Upstream::new(Arc::new(upstream_config(endpoints)), metrics)
+    }
+
+    fn ip(last: u8) -> EndpointAddress {
+        EndpointAddress::Ip(([127, 0, 0, last], 80).into())
+    }
+
+    fn name(host: &str) -> EndpointAddress {
+        EndpointAddress::Dns {
+            host: host.into(),
+            port: 80,
+        }
+    }
+
+    fn found(last: u8) -> Vec<Wanted> {
+        vec![Wanted {
+            target: Target::tcp(([127, 0, 0, last], 80).into()),
+            weight: 1,
+        }]
+    }
+
+    fn failure(message: &str) -> Result<Vec<Wanted>, LookupFailure> {
+        Err(LookupFailure {
+            message: message.into(),
+            absent: false,
+        })
+    }
+
+    fn ids(upstream: &Upstream) -> Vec<(String, EndpointId)> {
+        let set = upstream.endpoints();
+        set.endpoints()
+            .iter()
+            .map(|e| (e.label.to_string(), e.id))
+            .collect()
+    }
+
+    fn pick(upstream: &Upstream) -> Result<InFlight> {
+        upstream.pick(Instant::now(), &mut fastrand::Rng::with_seed(1), &[])
+    }
+
+    #[tokio::test]
+    async fn requests_are_active_while_their_guard_lives() {
+        let upstream = upstream(&[ip(1)]);
+        let first = pick(&upstream).unwrap();
+        let second = pick(&upstream).unwrap();
+        let endpoint = first.endpoint().clone();
+        assert_eq!(endpoint.active(), 2);
+        first.observe(Duration::from_millis(5), Instant::now());
+        assert_eq!(endpoint.latency(), Some(Duration::from_millis(5)));
+        drop((first, second));
+        assert_eq!(endpoint.active(), 0);
+        let shown = upstream.describe();
+        assert_eq!(shown["endpoints"][0]["address"], "127.0.0.1:80");
+        assert_eq!(shown["endpoints"][0]["ewmaMs"], 5.0);
+        assert_eq!(shown["limits"]["requests"]["limit"], 10_000);
+    }
+
+    #[tokio::test]
+    async fn a_name_has_endpoints_once_published_and_keeps_them() {
+        let upstream = upstream(&[name("db")]);
+        let error = pick(&upstream).unwrap_err();
+        assert_eq!(
+            (error.reason, error.replay),
+            (Reason::DnsUnresolved, Replay::NeverSent)
+        );
+        assert_eq!(error.detail, "upstream app: db:80: not resolved yet");
+
+        upstream.publish(0, failure("SERVFAIL"), Instant::now());
+        assert_eq!(
+            pick(&upstream).unwrap_err().detail,
+            "upstream app: db:80: SERVFAIL"
+        );
+
+        upstream.publish(0, Ok(found(7)), Instant::now());
+        let before = ids(&upstream);
+        let version = upstream.endpoints().version();
+        upstream.publish(0, failure("timeout"), Instant::now());
+        upstream.publish(0, Ok(found(7)), Instant::now());
+        assert_eq!(upstream.endpoints().version(), version);
+        assert_eq!(ids(&upstream), before);
+
+        upstream.publish(0, Ok(found(8)), Instant::now());
+        assert!(upstream.endpoints().version() > version);
+        assert!(!upstream.endpoints().contains(before[0].1));
+        upstream.publish(0, failure("timeout"), Instant::now());
+        let shown = upstream.describe();
+        assert_eq!(shown["dns"][0]["name"], "db:80");
+        assert_eq!(shown["dns"][0]["error"], "timeout");
+    }
+
+    #[tokio::test]
+    async fn no_endpoint_is_not_a_matter_of_names() {
+        let mut config = upstream_config(&[ip(1)]);
+        config.endpoints[0].weight = 0;
+        let none = Upstream::new(Arc::new(config), Registry::new(1).upstream("app"));
+        assert_eq!(pick(&none).unwrap_err().reason, Reason::NoEndpoints);
+    }
+
+    #[tokio::test]
+    async fn one_address_under_two_names_is_one_endpoint() {
+        let upstream = upstream(&[name("a"), ip(1), name("b")]);
+        upstream.publish(0, Ok(found(1)), Instant::now());
+        upstream.publish(2, Ok(found(2)), Instant::now());
+        let set = upstream.endpoints();
+        let weights: Vec<u32> = set.weighted().map(|(_, weight)| weight).collect();
+        assert_eq!(weights, [2, 1]);
+    }
+
+    #[tokio::test]
+    async fn a_successor_keeps_what_stays() {
+        let upstream = upstream(&[ip(1), name("a"), ip(2)]);
+        upstream.publish(1, Ok(found(7)), Instant::now());
+        let held = upstream.limits.request().unwrap();
+        let before = ids(&upstream);
+        let mut config = upstream_config(&[name("a"), ip(3), ip(1)]);
+        config.limits.requests = 1;
+        let successor = upstream.successor(Arc::new(config));
+        let after = ids(&successor);
+        assert_eq!(after[0], before[1]);
+        assert_eq!(after[2], before[0]);
+        assert!(!before.contains(&after[1]));
+        assert_eq!(
+            successor.limits.request().unwrap_err().reason,
+            Reason::RequestLimit
+        );
+        drop(held);
+        successor.limits.request().unwrap();
+        // Who still has the old one is served as before.
+        assert_eq!(ids(&upstream), before);
+    }
+}

@@ -19,6 +19,10 @@ const TAU: f64 = 10.0;
 const PENALTY: f64 = 1.0;
 const PENALTY_TAU: f64 = 3.0;
 
+/// Estimates that differ by less than this factor are the same: the difference is chance, and
+/// following it would send all of a light load to one endpoint, against the weights as well.
+const NOISE: f64 = 1.25;
+
 /// The estimate of one endpoint.
 #[derive(Debug)]
 pub(in crate::upstream) struct Ewma {
@@ -113,6 +117,12 @@ pub(super) fn compare(a: &Ewma, b: &Ewma, now: Instant) -> (f64, f64) {
         (Some(x), Some(y)) => (a.aged.max(x.min(y)), b.aged.max(x.min(y))),
         (Some(known), None) | (None, Some(known)) => (known, known),
         (None, None) => (1e-3, 1e-3),
+    };
+    let (low, high) = (x.min(y), x.max(y));
+    let (x, y) = if high < low * NOISE {
+        (high, high)
+    } else {
+        (x, y)
     };
     (x + a.penalty, y + b.penalty)
 }

@@ -8,6 +8,8 @@
 mod ewma;
 mod p2c;
 mod round_robin;
+#[cfg(test)]
+mod simulation;
 
 use std::sync::{
     Arc,

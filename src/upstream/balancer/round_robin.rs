@@ -43,3 +43,37 @@ impl Wheel {
 fn gcd(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cycle(weights: &[u32]) -> Vec<usize> {
+        let wheel = Wheel::new(weights);
+        (0..wheel.turns.len())
+            .filter_map(|step| wheel.at(step))
+            .collect()
+    }
+
+    #[test]
+    fn turns_are_spread() {
+        assert_eq!(cycle(&[1, 1, 1]), [0, 1, 2]);
+        assert_eq!(cycle(&[30, 10]), [0, 0, 1, 0]);
+        assert_eq!(cycle(&[5, 0, 1]), [0, 0, 0, 2, 0, 0]);
+    }
+
+    #[test]
+    fn the_counter_may_wrap() {
+        let wheel = Wheel::new(&[1, 2]);
+        assert!(wheel.at(usize::MAX).is_some());
+        assert_eq!(Wheel::new(&[]).at(7), None);
+        assert_eq!(Wheel::new(&[0, 0]).at(7), None);
+    }
+
+    #[test]
+    fn huge_weights_are_scaled_and_small_ones_kept() {
+        let turns = cycle(&[u32::MAX, 1, u32::MAX - 1]);
+        assert!(turns.len() as u64 <= MAX_TURNS + 3);
+        assert_eq!(turns.iter().filter(|&&index| index == 1).count(), 1);
+    }
+}

@@ -1,0 +1,324 @@
+//! The balancers against servers that exist only as numbers: seeded, thousands of requests a run,
+//! no clock but the one of the simulation.
+
+use std::{
+    cmp::Reverse,
+    collections::BinaryHeap,
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    config::model::Balancer,
+    error::Reason,
+    upstream::{
+        endpoint::{Endpoint, EndpointId, InFlight, Target},
+        set::{EndpointSet, Vacancy, Wanted},
+    },
+};
+
+const ALL: [Balancer; 3] = [
+    Balancer::PeakEwma,
+    Balancer::LeastRequest,
+    Balancer::RoundRobin,
+];
+
+#[derive(Clone, Copy)]
+struct Server {
+    weight: u32,
+    /// Mean; each answer takes between half and one and a half of it.
+    micros: u64,
+    fails: bool,
+}
+
+const fn server(weight: u32, micros: u64) -> Server {
+    Server {
+        weight,
+        micros,
+        fails: false,
+    }
+}
+
+struct Simulation {
+    set: EndpointSet,
+    servers: Vec<Server>,
+    cursor: AtomicUsize,
+    start: Instant,
+    now: u64,
+    rng: fastrand::Rng,
+    /// When they end, in microseconds; the requests by the index of their server.
+    ends: BinaryHeap<Reverse<(u64, u64)>>,
+    running: Vec<Option<(usize, InFlight)>>,
+    taken: Vec<u64>,
+}
+
+impl Simulation {
+    fn new(balancer: Balancer, servers: &[Server], seed: u64) -> Self {
+        let start = Instant::now();
+        Self {
+            set: build(balancer, servers, &[], start),
+            servers: servers.to_vec(),
+            cursor: AtomicUsize::new(0),
+            start,
+            now: 1,
+            rng: fastrand::Rng::with_seed(seed),
+            ends: BinaryHeap::new(),
+            running: Vec::new(),
+            taken: vec![0; servers.len()],
+        }
+    }
+
+    fn at(&self, micros: u64) -> Instant {
+        self.start + Duration::from_micros(micros)
+    }
+
+    /// So many requests come, that far apart on average; returns the share of each server.
+    fn run(&mut self, requests: usize, apart: u64) -> Vec<f64> {
+        self.taken.fill(0);
+        for _ in 0..requests {
+            self.now += self.rng.u64(apart / 2..=apart + apart / 2);
+            self.finish(self.now);
+            self.request(&[]);
+        }
+        let total = self.taken.iter().sum::<u64>() as f64;
+        self.taken
+            .iter()
+            .map(|&taken| taken as f64 / total)
+            .collect()
+    }
+
+    fn request(&mut self, tried: &[EndpointId]) -> EndpointId {
+        let now = self.at(self.now);
+        let endpoint = self
+            .set
+            .pick(&self.cursor, now, &mut self.rng, tried)
+            .unwrap()
+            .clone();
+        let id = endpoint.id;
+        let index = self
+            .set
+            .endpoints()
+            .iter()
+            .position(|other| other.id == id)
+            .unwrap();
+        self.taken[index] += 1;
+        let Server { micros, .. } = self.servers[index];
+        let took = self.rng.u64(micros / 2..=micros + micros / 2);
+        self.ends
+            .push(Reverse((self.now + took, self.running.len() as u64)));
+        self.running
+            .push(Some((index, InFlight::start(endpoint, now))));
+        id
+    }
+
+    fn finish(&mut self, upto: u64) {
+        while let Some(&Reverse((end, request))) = self.ends.peek()
+            && end <= upto
+        {
+            self.ends.pop();
+            let (index, in_flight) = self.running[request as usize].take().unwrap();
+            if self.servers[index].fails {
+                in_flight.failed(self.at(end));
+            } else {
+                in_flight.head_received(self.at(end));
+            }
+        }
+        // What ends never is counted never: no endpoint may be left with requests it hasn't got.
+        let counted: u32 = self
+            .set
+            .endpoints()
+            .iter()
+            .map(|endpoint| endpoint.active())
+            .sum();
+        assert_eq!(counted as usize, self.ends.len());
+    }
+}
+
+fn build(
+    balancer: Balancer,
+    servers: &[Server],
+    previous: &[Arc<Endpoint>],
+    now: Instant,
+) -> EndpointSet {
+    let wanted = servers.iter().zip(1..).map(|(server, port)| Wanted {
+        target: Target::tcp(([127, 0, 0, 1], port).into()),
+        weight: server.weight,
+    });
+    let vacancy = Vacancy {
+        reason: Reason::NoEndpoints,
+        detail: "none".into(),
+    };
+    EndpointSet::build(wanted, balancer, previous, vacancy, now)
+}
+
+#[tokio::test]
+async fn a_slow_endpoint_gets_a_small_share_but_is_not_forgotten() {
+    for balancer in [Balancer::PeakEwma, Balancer::LeastRequest] {
+        for seed in 0..30 {
+            let mut servers = vec![server(1, 2_000); 4];
+            servers.push(server(1, 20_000));
+            // About five requests at a time.
+            let mut simulation = Simulation::new(balancer, &servers, seed);
+            let shares = simulation.run(20_000, 400);
+            assert!(shares[4] < 0.06, "{balancer:?} {seed} {shares:?}");
+            assert!(shares[4] > 0.0, "{balancer:?} {seed} {shares:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn equals_share_equally_and_none_starves() {
+    for balancer in ALL {
+        for count in 1..=8 {
+            for seed in 0..20 {
+                let servers = vec![server(1, 2_000); count];
+                let mut simulation = Simulation::new(balancer, &servers, seed);
+                // Once with a few requests for each at a time, once with one at a time.
+                for (apart, slack) in [(600 / count as u64, 0.25), (4_000, 0.3)] {
+                    let shares = simulation.run(10_000, apart);
+                    let fair = 1.0 / count as f64;
+                    for share in &shares {
+                        let off = (share / fair - 1.0).abs();
+                        assert!(off < slack, "{balancer:?} {count} {seed} {shares:?}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn shares_follow_weights_with_and_without_load() {
+    for balancer in ALL {
+        for weights in [
+            vec![1, 3],
+            vec![1, 2, 5],
+            vec![100, 300],
+            vec![10, 11, 12, 13],
+        ] {
+            for seed in 0..20 {
+                let servers: Vec<Server> = weights
+                    .iter()
+                    .map(|&weight| server(weight, 2_000))
+                    .collect();
+                let total: u32 = weights.iter().sum();
+                let mut simulation = Simulation::new(balancer, &servers, seed);
+                for apart in [50, 4_000] {
+                    let shares = simulation.run(10_000, apart);
+                    for (share, weight) in shares.iter().zip(&weights) {
+                        let fair = f64::from(*weight) / f64::from(total);
+                        let off = (share - fair).abs();
+                        assert!(
+                            off < 0.1,
+                            "{balancer:?} {weights:?} {apart} {seed} {shares:?}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn failing_fast_draws_no_load() {
+    for seed in 0..30 {
+        let mut servers = vec![server(1, 2_000); 3];
+        servers[1] = Server {
+            weight: 1,
+            micros: 100,
+            fails: true,
+        };
+        let mut simulation = Simulation::new(Balancer::PeakEwma, &servers, seed);
+        let shares = simulation.run(10_000, 1_000);
+        assert!(shares[1] < 0.01, "{seed} {shares:?}");
+        // Once it works again it is found again.
+        simulation.servers[1].fails = false;
+        simulation.run(30_000, 1_000);
+        let shares = simulation.run(10_000, 1_000);
+        assert!(shares[1] > 0.2, "{seed} {shares:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_new_endpoint_is_tried_but_not_flooded() {
+    for seed in 0..30 {
+        let mut servers = vec![server(1, 2_000); 4];
+        let mut simulation = Simulation::new(Balancer::PeakEwma, &servers, seed);
+        simulation.run(5_000, 200);
+        // It takes a second for its first answer, in which 5,000 requests come.
+        servers.push(server(1, 1_000_000));
+        let before = simulation.set.endpoints().to_vec();
+        simulation.set = build(
+            Balancer::PeakEwma,
+            &servers,
+            &before,
+            simulation.at(simulation.now),
+        );
+        assert_eq!(simulation.set.endpoints()[..4], before[..]);
+        simulation.servers = servers;
+        simulation.taken.push(0);
+        simulation.run(2_000, 200);
+        assert!(
+            (1..50).contains(&simulation.taken[4]),
+            "{seed} {:?}",
+            simulation.taken
+        );
+    }
+}
+
+impl PartialEq for Endpoint {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+#[tokio::test]
+async fn tried_endpoints_are_avoided_while_there_is_another() {
+    for balancer in ALL {
+        for seed in 0..30 {
+            let mut simulation = Simulation::new(
+                balancer,
+                &[server(1, 1_000), server(3, 100), server(2, 10)],
+                seed,
+            );
+            let first = simulation.request(&[]);
+            let second = simulation.request(&[first]);
+            let third = simulation.request(&[first, second]);
+            assert!(first != second && second != third && third != first);
+            simulation.request(&[first, second, third]);
+
+            let mut alone = Simulation::new(balancer, &[server(1, 1_000)], seed);
+            let only = alone.request(&[]);
+            assert_eq!(alone.request(&[only]), only);
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_weight_no_requests() {
+    let now = Instant::now();
+    let cursor = AtomicUsize::new(0);
+    let mut rng = fastrand::Rng::with_seed(1);
+    for balancer in ALL {
+        let set = build(
+            balancer,
+            &[server(0, 1), server(7, 1), server(0, 1)],
+            &[],
+            now,
+        );
+        let tried = [set.endpoints()[1].id];
+        for _ in 0..100 {
+            let picked = set.pick(&cursor, now, &mut rng, &[]).unwrap();
+            assert_eq!(picked.id, set.endpoints()[1].id);
+            // Not even when the only one with a weight has been tried.
+            let picked = set.pick(&cursor, now, &mut rng, &tried).unwrap();
+            assert_eq!(picked.id, set.endpoints()[1].id);
+        }
+        for servers in [&[][..], &[server(0, 1), server(0, 1)]] {
+            let set = build(balancer, servers, &[], now);
+            assert!(set.pick(&cursor, now, &mut rng, &[]).is_none());
+        }
+    }
+}
