@@ -338,7 +338,7 @@ async fn names_are_followed_from_reload_to_reload() {
     let metrics = Registry::new(1).upstream("app");
     let first = Upstream::new(Arc::new(config.clone()), metrics);
     let mut discovery = Discovery::with_resolver(server.resolver());
-    discovery.reconcile(&[first.clone()]);
+    discovery.reconcile(std::slice::from_ref(&first));
     until(|| addresses(&first) == ["127.0.0.1:80"]).await;
 
     server.set_ips("app.test.", 0, &["127.0.0.2", "127.0.0.1"]);
@@ -347,13 +347,13 @@ async fn names_are_followed_from_reload_to_reload() {
     assert!(first.endpoints().contains(kept));
 
     // A reload that leaves it alone leaves it followed; one that changes it follows the successor.
-    discovery.reconcile(&[first.clone()]);
+    discovery.reconcile(std::slice::from_ref(&first));
     server.set_ips("app.test.", 0, &["127.0.0.3"]);
     until(|| addresses(&first) == ["127.0.0.3:80"]).await;
     config.dns.min_ttl = Duration::from_millis(2);
     let second = first.successor(Arc::new(config));
     assert_eq!(addresses(&second), addresses(&first));
-    discovery.reconcile(&[second.clone()]);
+    discovery.reconcile(std::slice::from_ref(&second));
     server.set_ips("app.test.", 0, &["127.0.0.4"]);
     until(|| addresses(&second) == ["127.0.0.4:80"]).await;
     assert_eq!(addresses(&first), ["127.0.0.3:80"]);
