@@ -55,4 +55,4 @@ fmt: ## format in place
 
 deny:
 	@$(CARGO) deny --version 2>/dev/null | grep -qx 'cargo-deny $(DENY_VERSION)' \
-	  || $(CARGO) install cargo-deny --locked --version $(DENY_VERSION) --target-dir $(TARGET)/deny
+	  || env -u CARGO_TARGET_DIR $(CARGO) install cargo-deny --locked --version $(DENY_VERSION)

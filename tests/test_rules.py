@@ -70,6 +70,19 @@ def test_every_dependency_is_used():
     assert unused == []
 
 
+def test_timeouts_are_those_of_the_reference():
+    sections = re.split(r"^## `?([^`\n]+)`?$", (ROOT / "docs/configuration.md").read_text(), flags=re.MULTILINE)
+    reference = {f"{section}.{key}": default
+                 for section, text in zip(sections[1::2], sections[2::2])
+                 for key, default in re.findall(r"^\| `(\w+)` \|[^|]*\| `([^`]+)` \|", text, re.MULTILINE)}
+    told = {key: default for default, key in
+            re.findall(r"\| `([^`]+)` \| `([^`]+)` \|$", (ROOT / "docs/timeouts.md").read_text(), re.MULTILINE)}
+    assert told == {key: reference.get(key) for key in told}
+    # None is left out.
+    limits = re.compile(r"[tT]imeout|^drain|Ttl|limits|\.max[A-Z]")
+    assert sorted(told) == sorted(key for key in reference if limits.search(key))
+
+
 @pytest.mark.parametrize("name", [name for name in tracked() if name.endswith(".md")])
 def test_links_between_documents_lead_somewhere(name):
     targets = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", (ROOT / name).read_text())
