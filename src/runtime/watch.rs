@@ -33,11 +33,15 @@ const MAX_LINKS: usize = 40;
 /// No more of a file than this is compared.
 const MAX_FILE: u64 = 16 << 20;
 
-/// Starts to watch `path`, a file or a folder. Each message means that it may have changed. Must be
-/// called within a runtime; ends when the receiver is dropped.
+/// Starts to watch `path`, a file or a folder: a change after this has returned is noticed. Each
+/// message means that there may be one. Must be called within a runtime; ends when the receiver is
+/// dropped.
 pub fn watch(path: PathBuf) -> mpsc::Receiver<()> {
     let (sender, receiver) = mpsc::channel(1);
-    tokio::spawn(run(path, sender));
+    let events = Arc::new(Notify::new());
+    let mut folders = Folders::new(Arc::clone(&events));
+    folders.follow(&path);
+    tokio::spawn(run(path, folders, events, sender));
     receiver
 }
 
@@ -56,12 +60,8 @@ pub fn fingerprint(path: &Path) -> Option<u64> {
     Some(hasher.finish())
 }
 
-async fn run(path: PathBuf, changed: mpsc::Sender<()>) {
-    let events = Arc::new(Notify::new());
-    let mut folders = Folders::new(Arc::clone(&events));
+async fn run(path: PathBuf, mut folders: Folders, events: Arc<Notify>, changed: mpsc::Sender<()>) {
     loop {
-        // Each time anew: the folders themselves may have been replaced.
-        folders.follow(&path);
         tokio::select! {
             () = events.notified() => {
                 let latest = Instant::now() + PATIENCE;
@@ -70,7 +70,10 @@ async fn run(path: PathBuf, changed: mpsc::Sender<()>) {
             () = sleep(POLL) => {}
             () = changed.closed() => return,
         }
-        // A message that still waits says the same.
+        // The folders themselves may have been replaced. Then the message: what is looked at after
+        // it is watched already.
+        folders.follow(&path);
+        // One that still waits says the same.
         let _waits = changed.try_send(());
     }
 }
@@ -224,26 +227,12 @@ mod tests {
         }
     }
 
-    /// Lets the watch begin: it says so by an event of ours.
-    async fn begun(folder: &Path, events: &mut mpsc::Receiver<()>) {
-        for attempt in 0_u32.. {
-            fs::write(folder.join("begun"), attempt.to_string()).unwrap();
-            if tokio::time::timeout(Duration::from_millis(200), events.recv())
-                .await
-                .is_ok()
-            {
-                return;
-            }
-        }
-    }
-
     #[tokio::test]
     async fn a_file_written_renamed_and_rewritten_is_noticed() {
         let folder = Folder::new("watch-file");
         let path = folder.0.join("a.yaml");
         fs::write(&path, "1").unwrap();
         let mut events = watch(path.clone());
-        begun(&folder.0, &mut events).await;
         let mut last = fingerprint(&path);
         fs::write(&path, "2").unwrap();
         last = changes(&mut events, &path, last).await;
@@ -265,7 +254,6 @@ mod tests {
                 folder.0.join("a.yaml")
             };
             let mut events = watch(path.clone());
-            begun(&folder.0, &mut events).await;
             let mut last = fingerprint(&path);
             for version in ["2", "3"] {
                 mount(&folder.0, &format!("..{version}"), version);
