@@ -29,7 +29,8 @@ pub struct Completion {
 
 impl Completion {
     pub fn new(client: Rc<Client>, protocol: Protocol, start: Instant) -> Self {
-        let record = Record::new(Arc::clone(&client.conn.plan.config.name), protocol, start);
+        // The newest name: a reload may have given the socket another one.
+        let record = Record::new(Arc::clone(&client.plan().config.name), protocol, start);
         Self {
             client,
             record,
@@ -144,8 +145,12 @@ impl Drop for Completion {
     fn drop(&mut self) {
         if self.open {
             if self.record.reason.is_none() {
-                self.record.reason = Some(Reason::ClientClosed);
-                self.record.detail = Cow::Borrowed("the client left");
+                let (reason, detail) = match self.client.worker.cuts(self.client.conn.listener) {
+                    true => (Reason::Draining, "cut: the drain came to its end"),
+                    false => (Reason::ClientClosed, "the client left"),
+                };
+                self.record.reason = Some(reason);
+                self.record.detail = Cow::Borrowed(detail);
             }
             self.finish();
         }

@@ -96,7 +96,7 @@ pub struct Client {
 }
 
 impl Client {
-    fn new(mut conn: Conn, worker: Rc<Worker>) -> Rc<Self> {
+    fn new(conn: Conn, worker: Rc<Worker>) -> Rc<Self> {
         let address = match conn.source() {
             Address::Tcp(address) => Some(address.ip().to_canonical()),
             Address::Unix(_) => None,
@@ -111,7 +111,6 @@ impl Client {
         )
         .into();
         let plan = RefCell::new(Arc::clone(&conn.plan));
-        conn.permit.serve(&conn.plan.metrics);
         Rc::new(Self {
             worker,
             conn,
