@@ -66,9 +66,22 @@ impl Worker {
         self.with_snapshot(|snapshot| snapshot.listeners.get(&listener).cloned())
     }
 
-    /// Resolves when a connection of this listener that can't be told to end must be cut: a listener
-    /// that a reload removes drains its connections for `drain.deadline`, as the process does.
-    pub async fn removed(&self, listener: ListenerId) {
+    /// Whether connections of this listener must come to their end: no new request on them, idle
+    /// ones closed.
+    pub fn should_close(&self, listener: ListenerId) -> bool {
+        self.shared.lifecycle() >= Lifecycle::Draining
+            || self.with_snapshot(|snapshot| !snapshot.listeners.contains_key(&listener))
+    }
+
+    /// Whether a connection of this listener that ends by itself now was cut: the process ends, or
+    /// the listener is gone.
+    pub fn cuts(&self, listener: ListenerId) -> bool {
+        self.shared.lifecycle() == Lifecycle::Forced || self.plan(listener).is_none()
+    }
+
+    /// Resolves when a connection of this listener has had its time: `drain.deadline` after its
+    /// listener was removed. For the process itself that is counted elsewhere.
+    pub async fn overdue(&self, listener: ListenerId) {
         loop {
             let event = self.events.notified();
             if self.plan(listener).is_none() {
@@ -78,13 +91,6 @@ impl Worker {
         }
         let deadline = self.with_snapshot(|snapshot| snapshot.config.drain.deadline);
         tokio::time::sleep(deadline).await;
-    }
-
-    /// Whether connections of this listener must come to their end: no new request on them, idle
-    /// ones closed.
-    pub fn should_close(&self, listener: ListenerId) -> bool {
-        self.shared.lifecycle() >= Lifecycle::Draining
-            || self.with_snapshot(|snapshot| !snapshot.listeners.contains_key(&listener))
     }
 }
 

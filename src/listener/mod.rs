@@ -5,7 +5,14 @@ pub mod bind;
 pub mod proxy_protocol;
 pub mod sockets;
 
-use std::{io, rc::Rc, time::Duration};
+use std::{
+    future::{Future, poll_fn},
+    io,
+    pin::pin,
+    rc::Rc,
+    task::Poll,
+    time::Duration,
+};
 
 use socket2::Socket;
 use tokio::net::{TcpStream, UnixStream};
@@ -33,19 +40,46 @@ pub fn serve(accepted: Accepted, worker: &Rc<Worker>) {
             return;
         }
     };
-    let worker = Rc::clone(worker);
+    let proxied = conn.plan.config.proxy_protocol;
     // One future each, so that a connection costs only what its own kind needs.
-    match (&conn.plan.kind, conn.plan.config.proxy_protocol) {
-        (PlanKind::Http(_), false) => {
-            drop(tokio::task::spawn_local(http::serve(stream, conn, worker)))
-        }
-        (PlanKind::Tcp(_), false) => {
-            drop(tokio::task::spawn_local(tcp::serve(stream, conn, worker)))
-        }
-        (_, true) => drop(tokio::task::spawn_local(serve_proxied(
-            stream, conn, worker,
-        ))),
+    match (&conn.plan.kind, proxied) {
+        (PlanKind::Http(_), false) => spawn(http::serve, stream, conn, worker),
+        (PlanKind::Tcp(_), false) => spawn(tcp::serve, stream, conn, worker),
+        (_, true) => spawn(serve_proxied, stream, conn, worker),
     }
+}
+
+/// Serves in a task of its own, at the longest until the listener has been gone for too long.
+fn spawn<F: Future<Output = ()> + 'static>(
+    serve: impl FnOnce(Stream, Conn, Rc<Worker>) -> F,
+    stream: Stream,
+    conn: Conn,
+    worker: &Rc<Worker>,
+) {
+    let listener = conn.listener;
+    let connection = serve(stream, conn, Rc::clone(worker));
+    let worker = Rc::clone(worker);
+    tokio::task::spawn_local(async move {
+        let mut connection = pin!(connection);
+        let mut overdue = pin!(worker.overdue(listener));
+        let mut seen = None;
+        poll_fn(|cx| {
+            if connection.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            // As long as nothing was reloaded there is nothing to learn from another poll, and the
+            // listener is there.
+            let now = Some(worker.generation());
+            if seen == now {
+                return Poll::Pending;
+            }
+            if worker.plan(listener).is_some() {
+                seen = now;
+            }
+            overdue.as_mut().poll(cx)
+        })
+        .await;
+    });
 }
 
 async fn serve_proxied(mut stream: Stream, mut conn: Conn, worker: Rc<Worker>) {
@@ -63,6 +97,7 @@ async fn serve_proxied(mut stream: Stream, mut conn: Conn, worker: Rc<Worker>) {
             return;
         }
     }
+    // Boxed, since few listeners have such headers, and all would pay for both kinds here.
     match conn.plan.kind {
         PlanKind::Http(_) => Box::pin(http::serve(stream, conn, worker)).await,
         PlanKind::Tcp(_) => Box::pin(tcp::serve(stream, conn, worker)).await,

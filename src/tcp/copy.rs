@@ -5,6 +5,7 @@
 //! sender until it is gone.
 
 use std::{
+    cell::Cell,
     future::{Future, poll_fn},
     io,
     mem::MaybeUninit,
@@ -42,6 +43,14 @@ pub struct Outcome {
     pub a_to_b: u64,
     pub b_to_a: u64,
     pub end: End,
+}
+
+/// What was carried so far: also known when the copying is cut by dropping it.
+#[derive(Debug, Default)]
+pub struct Carried {
+    /// Bytes from `a` that `b` took, and the other way round; leftovers count.
+    pub a_to_b: Cell<u64>,
+    pub b_to_a: Cell<u64>,
 }
 
 #[derive(Debug)]
@@ -82,10 +91,31 @@ where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut forth = Direction::new(leftovers.from_a);
-    let mut back = Direction::new(leftovers.from_b);
+    let carried = Carried::default();
+    let end = copy_counted(a, b, leftovers, patience, &carried).await;
+    Outcome {
+        a_to_b: carried.a_to_b.get(),
+        b_to_a: carried.b_to_a.get(),
+        end,
+    }
+}
+
+/// The same, counting where the caller can see it.
+pub async fn copy_counted<A, B>(
+    a: &mut A,
+    b: &mut B,
+    leftovers: Leftovers,
+    patience: Patience,
+    carried: &Carried,
+) -> End
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut forth = Direction::new(leftovers.from_a, &carried.a_to_b);
+    let mut back = Direction::new(leftovers.from_b, &carried.b_to_a);
     let mut timer = pin!(IdleTimer::new(patience));
-    let end = poll_fn(|cx| {
+    poll_fn(|cx| {
         let forth_poll = forth.poll(cx, a, b);
         let back_poll = back.poll(cx, b, a);
         for (side, poll) in [(Side::A, &forth_poll), (Side::B, &back_poll)] {
@@ -115,19 +145,14 @@ where
             .poll(cx, active, half_closed)
             .map(|()| End::Idle)
     })
-    .await;
-    Outcome {
-        a_to_b: forth.carried,
-        b_to_a: back.carried,
-        end,
-    }
+    .await
 }
 
 /// The reading side failed: nothing that follows would make sense.
 struct Broken;
 
 /// One way.
-struct Direction {
+struct Direction<'a> {
     state: State,
     /// Read, but not yet taken by the other side.
     waiting: Bytes,
@@ -135,7 +160,7 @@ struct Direction {
     appetite: usize,
     unflushed: bool,
     active: bool,
-    carried: u64,
+    carried: &'a Cell<u64>,
     failure: Option<io::Error>,
 }
 
@@ -147,15 +172,15 @@ enum State {
     Done,
 }
 
-impl Direction {
-    const fn new(waiting: Bytes) -> Self {
+impl<'a> Direction<'a> {
+    const fn new(waiting: Bytes, carried: &'a Cell<u64>) -> Self {
         Self {
             state: State::Open,
             waiting,
             appetite: SMALL_READ,
             unflushed: false,
             active: false,
-            carried: 0,
+            carried,
             failure: None,
         }
     }
@@ -238,14 +263,13 @@ impl Direction {
                     return Poll::Pending;
                 }
             }
-            let full = buffer.remaining() == 0;
-            self.appetite = if full {
-                (self.appetite * 2).min(LARGE_READ)
-            } else {
-                SMALL_READ
-            };
-            self.active = true;
             let mut read = buffer.filled();
+            if read.len() == self.appetite {
+                self.appetite = (self.appetite * 2).min(LARGE_READ);
+            } else if read.len() < self.appetite / 4 {
+                self.appetite = (self.appetite / 2).max(SMALL_READ);
+            }
+            self.active = true;
             if read.is_empty() {
                 self.state = State::Ending;
                 continue;
@@ -268,8 +292,8 @@ impl Direction {
         Poll::Pending
     }
 
-    const fn took(&mut self, bytes: usize) {
-        self.carried += bytes as u64;
+    fn took(&mut self, bytes: usize) {
+        self.carried.set(self.carried.get() + bytes as u64);
         self.active = true;
         self.unflushed = true;
     }

@@ -1,11 +1,11 @@
 //! One opaque connection: an endpoint found, bytes carried, one line logged.
 
-use std::{io, rc::Rc, sync::Arc, time::Duration};
+use std::{borrow::Cow, io, rc::Rc, sync::Arc, time::Duration};
 
 use socket2::SockRef;
 use tokio::{io::AsyncWriteExt, time::Instant};
 
-use super::copy::{End, Leftovers, Outcome, Patience, Side, copy_bidirectional};
+use super::copy::{Carried, End, Leftovers, Patience, Side, copy_counted};
 use crate::{
     config::model::Address,
     error::{Error, Reason, Replay, Result},
@@ -29,29 +29,65 @@ pub async fn serve(mut client: Stream, conn: Conn, worker: Rc<Worker>) {
     let PlanKind::Tcp(plan) = &conn.plan.kind else {
         return;
     };
-    let start = Instant::now();
-    let mut record = Record::new(Arc::clone(&conn.plan.config.name), Protocol::Tcp, start);
-    record.upstream = Some(Arc::clone(&plan.upstream.config.name));
+    let mut line = Line::new(&conn, &worker, &plan.upstream.config.name);
     let result = match connect(plan, &conn, &worker).await {
         Ok(mut connected) => {
-            record.endpoint = Some(Arc::clone(&connected.in_flight.endpoint().label));
-            record.upstream_duration = Some(start.elapsed());
-            carry(&mut client, &mut connected.stream, plan, &mut record).await
+            line.connected(&connected.in_flight);
+            carry(&mut client, &mut connected.stream, plan, &line.carried).await
         }
         Err(error) => Err(error),
     };
-    if let Err(error) = result {
-        conn.plan.metrics.failed(worker.id, error.reason);
-        record.reason = Some(error.reason);
-        record.detail = error.to_string().into();
+    line.ended(result);
+}
+
+/// The connection's line in the access log, written however it ends.
+struct Line<'a> {
+    record: Record,
+    carried: Carried,
+    conn: &'a Conn,
+    worker: &'a Worker,
+}
+
+impl<'a> Line<'a> {
+    fn new(conn: &'a Conn, worker: &'a Worker, upstream: &Arc<str>) -> Self {
+        let listener = Arc::clone(&conn.plan.config.name);
+        let mut record = Record::new(listener, Protocol::Tcp, Instant::now());
+        record.upstream = Some(Arc::clone(upstream));
+        // Unless it comes to an end by itself.
+        record.reason = Some(Reason::Draining);
+        record.detail = "cut: the drain or its listener came to an end".into();
+        Self {
+            record,
+            carried: Carried::default(),
+            conn,
+            worker,
+        }
     }
-    record.duration = start.elapsed();
-    conn.plan
-        .metrics
-        .bytes(worker.id, record.bytes_received, record.bytes_sent);
-    if worker.access_log.is_enabled() {
-        record.peer = Some(conn.source());
-        worker.access_log.write(&record);
+
+    fn connected(&mut self, to: &InFlight) {
+        self.record.endpoint = Some(Arc::clone(&to.endpoint().label));
+        self.record.upstream_duration = Some(self.record.start.elapsed());
+    }
+
+    fn ended(mut self, result: Result<()>) {
+        let error = result.err();
+        self.record.reason = error.as_ref().map(|error| error.reason);
+        self.record.detail = error.map_or_else(Cow::default, |error| error.to_string().into());
+    }
+}
+
+impl Drop for Line<'_> {
+    fn drop(&mut self) {
+        let record = &mut self.record;
+        record.duration = record.start.elapsed();
+        record.bytes_received = self.carried.a_to_b.get();
+        record.bytes_sent = self.carried.b_to_a.get();
+        let metrics = &self.conn.plan.metrics;
+        metrics.bytes(self.worker.id, record.bytes_received, record.bytes_sent);
+        if self.worker.access_log.is_enabled() {
+            record.peer = Some(self.conn.source());
+            self.worker.access_log.write(record);
+        }
     }
 }
 
@@ -142,21 +178,13 @@ async fn carry(
     client: &mut Stream,
     server: &mut Stream,
     plan: &TcpPlan,
-    record: &mut Record,
+    carried: &Carried,
 ) -> Result<()> {
     let patience = Patience {
         idle: plan.tcp.idle_timeout,
         half_closed: plan.tcp.half_close_timeout,
     };
-    let outcome = copy_bidirectional(client, server, Leftovers::default(), patience);
-    let Outcome {
-        a_to_b,
-        b_to_a,
-        end,
-    } = outcome.await;
-    record.bytes_received = a_to_b;
-    record.bytes_sent = b_to_a;
-    match end {
+    match copy_counted(client, server, Leftovers::default(), patience, carried).await {
         End::Closed => Ok(()),
         End::Idle => Err(Error::new(Reason::IdleTimeout, "no byte for too long")),
         End::Failed(Side::A, error) => {
