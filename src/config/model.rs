@@ -125,7 +125,7 @@ pub struct HttpListener {
     /// Append to `Via`, and refuse a request that has passed here three times.
     pub via: bool,
     pub path: PathPolicy,
-    /// Applies where the listener names an upstream instead of being named by routes.
+    /// Where requests go that no route takes.
     pub upstream: Option<Arc<str>>,
 }
 

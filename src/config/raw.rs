@@ -28,7 +28,7 @@ pub(super) struct Config {
     /// How the process leaves after SIGTERM, SIGINT or `POST /drain`.
     #[serde(default)]
     pub(super) drain: At<Drain>,
-    /// The sockets that take connections. At least one.
+    /// The sockets that take connections. At least one, at most 256.
     pub(super) listeners: At<Vec<At<Listener>>>,
     /// What HTTP listeners do with requests: the rule semantics of a Gateway API HTTPRoute.
     #[serde(default)]
@@ -178,7 +178,7 @@ pub(super) struct HttpOptions {
     /// dropped.
     pub(super) trusted_hops: Count<0, 255>,
     /// Which forwarding headers the upstream gets.
-    pub(super) forwarded: Forwarded,
+    pub(super) forwarded: ForwardedHeaders,
     /// Whether `Via` is appended to, and a request refused that has passed here three times.
     pub(super) via: bool,
     /// What becomes of forms of a path that servers disagree about.
@@ -195,7 +195,7 @@ impl Default for HttpOptions {
             max_concurrent_streams: Count(100),
             allow_connect: false,
             trusted_hops: Count(0),
-            forwarded: Forwarded::XForwarded,
+            forwarded: ForwardedHeaders::XForwarded,
             via: true,
             path: PathOptions::default(),
         }
@@ -204,7 +204,7 @@ impl Default for HttpOptions {
 
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) enum Forwarded {
+pub(super) enum ForwardedHeaders {
     /// `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Forwarded-Host`.
     XForwarded,
     /// `Forwarded` (RFC 7239).

@@ -135,7 +135,7 @@ impl fmt::Display for Duration {
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let whole = |(_, bytes): &&(&str, u64)| self.0 != 0 && self.0 % bytes == 0;
+        let whole = |(_, bytes): &&(&str, u64)| self.0 != 0 && self.0.is_multiple_of(*bytes);
         match SIZES.iter().find(whole) {
             Some((unit, bytes)) if *bytes > 1 => write!(f, "{}{unit}", self.0 / bytes),
             _ => write!(f, "{}", self.0),
@@ -157,13 +157,13 @@ impl Serialize for Size {
 
 impl<'de> Deserialize<'de> for Duration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(Written("a duration", Duration::from_str))
+        deserializer.deserialize_str(Written("a duration", Self::from_str))
     }
 }
 
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(Written("a size", Size::from_str))
+        deserializer.deserialize_str(Written("a size", Self::from_str))
     }
 }
 

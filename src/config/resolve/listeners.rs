@@ -19,6 +19,9 @@ use crate::config::{
     units::Size,
 };
 
+/// Every route may be on every listener, so their product is memory.
+const MAX_LISTENERS: usize = 256;
+
 /// A request line and a few headers have to fit; hyper's buffer begins there.
 const MIN_HEAD: Size = Size(8 << 10);
 
@@ -37,6 +40,12 @@ impl Resolver<'_> {
         if raw.value.is_empty() {
             let fault = Fault::new("there is no listener");
             self.fault(raw.node, fault.hint("at least one is needed"));
+        }
+        if raw.value.len() > MAX_LISTENERS {
+            let count = raw.value.len();
+            let fault = Fault::new(format!("{count} listeners are more than {MAX_LISTENERS}"));
+            self.fault(raw.node, fault);
+            return Vec::new();
         }
         let mut names = HashMap::new();
         let listeners = raw.value.iter();
@@ -133,10 +142,10 @@ impl Resolver<'_> {
             allow_connect: http.allow_connect,
             trusted_hops: http.trusted_hops.get(),
             forwarded: match http.forwarded {
-                raw::Forwarded::XForwarded => ForwardedHeaders::XForwarded,
-                raw::Forwarded::Forwarded => ForwardedHeaders::Forwarded,
-                raw::Forwarded::Both => ForwardedHeaders::Both,
-                raw::Forwarded::Off => ForwardedHeaders::Off,
+                raw::ForwardedHeaders::XForwarded => ForwardedHeaders::XForwarded,
+                raw::ForwardedHeaders::Forwarded => ForwardedHeaders::Forwarded,
+                raw::ForwardedHeaders::Both => ForwardedHeaders::Both,
+                raw::ForwardedHeaders::Off => ForwardedHeaders::Off,
             },
             via: http.via,
             path: PathPolicy {

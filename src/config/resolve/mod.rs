@@ -10,7 +10,7 @@ mod routes;
 mod upstreams;
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{BTreeSet, HashMap, hash_map::Entry},
     net::SocketAddr,
     sync::Arc,
     time,
@@ -191,7 +191,7 @@ impl Resolver<'_> {
 /// Names that may be referred to.
 struct Known<'a> {
     what: &'static str,
-    names: Vec<&'a str>,
+    names: BTreeSet<&'a str>,
     /// Whether all are known; not if a definition was refused that would have given one.
     complete: bool,
 }
@@ -214,7 +214,7 @@ impl<'a> Known<'a> {
 
     /// The name, if something has it.
     fn check(&self, written: &At<String>, resolver: &mut Resolver<'_>) -> Option<Arc<str>> {
-        if self.names.contains(&written.value.as_str()) {
+        if self.names.contains(written.value.as_str()) {
             return Some(written.value.as_str().into());
         }
         if self.complete {

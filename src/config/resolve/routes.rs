@@ -22,6 +22,9 @@ impl Resolver<'_> {
         listeners: &[Placed],
         upstreams: &Known<'_>,
     ) -> Vec<Route> {
+        let known = Known::new("listener", &raw.listeners, self.tree, |listener| {
+            listener.name.as_ref().unwrap_or(&listener.address)
+        });
         let mut names = HashMap::new();
         let mut routes = Vec::with_capacity(raw.routes.value.len());
         for (index, placed) in raw.routes.value.iter().enumerate() {
@@ -34,7 +37,7 @@ impl Resolver<'_> {
                 None => (format!("route-{index}").into(), placed.node),
             };
             self.unique(&mut names, name.clone(), node, || format!("route `{name}`"));
-            let listeners = self.route_listeners(placed, &raw.listeners, listeners);
+            let listeners = self.route_listeners(placed, &raw.listeners, listeners, &known);
             let hostnames = route.hostnames.as_ref().map(|names| self.hostnames(names));
             let rules = self.rules(&name, &route.rules, upstreams);
             routes.push(Route {
@@ -52,6 +55,7 @@ impl Resolver<'_> {
         route: &At<raw::Route>,
         written: &At<Vec<At<raw::Listener>>>,
         listeners: &[Placed],
+        known: &Known<'_>,
     ) -> Vec<Arc<str>> {
         let is_http = |kind: &ListenerKind| matches!(kind, ListenerKind::Http(_));
         let Some(wanted) = &route.value.listeners else {
@@ -70,12 +74,6 @@ impl Resolver<'_> {
             return http;
         };
         self.not_empty(wanted, "listener", "leave `listeners` out for all of them");
-        let known = Known::new(
-            "listener",
-            written,
-            self.tree,
-            |listener: &raw::Listener| listener.name.as_ref().unwrap_or(&listener.address),
-        );
         let mut seen = HashMap::new();
         let mut names = Vec::with_capacity(wanted.value.len());
         for name in &wanted.value {

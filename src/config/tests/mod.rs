@@ -153,6 +153,20 @@ fn every_file_in_config_loads() {
 }
 
 #[test]
+fn the_benchmark_measures_the_defaults() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/bench/single.yaml");
+    let mut config = load(&path).unwrap().config;
+    let text = SHORT.replace("127.0.0.1:8080", "127.0.0.1:9110");
+    let mut defaults = good(&text);
+    assert_eq!(config.admin.address, Some(([127, 0, 0, 1], 9911).into()));
+    assert!(!config.access_log.enabled);
+    // Nothing else differs.
+    config.admin = defaults.admin.clone();
+    defaults.access_log.enabled = false;
+    assert_eq!(config, defaults);
+}
+
+#[test]
 fn variables_become_numbers_and_booleans_but_never_structure() {
     let text = SHORT.replace("8080", "${PORT}").replace(
         "upstream: app",
