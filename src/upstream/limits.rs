@@ -132,10 +132,13 @@ impl Limits {
                 .is_ok()
     }
 
-    /// Reports (`changed()`) each time a request begins to wait for a connection. A pool keeps one
-    /// and then closes idle connections for as long as [`Limits::give_up_one`] says.
+    /// Reports (`changed()`) each time a request begins to wait for a connection, and once at first,
+    /// since somebody may wait already. A pool keeps one and then closes idle connections for as
+    /// long as [`Limits::give_up_one`] says.
     pub fn subscribe(&self) -> watch::Receiver<()> {
-        self.ask.subscribe()
+        let mut asks = self.ask.subscribe();
+        asks.mark_changed();
+        asks
     }
 
     /// Connections held now.
@@ -454,7 +457,6 @@ mod tests {
     /// What a pool does in the background.
     async fn sweep(limits: Arc<Limits>, pool: Pool) {
         let mut ask = limits.subscribe();
-        ask.mark_changed();
         while ask.changed().await.is_ok() {
             while !pool.borrow().is_empty() && limits.give_up_one() {
                 pool.borrow_mut().pop();

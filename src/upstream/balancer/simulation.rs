@@ -256,7 +256,7 @@ async fn a_new_endpoint_is_tried_but_not_flooded() {
             &before,
             simulation.at(simulation.now),
         );
-        assert_eq!(simulation.set.endpoints()[..4], before[..]);
+        assert!(before.iter().all(|known| simulation.set.contains(known.id)));
         simulation.servers = servers;
         simulation.taken.push(0);
         simulation.run(2_000, 200);
@@ -265,12 +265,6 @@ async fn a_new_endpoint_is_tried_but_not_flooded() {
             "{seed} {:?}",
             simulation.taken
         );
-    }
-}
-
-impl PartialEq for Endpoint {
-    fn eq(&self, other: &Self) -> bool {
-        self.id == other.id
     }
 }
 
