@@ -44,6 +44,23 @@ impl Stream {
     }
 }
 
+/// Why an address can't be listened on, and what the usual way out is.
+pub fn explain_bind(error: &io::Error) -> String {
+    let advice = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "another process listens there (`ss -lp` tells which): stop it or take another address"
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "this machine has no such address (`ip address` lists those it has)"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "a port below 1024 needs CAP_NET_BIND_SERVICE, a Unix socket a folder to write to"
+        }
+        _ => return error.to_string(),
+    };
+    format!("{error}; {advice}")
+}
+
 macro_rules! each {
     ($self:ident, $stream:ident => $call:expr) => {
         match $self.get_mut() {

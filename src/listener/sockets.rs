@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     config::model::{Address, Listener},
+    net::explain_bind,
     snapshot::{Bound, ListenerId, Snapshot},
     worker::{Command, Shared},
 };
@@ -19,7 +20,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A listener's address can't be had.
 #[derive(Debug, Error)]
-#[error("listener {listener}: cannot listen on {address}: {source}")]
+#[error("listener {listener}: cannot listen on {address}: {}", explain_bind(.source))]
 pub struct BindError {
     pub listener: Arc<str>,
     pub address: Address,

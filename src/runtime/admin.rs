@@ -7,6 +7,7 @@ use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 use crate::{
     admin::{self, Control, Scope},
     config::model,
+    net::explain_bind,
 };
 
 /// How long a server whose address was taken away goes on: the reload that did so was asked for
@@ -112,7 +113,10 @@ impl Server {
         };
         match admin::bind(address) {
             Ok(listener) => Ok(Change::To(Some((address, listener)))),
-            Err(error) => Err(format!("admin server: cannot listen on {address}: {error}")),
+            Err(error) => Err(format!(
+                "admin server: cannot listen on {address}: {}; the keys are admin.address and admin.probes",
+                explain_bind(&error)
+            )),
         }
     }
 
