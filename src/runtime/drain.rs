@@ -32,13 +32,13 @@ pub async fn drain(
 ) -> Ended {
     let start = Instant::now();
     let deadline = at(start, drain.deadline);
+    shared.advance(Lifecycle::Announced);
     tracing::info!(
         delay = ?drain.delay,
         deadline = ?drain.deadline,
         connections = shared.connections(),
         "draining"
     );
-    shared.advance(Lifecycle::Announced);
     tokio::select! {
         () = sleep_until(at(start, drain.delay).min(deadline)) => {}
         () = signals.end() => return Ended::Forced(shared.connections()),
