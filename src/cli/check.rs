@@ -1,18 +1,15 @@
 //! `pillion check FILE`.
 
-use std::{
-    io::{IsTerminal, Write},
-    path::Path,
-    process::ExitCode,
-};
+use std::{io::Write, path::Path, process::ExitCode};
 
+use super::wants_colors;
 use crate::config::{self, LoadError};
 
 /// Reads a configuration and prints every problem: 0 if it holds, 1 if not, 2 if it can't be
 /// read.
 pub fn check(path: &Path) -> ExitCode {
     let mut out = std::io::stdout().lock();
-    let colors = out.is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let colors = wants_colors(&out);
     let (written, code) = match config::load(path) {
         Ok(loaded) => {
             let config = &loaded.config;

@@ -1,0 +1,67 @@
+//! The two files of the demo.
+
+use std::net::SocketAddr;
+
+/// The sidecar's `backendRefs`, as it starts, with a canary, and with a mistake.
+pub(super) const ONLY_STABLE: &str = "[{ name: stable }]";
+pub(super) const WITH_CANARY: &str = "[{ name: stable, weight: 3 }, { name: canary, weight: 1 }]";
+pub(super) const WITH_MISTAKE: &str =
+    "[{ name: stable, weight: 3 }, { name: canaries, weight: 1 }]";
+
+/// Takes what the application's clients send, and passes it to the sidecar over HTTP/2.
+pub(super) fn ambassador(sidecar: SocketAddr) -> String {
+    format!(
+        "\
+admin: {{ address: 127.0.0.1:0 }}
+listeners:
+  - {{ name: out, address: 127.0.0.1:0, upstream: sidecar }}
+upstreams:
+  - {{ name: sidecar, endpoints: [{sidecar}], protocol: http2 }}
+"
+    )
+}
+
+/// Stands before the application. Turns are taken because a person can check the counts; the
+/// default looks at latency and load.
+pub(super) fn sidecar(
+    [red, blue]: [SocketAddr; 2],
+    green: SocketAddr,
+    backend_refs: &str,
+) -> String {
+    format!(
+        "\
+admin: {{ address: 127.0.0.1:0 }}
+listeners:
+  - {{ name: in, address: 127.0.0.1:0 }}
+routes:
+  - rules:
+      - backendRefs: {backend_refs}
+upstreams:
+  - {{ name: stable, endpoints: [{red}, {blue}], balancer: roundRobin }}
+  - {{ name: canary, endpoints: [{green}] }}
+"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    fn holds(text: &str) -> bool {
+        config::parse("demo.yaml", text, &|_| None).is_ok()
+    }
+
+    #[test]
+    fn the_files_are_good_and_the_mistake_is_one() {
+        let address: SocketAddr = "127.0.0.1:9".parse().unwrap();
+        assert!(holds(&ambassador(address)));
+        for (backend_refs, good) in [
+            (ONLY_STABLE, true),
+            (WITH_CANARY, true),
+            (WITH_MISTAKE, false),
+        ] {
+            assert_eq!(holds(&sidecar([address; 2], address, backend_refs)), good);
+        }
+    }
+}
