@@ -14,7 +14,7 @@ pub fn check(path: &Path) -> ExitCode {
         Ok(loaded) => {
             let config = &loaded.config;
             let line = format!(
-                "{}: good ({} listeners, {} routes, {} upstreams)",
+                "{}: good (listeners: {}, routes: {}, upstreams: {})",
                 path.display(),
                 config.listeners.len(),
                 config.routes.len(),

@@ -45,7 +45,7 @@ pub(super) fn decode<T: DeserializeOwned>(
 
 /// A value and where it was written; `None` for a default.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct At<T> {
+pub(crate) struct At<T> {
     pub(super) value: T,
     pub(super) node: Option<NodeId>,
 }

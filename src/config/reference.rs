@@ -65,7 +65,7 @@ pub fn reference() -> String {
 const PREFACE: &str = "\
 # Configuration
 
-<!-- Made from src/config/raw.rs; `PILLION_BLESS=1 cargo test --lib reference` writes it. -->
+<!-- Made from src/config/raw/; `PILLION_BLESS=1 cargo test --lib reference` writes it. -->
 
 One YAML file, or a folder of `*.yaml` and `*.yml` files that are joined: the lists `listeners`,
 `routes` and `upstreams` are appended to one another in the order of the file names, any other key

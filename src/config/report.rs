@@ -49,7 +49,7 @@ pub struct Problem {
 
 /// What is wrong with one value, before anybody knows where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Fault {
+pub(crate) struct Fault {
     pub(super) message: String,
     pub(super) hint: Option<String>,
 }

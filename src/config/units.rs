@@ -9,15 +9,15 @@ use super::report::{Fault, quote};
 
 /// A length of time: whole numbers with `ms`, `s`, `m`, `h` or `d`, at most a year.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Duration(pub(super) time::Duration);
+pub(crate) struct Duration(pub(super) time::Duration);
 
 /// A number of bytes: a whole number, alone or with `B`, `KiB`, `MiB` or `GiB`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Size(pub(super) u64);
+pub(crate) struct Size(pub(super) u64);
 
 /// A whole number from `MIN` to `MAX`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Count<const MIN: u64, const MAX: u64>(pub(super) u64);
+pub(crate) struct Count<const MIN: u64, const MAX: u64>(pub(super) u64);
 
 /// Longer than anything sensible, short enough that no deadline overflows.
 const MAX_DURATION: time::Duration = time::Duration::from_secs(366 * 24 * 60 * 60);

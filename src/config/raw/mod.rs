@@ -1,0 +1,116 @@
+//! What may be written: every key, its meaning, its unit, its default.
+//!
+//! The comments here are the descriptions of the JSON Schema and of `docs/configuration.md`, and
+//! the `Default`s are the only place where a default stands.
+
+mod filter;
+mod listener;
+mod route;
+mod upstream;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{decode::At, units::Duration};
+pub(super) use filter::*;
+pub(super) use listener::*;
+pub(super) use route::*;
+pub(super) use upstream::*;
+
+/// A configuration of Pillion. `${NAME}` and `${NAME:-default}` inside a value are replaced from
+/// the environment; `$${` stands for `${`. Relative paths are relative to the file they stand in.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(title = "Pillion configuration")]
+pub(super) struct Config {
+    /// Where the process answers about itself.
+    #[serde(default)]
+    pub(super) admin: At<Admin>,
+    /// One line a request.
+    #[serde(default)]
+    pub(super) access_log: At<AccessLog>,
+    /// How the process leaves after SIGTERM, SIGINT or `POST /drain`.
+    #[serde(default)]
+    pub(super) drain: At<Drain>,
+    /// The sockets that take connections. At least one, at most 256.
+    pub(super) listeners: At<Vec<At<Listener>>>,
+    /// What HTTP listeners do with requests: the rule semantics of a Gateway API HTTPRoute.
+    #[serde(default)]
+    pub(super) routes: At<Vec<At<Route>>>,
+    /// The services that requests and connections are sent to.
+    #[serde(default)]
+    pub(super) upstreams: At<Vec<At<Upstream>>>,
+}
+
+/// The admin server and the probes.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct Admin {
+    /// IP address and port of the admin server, or `off`. It answers everything, the requests
+    /// that change something included: keep it on loopback. Port 0 takes a free one.
+    pub(super) address: At<String>,
+    /// IP address and port of a second server with only `/livez`, `/readyz` and `/metrics`,
+    /// which may be public, for the kubelet. None unless written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) probes: Option<At<String>>,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self {
+            address: "127.0.0.1:9901".to_owned().into(),
+            probes: None,
+        }
+    }
+}
+
+/// The access log.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct AccessLog {
+    /// Whether requests are logged.
+    pub(super) enabled: bool,
+    /// One JSON object a line, or a line of text.
+    pub(super) format: LogFormat,
+    /// `stdout`, `stderr` or the path of a file to append to.
+    pub(super) output: At<String>,
+}
+
+impl Default for AccessLog {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            format: LogFormat::Json,
+            output: "stdout".to_owned().into(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// One line of text in the order that Envoy's users know.
+    Text,
+}
+
+/// Leaving without dropping a request.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct Drain {
+    /// Not ready but still accepting for this long, so that load balancers notice first. Not
+    /// longer than `deadline`.
+    pub(super) delay: At<Duration>,
+    /// Counted from the signal; what is still in flight then is cut.
+    pub(super) deadline: At<Duration>,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self {
+            delay: Duration::secs(0).into(),
+            deadline: Duration::secs(30).into(),
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! `upstreams`.
+
+use std::fmt;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, de};
+
+use crate::config::{
+    decode::At,
+    units::{Count, Duration},
+};
+
+/// A service: its endpoints, and how they are found, chosen, reached and limited.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Upstream {
+    /// What listeners, rules, logs and metrics call it.
+    pub(crate) name: At<String>,
+    /// Where it is. At least one.
+    pub(crate) endpoints: At<Vec<At<Endpoint>>>,
+    /// What is spoken with it.
+    #[serde(default)]
+    pub(crate) protocol: UpstreamProtocol,
+    /// How an endpoint is chosen for a request.
+    #[serde(default)]
+    pub(crate) balancer: Balancer,
+    /// How long connecting and idling may take.
+    #[serde(default)]
+    pub(crate) timeouts: UpstreamTimeouts,
+    /// A connection older than this takes no new request; each one's limit is shortened by up to
+    /// a tenth at random, so that they don't end together. 0s: no limit.
+    #[serde(default = "max_connection_age")]
+    pub(crate) max_connection_age: Duration,
+    /// How much it is sent at the same time, over all workers and endpoints.
+    #[serde(default)]
+    pub(crate) limits: Limits,
+    /// Version of a PROXY protocol header that is sent first on each connection. None unless
+    /// written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) proxy_protocol: Option<ProxyVersion>,
+    /// Bounds on how long an answer of the DNS is used.
+    #[serde(default)]
+    pub(crate) dns: At<Dns>,
+}
+
+fn max_connection_age() -> Duration {
+    Duration::secs(3600)
+}
+
+/// An address, or a mapping with an address and a weight. The address is `IP:port`,
+/// `[IPv6]:port`, `unix:PATH`, `HOST:port` (A and AAAA records) or `srv:NAME` (SRV records).
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(crate) enum Endpoint {
+    Address(String),
+    Weighted(WeightedEndpoint),
+}
+
+/// An address and its weight.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct WeightedEndpoint {
+    /// `IP:port`, `[IPv6]:port`, `unix:PATH`, `HOST:port` (A and AAAA records) or `srv:NAME` (SRV
+    /// records).
+    pub(crate) address: At<String>,
+    /// How much more than an endpoint of weight 1 it gets.
+    #[serde(default = "endpoint_weight")]
+    pub(crate) weight: Count<1, 1000>,
+}
+
+fn endpoint_weight() -> Count<1, 1000> {
+    Count(1)
+}
+
+/// serde's untagged enums forget why each variant was refused.
+impl<'de> Deserialize<'de> for Endpoint {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+
+        impl<'de> de::Visitor<'de> for Either {
+            type Value = Endpoint;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an address, or a mapping with an address and a weight,")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Endpoint, E> {
+                Ok(Endpoint::Address(text.to_owned()))
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Endpoint, A::Error> {
+                let map = de::value::MapAccessDeserializer::new(map);
+                WeightedEndpoint::deserialize(map).map(Endpoint::Weighted)
+            }
+        }
+
+        deserializer.deserialize_any(Either)
+    }
+}
+
+impl JsonSchema for Endpoint {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Endpoint".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let weighted = generator.subschema_for::<WeightedEndpoint>();
+        json_schema!({
+            "description": "An address, or a mapping with an address and a weight. The address is \
+                `IP:port`, `[IPv6]:port`, `unix:PATH`, `HOST:port` (A and AAAA records) or \
+                `srv:NAME` (SRV records).",
+            "anyOf": [{ "type": "string" }, weighted],
+        })
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum UpstreamProtocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Balancer {
+    /// The cheaper of two at random, by latency (peak EWMA) times requests in flight.
+    #[default]
+    PeakEwma,
+    /// The one of two at random with fewer requests in flight.
+    LeastRequest,
+    /// One after the other.
+    RoundRobin,
+}
+
+/// Timeouts of the connections to an upstream.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct UpstreamTimeouts {
+    /// To establish a connection. More than 0s.
+    pub(crate) connect: At<Duration>,
+    /// A pooled connection that is unused for this long is closed. More than 0s. The default is
+    /// a little less than the minute after which servers commonly close (a Pillion as well), so
+    /// that this side lets go first and no request meets a closing connection.
+    pub(crate) idle: At<Duration>,
+}
+
+impl Default for UpstreamTimeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::secs(1).into(),
+            idle: Duration::secs(55).into(),
+        }
+    }
+}
+
+/// Limits of an upstream, over all workers and endpoints. What is beyond is refused with 503.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct Limits {
+    /// Connections.
+    pub(crate) connections: Count<1, 10_000_000>,
+    /// Requests that wait for a connection.
+    pub(crate) pending: Count<1, 10_000_000>,
+    /// Requests in flight.
+    pub(crate) requests: Count<1, 10_000_000>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: Count(10_000),
+            pending: Count(10_000),
+            requests: Count(10_000),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum ProxyVersion {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
+}
+
+/// Bounds on the time to live of DNS answers. A last good answer is kept while the DNS fails.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct Dns {
+    /// Not asked again before this. More than 0s.
+    pub(crate) min_ttl: At<Duration>,
+    /// Asked again after this at the latest. Not shorter than `minTtl`.
+    pub(crate) max_ttl: At<Duration>,
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Self {
+            min_ttl: Duration::secs(1).into(),
+            max_ttl: Duration::secs(300).into(),
+        }
+    }
+}
