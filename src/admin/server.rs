@@ -62,13 +62,18 @@ pub async fn serve(listener: TcpListener, control: Arc<dyn Control>, scope: Scop
         .is_ok_and(|address| address.ip().is_loopback());
     let site = Site { scope, loopback };
     let mut connections = Connections::default();
+    let mut failing = false;
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
+                failing = false;
                 connections.add(serve_connection(stream, Arc::clone(&control), site))
             }
             Err(error) => {
-                tracing::warn!(%error, "admin server can't accept");
+                // Once, not ten times a second for as long as it lasts.
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(%error, "admin server can't accept");
+                }
                 // Out of descriptors, most likely; asking at once again would spin.
                 sleep(Duration::from_millis(100)).await;
             }
