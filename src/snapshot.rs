@@ -163,12 +163,14 @@ impl Forward {
     pub fn pick(&self, random: u32) -> &PlannedBackend {
         match self.backends.as_slice() {
             [only] => only,
-            backends => {
-                let total = self.sums.last().copied().unwrap_or_default();
-                let point = (u128::from(random) * u128::from(total)) >> u32::BITS;
-                &backends[self.sums.partition_point(|&sum| u128::from(sum) <= point)]
-            }
+            backends => &backends[self.index(random)],
         }
+    }
+
+    fn index(&self, random: u32) -> usize {
+        let total = self.sums.last().copied().unwrap_or_default();
+        let point = (u128::from(random) * u128::from(total)) >> u32::BITS;
+        self.sums.partition_point(|&sum| u128::from(sum) <= point)
     }
 }
 
@@ -295,5 +297,82 @@ impl<'a> Compiler<'a> {
     fn upstream(&self, name: &Arc<str>) -> Arc<Upstream> {
         let upstream = self.upstreams.get(name);
         Arc::clone(upstream.expect("resolved: every upstream that is named exists"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    const TEXT: &str = "
+listeners:
+  - { name: web, address: 127.0.0.1:0, upstream: app }
+  - { name: db, address: 127.0.0.1:0, protocol: tcp, upstream: other }
+routes:
+  - name: r
+    rules: [{ backendRefs: [{ name: app, weight: 0 }, { name: other, weight: 3 }, { name: app, weight: 1 }] }]
+upstreams:
+  - { name: app, endpoints: [127.0.0.1:1] }
+  - { name: other, endpoints: [127.0.0.1:2] }
+";
+
+    fn compile(text: &str, previous: Option<&Snapshot>) -> Snapshot {
+        let config = config::parse("test.yaml", text, &|_| None).unwrap().config;
+        let listeners = config.listeners.iter().zip(0..);
+        let sockets = listeners
+            .map(|(listener, id)| {
+                let address = listener.address.clone();
+                let bound = Bound {
+                    id: ListenerId(id),
+                    address,
+                };
+                (Arc::clone(&listener.name), bound)
+            })
+            .collect();
+        Snapshot::compile(Arc::new(config), &sockets, previous, &Registry::new(1))
+    }
+
+    #[test]
+    fn what_is_not_touched_is_carried_over() {
+        let first = compile(TEXT, None);
+        let second = compile(&TEXT.replace("127.0.0.1:2", "127.0.0.1:3"), Some(&first));
+        assert_eq!((first.generation, second.generation), (1, 2));
+        assert!(Arc::ptr_eq(
+            &first.upstreams["app"],
+            &second.upstreams["app"]
+        ));
+        assert!(!Arc::ptr_eq(
+            &first.upstreams["other"],
+            &second.upstreams["other"]
+        ));
+    }
+
+    #[test]
+    fn a_listener_s_own_upstream_is_a_plan_under_its_name() {
+        let snapshot = compile(TEXT, None);
+        let PlanKind::Http(http) = &snapshot.listeners[&ListenerId(0)].kind else {
+            panic!("not HTTP")
+        };
+        let fallback = http.fallback.as_ref().unwrap();
+        assert_eq!(&*fallback.name, "web");
+        assert_eq!(fallback.timeouts, Timeouts::default());
+        let PlanKind::Tcp(tcp) = &snapshot.listeners[&ListenerId(1)].kind else {
+            panic!("not TCP")
+        };
+        assert_eq!(&*tcp.upstream.config.name, "other");
+    }
+
+    #[test]
+    fn backends_are_picked_by_weight() {
+        let forward = Forward {
+            backends: Vec::new(),
+            sums: vec![0, 3, 4],
+        };
+        let index = |random: u32| forward.index(random);
+        assert_eq!(index(0), 1, "a weight of zero is never picked");
+        assert_eq!(index(u32::MAX / 4 * 3 - 1), 1);
+        assert_eq!(index(u32::MAX / 4 * 3 + 4), 2);
+        assert_eq!(index(u32::MAX), 2);
     }
 }

@@ -32,8 +32,11 @@ pub struct Worker {
     pub rng: RefCell<fastrand::Rng>,
     pub access_log: AccessLog,
     pub pools: Rc<Pools>,
-    snapshot: RefCell<arc_swap::Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
+    snapshot: RefCell<Newest>,
 }
+
+/// Keeps the snapshot that was newest at the last look.
+type Newest = arc_swap::Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>;
 
 impl Worker {
     pub fn new(id: usize, shared: Arc<Shared>, access_log: AccessLog) -> Rc<Self> {
@@ -336,5 +339,67 @@ impl fmt::Debug for Permit {
         f.debug_struct("Permit")
             .field("worker", &self.worker)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::config;
+
+    fn shared(workers: usize) -> Arc<Shared> {
+        let text = "upstreams: [{ name: a, endpoints: [127.0.0.1:9] }]
+listeners: [{ address: 127.0.0.1:0, upstream: a }]";
+        let first = Snapshot {
+            generation: 1,
+            config: Arc::new(config::parse("test.yaml", text, &|_| None).unwrap().config),
+            listeners: HashMap::new(),
+            upstreams: HashMap::new(),
+        };
+        Shared::new(first, Registry::new(workers), workers).0
+    }
+
+    #[test]
+    fn connections_go_to_the_emptiest_and_equals_take_turns() {
+        let shared = shared(3);
+        assert_eq!([0, 1, 2, 3].map(|turn| shared.emptiest(turn)), [0, 1, 2, 0]);
+        let listener = Arc::default();
+        let first = Permit::take(&shared, 0, &listener, 10).unwrap();
+        let _second = Permit::take(&shared, 1, &listener, 10).unwrap();
+        assert_eq!(shared.emptiest(0), 2);
+        drop(first);
+        assert_eq!(shared.emptiest(1), 2);
+        assert_eq!(shared.emptiest(0), 0);
+    }
+
+    #[test]
+    fn a_listener_s_limit_holds_and_places_come_back() {
+        let shared = shared(1);
+        let listener = Arc::default();
+        let permit = Permit::take(&shared, 0, &listener, 1).unwrap();
+        assert!(Permit::take(&shared, 0, &listener, 1).is_none());
+        assert_eq!(shared.connections(), 1);
+        drop(permit);
+        assert!(Permit::take(&shared, 0, &listener, 1).is_some());
+        assert_eq!(shared.connections(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_drain_ends_with_the_last_connection() {
+        let shared = shared(2);
+        let permit = Permit::take(&shared, 1, &Arc::default(), 1).unwrap();
+        shared.advance(Lifecycle::Draining);
+        let ((), ()) = tokio::join!(shared.idle(), async {
+            tokio::task::yield_now().await;
+            drop(permit);
+        });
+        shared.advance(Lifecycle::Announced);
+        assert_eq!(
+            shared.lifecycle(),
+            Lifecycle::Draining,
+            "there is no way back"
+        );
     }
 }

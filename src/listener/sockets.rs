@@ -187,3 +187,77 @@ async fn close(sockets: Vec<Open>) {
         tracing::warn!("a listening socket is slow to close");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config, telemetry::Registry};
+
+    fn listeners(text: &str) -> Vec<Arc<Listener>> {
+        let text =
+            format!("upstreams: [{{ name: a, endpoints: [127.0.0.1:9] }}]\nlisteners:\n{text}");
+        config::parse("test.yaml", &text, &|_| None)
+            .unwrap()
+            .config
+            .listeners
+    }
+
+    fn listener(name: &str, address: &str) -> String {
+        format!("  - {{ name: {name}, address: {address}, upstream: a }}\n")
+    }
+
+    /// As a reload does it, with workers that never look into their mailbox.
+    async fn apply(sockets: &mut Sockets, text: &str) -> HashMap<Arc<str>, Bound> {
+        let prepared = sockets.prepare(&listeners(text)).unwrap();
+        let bound = prepared.bound.clone();
+        let text =
+            format!("upstreams: [{{ name: a, endpoints: [127.0.0.1:9] }}]\nlisteners:\n{text}");
+        let config = config::parse("test.yaml", &text, &|_| None).unwrap().config;
+        let registry = Registry::new(1);
+        let snapshot = Snapshot::compile(Arc::new(config), &bound, None, &registry);
+        let (shared, mailboxes) = Shared::new(snapshot, registry, 1);
+        drop(mailboxes);
+        let snapshot = shared.snapshot.load_full();
+        sockets.commit(prepared, &snapshot, &shared).await;
+        bound
+    }
+
+    #[tokio::test]
+    async fn a_socket_stays_with_its_address_and_goes_by_its_name_first() {
+        let mut sockets = Sockets::default();
+        let (one, two) = (
+            listener("one", "127.0.0.1:0"),
+            listener("two", "127.0.0.1:0"),
+        );
+        let before = apply(&mut sockets, &format!("{one}{two}")).await;
+        // The order changes nothing, nor does a new name for one of them.
+        let renamed = listener("three", "127.0.0.1:0");
+        let after = apply(&mut sockets, &format!("{renamed}{one}")).await;
+        assert_eq!(after["one"].id, before["one"].id);
+        assert_eq!(after["three"].id, before["two"].id);
+        assert_eq!(after["three"].address, before["two"].address);
+        let last = apply(&mut sockets, &listener("one", "127.0.0.1:0")).await;
+        assert_eq!(last["one"].id, before["one"].id);
+        assert_eq!(sockets.describe(), format!("one={}", before["one"].address));
+    }
+
+    #[tokio::test]
+    async fn what_can_t_be_bound_is_told_and_changes_nothing() {
+        let taken = bind(&Address::Tcp("127.0.0.1:0".parse().unwrap())).unwrap();
+        let mut sockets = Sockets::default();
+        apply(&mut sockets, &listener("one", "127.0.0.1:0")).await;
+        let before = sockets.describe();
+        let bad = listener("bad", &taken.address().to_string());
+        let wanted = listeners(&format!("{}{bad}", listener("new", "127.0.0.1:0")));
+        let Err(errors) = sockets.prepare(&wanted) else {
+            panic!("bound")
+        };
+        assert_eq!(errors.len(), 1);
+        assert!(
+            errors[0]
+                .to_string()
+                .starts_with("listener bad: cannot listen on 127.0.0.1:")
+        );
+        assert_eq!(sockets.describe(), before);
+    }
+}

@@ -88,7 +88,10 @@ impl AdminServers {
 
     /// Where the full server and the one for probes listen, for the log.
     pub fn describe(&self) -> (String, String) {
-        let show = |server: &Server| server.actual.map_or("off".to_owned(), |at| at.to_string());
+        let show = |server: &Server| match server.actual {
+            Some(address) => address.to_string(),
+            None => "off".to_owned(),
+        };
         (show(&self.full), show(&self.probes))
     }
 }

@@ -426,7 +426,7 @@ mod tests {
             left.read_to_string(&mut answer).await.unwrap();
             answer
         };
-        let (outcome, answer) = tokio::join!(copy, async { peers.await });
+        let (outcome, answer) = tokio::join!(copy, peers);
         assert_eq!(answer, "an answer longer than the pipe");
         assert!(matches!(outcome.end, End::Closed), "{outcome:?}");
         assert_eq!((outcome.a_to_b, outcome.b_to_a), (13, 30));
