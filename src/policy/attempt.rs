@@ -34,10 +34,11 @@ pub(super) async fn run(mut call: Call<'_>) -> Result<Answer> {
             .upstream
             .pick(now, &mut worker.rng.borrow_mut(), &tried)?;
         call.trail.attempt(&in_flight, now);
-        call.upstream.metrics.request_started(worker.id);
         let had_body = !call.request.body.is_empty();
-        let outcome = attempt(&mut call, &in_flight, now).await;
-        call.upstream.metrics.request_done(worker.id);
+        let outcome = {
+            let _counted = call.upstream.metrics.running(worker.id);
+            attempt(&mut call, &in_flight, now).await
+        };
         let error = match outcome {
             Ok(response) => {
                 let now = Instant::now();

@@ -278,13 +278,11 @@ impl Pools {
             pool.waiting.retain(|waiting| !waiting.is_closed());
             pool.waiting.push_back(sender);
         }
-        upstream.metrics.pending_started(self.worker);
-        let waited = tokio::select! {
+        let _counted = upstream.metrics.waiting(self.worker);
+        Ok(tokio::select! {
             Ok(conn) = receiver => Waited::Connection(conn),
             permit = pending.connection() => Waited::Permit(permit),
-        };
-        upstream.metrics.pending_done(self.worker);
-        Ok(waited)
+        })
     }
 
     async fn open(

@@ -70,6 +70,24 @@ pub struct Level {
     pub left: Count,
 }
 
+impl Level {
+    /// Counts until what is returned is dropped, which a cancelled future does too.
+    pub fn enter(&self) -> Entered<'_> {
+        self.entered.increment();
+        Entered(self)
+    }
+}
+
+/// One that has entered a [`Level`] and leaves it when dropped.
+#[derive(Debug)]
+pub struct Entered<'a>(&'a Level);
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        self.0.left.increment();
+    }
+}
+
 impl<T> PerWorker<T> {
     /// How many have entered and not left, over all workers.
     pub fn level(&self, level: impl Fn(&T) -> &Level) -> u64 {

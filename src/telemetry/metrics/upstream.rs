@@ -3,7 +3,7 @@
 use std::{fmt, time::Duration};
 
 use super::{
-    cells::{ByReason, Count, Level, PerWorker},
+    cells::{ByReason, Count, Entered, Level, PerWorker},
     histogram::Histogram,
     scrape::{Families, Scraped},
 };
@@ -73,24 +73,14 @@ impl UpstreamMetrics {
         self.cells.of(worker).pool_misses.increment();
     }
 
-    /// A request (or a TCP stream) was given to this upstream.
-    pub fn request_started(&self, worker: usize) {
-        self.cells.of(worker).requests.entered.increment();
+    /// A request was given to this upstream; it runs for as long as the answer is held.
+    pub fn running(&self, worker: usize) -> Entered<'_> {
+        self.cells.of(worker).requests.enter()
     }
 
-    /// That request is over. To be called once for each [`UpstreamMetrics::request_started`].
-    pub fn request_done(&self, worker: usize) {
-        self.cells.of(worker).requests.left.increment();
-    }
-
-    /// A request waits for a connection.
-    pub fn pending_started(&self, worker: usize) {
-        self.cells.of(worker).pending.entered.increment();
-    }
-
-    /// It waits no more: it got one, or gave up.
-    pub fn pending_done(&self, worker: usize) {
-        self.cells.of(worker).pending.left.increment();
+    /// A request waits for a connection for as long as the answer is held.
+    pub fn waiting(&self, worker: usize) -> Entered<'_> {
+        self.cells.of(worker).pending.enter()
     }
 
     /// A limit of the upstream refused a request.
