@@ -20,7 +20,7 @@ use super::{
 use crate::{
     config::model::{DirectResponse, HttpListener, Redirect},
     error::{Error, Reason, Result},
-    policy::{self, Call},
+    policy::{self, Call, Deadline},
     router::{self, Lookup},
     snapshot::{Forward, ListenerPlan, PlannedAction, PlannedMirror, RoutePlan},
     telemetry::access_log::Protocol,
@@ -119,14 +119,15 @@ async fn serve(
     let (route, prefix) = find(http, request, &target.host)
         .ok_or_else(|| no_route(&target.host, &request.head.uri))?;
     let route = Arc::clone(route);
-    completion.matched(&route, total_deadline(&route, &request.head.headers, start));
+    let total = total_deadline(&route, &request.head.headers, start);
+    completion.matched(&route, total);
     match &route.action {
         PlannedAction::Respond(direct) => Ok(respond(&route, direct)),
         PlannedAction::Redirect(redirect) => {
             redirected(&route, redirect, plan, &target.host, request, prefix)
         }
         PlannedAction::Forward(forward) => {
-            let deadline = head_deadline(&route, &request.head.headers, start);
+            let deadline = head_deadline(&route, total, start);
             forwarded(
                 client, &route, forward, request, prefix, completion, deadline,
             )
@@ -219,14 +220,24 @@ fn soonest(start: Instant, limits: impl IntoIterator<Item = Duration>) -> Option
         .map(|limit| start + limit)
 }
 
-/// Until the head of the response: the route's request timeout, its total, or the caller's own
-/// patience, whichever is sooner.
-fn head_deadline(route: &RoutePlan, headers: &HeaderMap, start: Instant) -> Option<Instant> {
-    let timeouts = &route.timeouts;
-    let caller = patience(headers).unwrap_or_default();
-    soonest(start, [timeouts.request, timeouts.total, caller])
+/// Until the head of the response: the route's request timeout, or the end of the whole exchange
+/// if that is sooner.
+fn head_deadline(route: &RoutePlan, total: Option<Instant>, start: Instant) -> Option<Deadline> {
+    let total = total.map(|at| Deadline {
+        at,
+        reason: Reason::TotalTimeout,
+    });
+    let request = soonest(start, [route.timeouts.request]).map(|at| Deadline {
+        at,
+        reason: Reason::RequestTimeout,
+    });
+    total
+        .into_iter()
+        .chain(request)
+        .min_by_key(|deadline| deadline.at)
 }
 
+/// Until the end of the response: the route's total, or the caller's own patience.
 fn total_deadline(route: &RoutePlan, headers: &HeaderMap, start: Instant) -> Option<Instant> {
     soonest(
         start,
@@ -249,7 +260,7 @@ async fn forwarded(
     request: &mut Request,
     prefix: usize,
     completion: &mut Completion,
-    deadline: Option<Instant>,
+    deadline: Option<Deadline>,
 ) -> Result<Response> {
     let backend = {
         let random = client.worker.rng.borrow_mut().u32(..);
@@ -333,7 +344,7 @@ fn mirror_request(
     client: &Rc<Client>,
     mirrors: &[PlannedMirror],
     request: &mut Request,
-    deadline: Option<Instant>,
+    deadline: Option<Deadline>,
 ) {
     for mirror in mirrors {
         if client.worker.rng.borrow_mut().u32(..1_000_000) >= mirror.share
@@ -382,11 +393,11 @@ fn mirror_request(
 }
 
 /// Reads a mirror's answer to its end, so that its connection can be used again.
-async fn discard(mut body: Body, deadline: Option<Instant>) {
+async fn discard(mut body: Body, deadline: Option<Deadline>) {
     let read =
         async { while let Some(Ok(_)) = std::future::poll_fn(|cx| body.poll_frame(cx)).await {} };
     match deadline {
-        Some(deadline) => drop(tokio::time::timeout_at(deadline, read).await),
+        Some(deadline) => drop(tokio::time::timeout_at(deadline.at, read).await),
         None => read.await,
     }
 }

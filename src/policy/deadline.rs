@@ -10,27 +10,27 @@ use std::{
 };
 
 use pin_project_lite::pin_project;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Sleep, sleep_until};
 use tower::{Layer, Service};
 
-use super::{Answer, Call};
+use super::{Answer, Call, Deadline};
 use crate::error::{Error, Reason, Result};
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DeadlineLayer;
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Deadline<S>(S);
+pub(super) struct DeadlineService<S>(S);
 
 impl<S> Layer<S> for DeadlineLayer {
-    type Service = Deadline<S>;
+    type Service = DeadlineService<S>;
 
-    fn layer(&self, inner: S) -> Deadline<S> {
-        Deadline(inner)
+    fn layer(&self, inner: S) -> DeadlineService<S> {
+        DeadlineService(inner)
     }
 }
 
-impl<'a, S> Service<Call<'a>> for Deadline<S>
+impl<'a, S> Service<Call<'a>> for DeadlineService<S>
 where
     S: Service<Call<'a>, Response = Answer, Error = Error>,
 {
@@ -56,7 +56,7 @@ pin_project! {
     pub(super) struct Timed<F> {
         #[pin]
         inner: F,
-        deadline: Option<Instant>,
+        deadline: Option<Deadline>,
         // Made only when something has to be waited for.
         #[pin]
         timer: Option<Sleep>,
@@ -75,14 +75,17 @@ impl<F: Future<Output = Result<Answer>>> Future for Timed<F> {
             return Poll::Pending;
         };
         if this.timer.is_none() {
-            this.timer.set(Some(sleep_until(deadline)));
+            this.timer.set(Some(sleep_until(deadline.at)));
         }
         if let Some(timer) = this.timer.as_pin_mut() {
             ready!(timer.poll(cx));
         }
         Poll::Ready(Err(Error::new(
-            Reason::RequestTimeout,
-            "no response head within the request timeout",
+            deadline.reason,
+            match deadline.reason {
+                Reason::TotalTimeout => "no response head within the total timeout",
+                _ => "no response head within the request timeout",
+            },
         )))
     }
 }

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 pub use self::stack::stack;
 use crate::{
+    error::Reason,
     http::{
         Client,
         message::{Request, Response},
@@ -34,8 +35,16 @@ pub struct Call<'a> {
     pub client: &'a Rc<Client>,
     pub upstream: &'a Arc<Upstream>,
     /// The head of the response has to be here by then.
-    pub deadline: Option<Instant>,
+    pub deadline: Option<Deadline>,
     pub trail: &'a Trail,
+}
+
+/// A moment, and what has run out when it comes.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline {
+    pub at: Instant,
+    /// [`Reason::RequestTimeout`] or [`Reason::TotalTimeout`].
+    pub reason: Reason,
 }
 
 /// A response's head, and what is held until its body has ended.
