@@ -204,6 +204,10 @@ fn sanitize(
             headers::append(map, header::VIA, &via);
         }
     }
+    if host.is_none() {
+        // HTTP/1.0 may leave it out, HTTP/1.1 may not: then it asked for what it connected to.
+        map.insert(header::HOST, client.local_host());
+    }
     if headers::request_id(map).is_none() {
         let mut rng = client.worker.rng.borrow_mut();
         let id = headers::new_request_id(rng.u64(..), rng.u64(..));

@@ -121,6 +121,15 @@ impl Client {
         })
     }
 
+    /// `Host` of a request that names none.
+    pub fn local_host(&self) -> HeaderValue {
+        match &self.conn.local {
+            Address::Tcp(address) => HeaderValue::try_from(address.to_string()).ok(),
+            Address::Unix(_) => None,
+        }
+        .unwrap_or(HeaderValue::from_static("localhost"))
+    }
+
     /// The listener's newest plan: a kept-alive connection gets it with its next request.
     pub fn plan(&self) -> Arc<ListenerPlan> {
         let mut plan = self.plan.borrow_mut();
