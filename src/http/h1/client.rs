@@ -158,6 +158,10 @@ impl Exchange {
                 }
                 continue;
             }
+            if !head::may_be_response(input) {
+                // What speaks another protocol may wait for us now, as we would for a line's end.
+                return Poll::Ready(Err(head::HeadError::Bad("not HTTP/1").of_response()));
+            }
             match ready!(self.conn.wire.poll_fill(cx)) {
                 Ok(0) => return Poll::Ready(Err(self.gone(None))),
                 Ok(_) => self.answered = true,

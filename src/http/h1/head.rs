@@ -54,6 +54,12 @@ pub struct ResponseHead {
     pub keep_alive: bool,
 }
 
+/// Whether this can be the beginning of a response: told before a line is whole.
+pub fn may_be_response(buf: &[u8]) -> bool {
+    const START: &[u8] = b"HTTP/1.";
+    buf.iter().zip(START).all(|(is, should)| is == should)
+}
+
 /// Finds the end of a head without looking at a byte twice, however it trickles in.
 #[derive(Debug, Default)]
 pub struct Scanner {
