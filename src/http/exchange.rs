@@ -43,6 +43,7 @@ pub async fn handle(client: Rc<Client>, mut request: Request) -> Reply {
     );
     describe(&mut completion, &request, &client);
     let grpc = grpc::is_grpc(&request.head.headers);
+    let is_head = request.head.method == Method::HEAD;
     let outcome = serve(&client, &plan, &mut request, &mut completion, start).await;
     let mut response = match outcome {
         Ok(response) => response,
@@ -53,6 +54,9 @@ pub async fn handle(client: Rc<Client>, mut request: Request) -> Reply {
     };
     if response.tunnel.is_none() {
         finish_headers(&mut response);
+    }
+    if is_head {
+        leave_out_body(&mut response);
     }
     completion.answered(response.head.status);
     Reply {
@@ -538,6 +542,15 @@ fn local(status: StatusCode, body: Bytes) -> Response {
         spelling: Spelling::default(),
         body,
         tunnel: None,
+    }
+}
+
+/// A response of our own to HEAD tells the length that one to GET would have.
+fn leave_out_body(response: &mut Response) {
+    if let Body::Full(body) = &response.body {
+        let length = HeaderValue::from(body.len());
+        response.head.headers.insert(header::CONTENT_LENGTH, length);
+        response.body = Body::Empty;
     }
 }
 
