@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, header};
 use tokio::time::Sleep;
 
 use super::{
@@ -228,13 +228,19 @@ impl Exchange {
         } = head;
         let switched = match upgrade {
             Some(Upgrade::Connect) => parts.status.is_success(),
-            Some(Upgrade::Protocol(_)) => parts.status == StatusCode::SWITCHING_PROTOCOLS,
+            Some(Upgrade::Protocol(asked)) => {
+                parts.status == StatusCode::SWITCHING_PROTOCOLS
+                    && parts
+                        .headers
+                        .get(header::UPGRADE)
+                        .is_some_and(|got| got.as_bytes().eq_ignore_ascii_case(asked.as_bytes()))
+            }
             None => false,
         };
         if parts.status == StatusCode::SWITCHING_PROTOCOLS && !switched {
             return Err(Error::new(
                 Reason::UpstreamProtocol,
-                "the upstream switched protocols without being asked",
+                "the upstream switched to a protocol that was not asked for",
             ));
         }
         if switched {
