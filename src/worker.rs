@@ -270,6 +270,14 @@ impl Conn {
         self.proxied
             .map_or_else(|| self.peer.clone(), |proxied| Address::Tcp(proxied.source))
     }
+
+    /// Where the client really connected to.
+    pub fn destination(&self) -> Address {
+        self.proxied.map_or_else(
+            || self.local.clone(),
+            |proxied| Address::Tcp(proxied.destination),
+        )
+    }
 }
 
 /// The connection as the proxy in front saw it.

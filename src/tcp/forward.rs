@@ -7,7 +7,6 @@ use tokio::{io::AsyncWriteExt, time::Instant};
 
 use super::copy::{Carried, End, Leftovers, Patience, Side, copy_counted};
 use crate::{
-    config::model::Address,
     error::{Error, Reason, Replay, Result},
     listener::proxy_protocol,
     net::Stream,
@@ -160,11 +159,7 @@ async fn permit(upstream: &Upstream) -> Result<ConnectionPermit> {
 async fn open(upstream: &Upstream, in_flight: &InFlight, conn: &Conn) -> Result<Stream> {
     let mut stream = upstream::connect(in_flight.endpoint(), &upstream.config).await?;
     if let Some(version) = upstream.config.proxy_protocol {
-        let destination = conn.proxied.map_or_else(
-            || conn.local.clone(),
-            |proxied| Address::Tcp(proxied.destination),
-        );
-        let header = proxy_protocol::encode(version, &conn.source(), &destination);
+        let header = proxy_protocol::encode(version, &conn.source(), &conn.destination());
         stream.write_all(&header).await.map_err(|source| {
             Error::new(Reason::ConnectFailed, "the PROXY header was not taken")
                 .replay(Replay::NeverSent)

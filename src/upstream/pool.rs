@@ -296,7 +296,8 @@ impl Pools {
         let opened = async {
             let mut stream = connect::connect(endpoint, &upstream.config).await?;
             if let Some(version) = upstream.config.proxy_protocol {
-                let header = proxy_protocol::encode(version, &client.source(), &client.local);
+                let header =
+                    proxy_protocol::encode(version, &client.source(), &client.destination());
                 stream.write_all(&header).await.map_err(|error| {
                     Error::new(Reason::ConnectFailed, "the PROXY header could not be sent")
                         .source(error)
