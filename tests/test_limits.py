@@ -207,7 +207,8 @@ def test_requests_above_the_upstreams_limit_are_refused(pillion, echo, connect):
 
 
 def test_connections_at_the_upstreams_limit_make_requests_wait(pillion, echo, connect):
-    proxy = pillion(http_config(echo.address, upstream={"limits": {"connections": 1, "pending": 1}}))
+    proxy = pillion(http_config(echo.address, upstream={"limits": {"connections": 1, "pending": 1}}),
+                    env={"PILLION_WORKERS": "1"})
     first = connect(proxy.address()).send_request("GET", "/first?gate=g")
     echo.wait_heads(1)
     second = connect(proxy.address()).send_request("GET", "/second")
