@@ -5,7 +5,7 @@
 use std::{cell::Cell, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header, response, uri};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header, response, uri};
 use tokio::time::Instant;
 use tower::Service;
 
@@ -106,29 +106,38 @@ async fn serve(
         let head = &mut request.head;
         target::settle(&mut head.uri, &mut head.headers, settings.path, upgrade)?
     };
+    let host = target.name()?;
     if upgrade == Some(&Upgrade::Connect) && !settings.allow_connect {
         return Err(Error::new(
             Reason::ConnectNotAllowed,
             "CONNECT is not allowed here",
         ));
     }
-    if headers::is_loop(&request.head.headers, &client.pseudonym) {
+    let seen = headers::Seen::of(&request.head.headers);
+    if seen.via && headers::is_loop(&request.head.headers, &client.pseudonym) {
         return Err(Error::new(
             Reason::LoopDetected,
             "the request has passed here three times",
         ));
     }
-    sanitize(client, settings, request, completion);
+    sanitize(
+        client,
+        settings,
+        request,
+        seen,
+        target.host.as_ref(),
+        completion,
+    );
 
-    let (route, prefix) = find(http, request, &target.host)
-        .ok_or_else(|| no_route(&target.host, &request.head.uri))?;
+    let (route, prefix) =
+        find(http, request, &host).ok_or_else(|| no_route(&host, &request.head.uri))?;
     let route = Arc::clone(route);
     let total = total_deadline(&route, &request.head.headers, start);
     completion.matched(&route, total);
     match &route.action {
         PlannedAction::Respond(direct) => Ok(respond(&route, direct)),
         PlannedAction::Redirect(redirect) => {
-            redirected(&route, redirect, plan, &target.host, request, prefix)
+            redirected(&route, redirect, plan, &host, request, prefix)
         }
         PlannedAction::Forward(forward) => {
             let deadline = head_deadline(&route, total, start);
@@ -174,45 +183,45 @@ fn sanitize(
     client: &Client,
     settings: &HttpListener,
     request: &mut Request,
+    seen: headers::Seen,
+    host: Option<&HeaderValue>,
     completion: &mut Completion,
 ) {
     let version = request.head.version;
     let map = &mut request.head.headers;
-    headers::strip_hop_by_hop(map);
+    headers::strip_hop_by_hop(map, seen);
     let trusted = settings.trusted_hops > 0;
     if !trusted {
-        headers::strip_ours(map);
+        headers::strip_ours(map, seen);
     }
-    if !request.expects_continue {
+    if seen.expect && !request.expects_continue {
         // Nobody waits for it; passed on, it would only cost a round trip.
         map.remove(header::EXPECT);
     }
-    let host = map.get(header::HOST).cloned();
     headers::forward(
         map,
+        seen,
         &headers::Forwarding {
             style: settings.forwarded,
             trusted,
             client: client.address,
             client_text: &client.address_text,
-            host: host.as_ref(),
+            host,
         },
     );
     if settings.via {
-        let protocol = match version {
-            Version::HTTP_10 => "1.0",
-            Version::HTTP_2 => "2",
-            _ => "1.1",
-        };
-        if let Ok(via) = HeaderValue::try_from(format!("{protocol} {}", client.pseudonym)) {
+        let via = client.via(version);
+        if seen.via {
             headers::append(map, header::VIA, &via);
+        } else {
+            map.insert(header::VIA, via);
         }
     }
     if host.is_none() {
         // HTTP/1.0 may leave it out, HTTP/1.1 may not: then it asked for what it connected to.
         map.insert(header::HOST, client.local_host());
     }
-    if headers::request_id(map).is_none() {
+    if !seen.request_id || headers::request_id(map).is_none() {
         let mut rng = client.worker.rng.borrow_mut();
         let id = headers::new_request_id(rng.u64(..), rng.u64(..));
         completion.record().request_id = Some(id.clone());
@@ -295,8 +304,9 @@ async fn forwarded(
         .then(|| response.head.headers.get(header::UPGRADE).cloned())
         .flatten();
     let map = &mut response.head.headers;
-    headers::strip_hop_by_hop(map);
-    headers::strip_ours(map);
+    let seen = headers::Seen::of(map);
+    headers::strip_hop_by_hop(map, seen);
+    headers::strip_ours(map, seen);
     if let Some(protocol) = switched {
         map.insert(header::UPGRADE, protocol);
     }

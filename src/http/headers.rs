@@ -22,18 +22,59 @@ const OURS: &str = "x-pillion-";
 /// the way out and once on the way in, and three times is a loop.
 const LOOP: usize = 3;
 
+/// Which of the headers that a proxy cares about a message has.
+///
+/// The common message has next to none of them, so one pass looks before anything is searched.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seen {
+    connection: bool,
+    te: bool,
+    other_hop_by_hop: bool,
+    ours: bool,
+    forwarding: bool,
+    pub via: bool,
+    pub expect: bool,
+    pub request_id: bool,
+}
+
+impl Seen {
+    pub fn of(headers: &HeaderMap) -> Self {
+        let mut seen = Self::default();
+        for name in headers.keys() {
+            match *name {
+                header::CONNECTION => seen.connection = true,
+                header::TE => seen.te = true,
+                header::VIA => seen.via = true,
+                header::EXPECT => seen.expect = true,
+                header::FORWARDED => seen.forwarding = true,
+                header::TRANSFER_ENCODING
+                | header::UPGRADE
+                | header::PROXY_AUTHENTICATE
+                | header::PROXY_AUTHORIZATION => seen.other_hop_by_hop = true,
+                _ => seen.note_custom(name.as_str()),
+            }
+        }
+        seen
+    }
+
+    fn note_custom(&mut self, name: &str) {
+        if let Some(rest) = name.strip_prefix("x-") {
+            self.ours |= rest.starts_with("pillion-");
+            self.forwarding |= rest.starts_with("forwarded-");
+            self.request_id |= rest == "request-id";
+        } else {
+            self.other_hop_by_hop |=
+                matches!(name, "keep-alive" | "proxy-connection" | "http2-settings");
+        }
+    }
+}
+
 /// Drops what concerns one connection only (RFC 9110 section 7.6.1): the names that every line of
 /// `Connection` lists, and those that are hop-by-hop by themselves. `TE: trailers` is written
 /// again, since it is true of this hop too; gRPC insists on it.
 ///
 /// `Connection` can't remove what says where a message goes or ends.
-///
-/// The common request has next to none of these, so one pass looks before anything is searched.
-pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let mut seen = Seen::default();
-    for name in headers.keys() {
-        seen.note(name);
-    }
+pub fn strip_hop_by_hop(headers: &mut HeaderMap, seen: Seen) {
     if seen.connection {
         strip_listed(headers);
         headers.remove(header::CONNECTION);
@@ -55,7 +96,7 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
             headers.insert(header::TE, HeaderValue::from_static("trailers"));
         }
     }
-    if seen.others {
+    if seen.other_hop_by_hop {
         for name in [
             header::TRANSFER_ENCODING,
             header::UPGRADE,
@@ -66,32 +107,6 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
             HTTP2_SETTINGS,
         ] {
             headers.remove(name);
-        }
-    }
-}
-
-#[derive(Default)]
-struct Seen {
-    connection: bool,
-    te: bool,
-    others: bool,
-}
-
-impl Seen {
-    fn note(&mut self, name: &HeaderName) {
-        match *name {
-            header::CONNECTION => self.connection = true,
-            header::TE => self.te = true,
-            header::TRANSFER_ENCODING
-            | header::UPGRADE
-            | header::PROXY_AUTHENTICATE
-            | header::PROXY_AUTHORIZATION => self.others = true,
-            _ => {
-                self.others |= matches!(
-                    name.as_str(),
-                    "keep-alive" | "proxy-connection" | "http2-settings"
-                );
-            }
         }
     }
 }
@@ -122,16 +137,17 @@ fn strip_listed(headers: &mut HeaderMap) {
 }
 
 /// Drops `x-pillion-*`: only a trusted peer may speak in our name.
-pub fn strip_ours(headers: &mut HeaderMap) {
-    if headers.keys().any(|name| name.as_str().starts_with(OURS)) {
-        let names: Vec<HeaderName> = headers
-            .keys()
-            .filter(|name| name.as_str().starts_with(OURS))
-            .cloned()
-            .collect();
-        for name in names {
-            headers.remove(name);
-        }
+pub fn strip_ours(headers: &mut HeaderMap, seen: Seen) {
+    if !seen.ours {
+        return;
+    }
+    let names: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().starts_with(OURS))
+        .cloned()
+        .collect();
+    for name in names {
+        headers.remove(name);
     }
 }
 
@@ -163,8 +179,8 @@ pub struct Forwarding<'a> {
 
 /// Writes `X-Forwarded-*` and `Forwarded` (RFC 7239). Lines of a peer that is not trusted are
 /// dropped first, whichever style is written.
-pub fn forward(headers: &mut HeaderMap, forwarding: &Forwarding<'_>) {
-    if !forwarding.trusted {
+pub fn forward(headers: &mut HeaderMap, seen: Seen, forwarding: &Forwarding<'_>) {
+    if seen.forwarding && !forwarding.trusted {
         for name in [
             X_FORWARDED_FOR,
             X_FORWARDED_PROTO,
@@ -287,7 +303,8 @@ mod tests {
             ("upgrade", "h2c"),
             ("te", "gzip, Trailers;q=0.5"),
         ]);
-        strip_hop_by_hop(&mut headers);
+        let seen = Seen::of(&headers);
+        strip_hop_by_hop(&mut headers, seen);
         assert_eq!(names(&headers), ["te", "x-c"]);
         assert_eq!(headers["te"], "trailers");
     }
@@ -300,7 +317,8 @@ mod tests {
             ("content-length", "3"),
             ("via", "1.1 x"),
         ]);
-        strip_hop_by_hop(&mut headers);
+        let seen = Seen::of(&headers);
+        strip_hop_by_hop(&mut headers, seen);
         assert_eq!(names(&headers), ["content-length", "host", "via"]);
     }
 
@@ -323,7 +341,8 @@ mod tests {
             client_text: &HeaderValue::from_static("127.0.0.1"),
             host: Some(&HeaderValue::from_static("h:80")),
         };
-        forward(&mut headers, &forwarding);
+        let seen = Seen::of(&headers);
+        forward(&mut headers, seen, &forwarding);
         assert_eq!(headers["x-forwarded-for"], "127.0.0.1");
         assert_eq!(headers["x-forwarded-host"], "h:80");
         assert_eq!(
@@ -332,6 +351,7 @@ mod tests {
         );
         forward(
             &mut headers,
+            Seen::of(&HeaderMap::new()),
             &Forwarding {
                 trusted: true,
                 ..forwarding

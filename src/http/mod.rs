@@ -45,7 +45,10 @@ pub async fn serve(stream: Stream, conn: Conn, worker: Rc<Worker>) {
     let detected = tokio::select! {
         biased;
         detected = timeout(client.limits().head_timeout, detect(&mut stream, &mut input)) => detected,
-        () = client.ended(true) => return,
+        () = async {
+            client.ended().await;
+            tokio::time::sleep(FIRST_REQUEST_GRACE).await;
+        } => return,
     };
     match detected {
         Ok(Some(Version::HTTP_2)) => h2::server::serve(stream, input, client).await,
@@ -93,6 +96,8 @@ pub struct Client {
     pub address_text: HeaderValue,
     /// Our name in `Via`: unique to this process and listener.
     pub pseudonym: Box<str>,
+    /// What is appended to `Via` for a request over HTTP/1.1.
+    via: HeaderValue,
 }
 
 impl Client {
@@ -108,8 +113,8 @@ impl Client {
             "pillion-{:012x}-{}",
             worker.shared.process_id >> 16,
             conn.listener.0
-        )
-        .into();
+        );
+        let via = via_of("1.1", &pseudonym);
         let plan = RefCell::new(Arc::clone(&conn.plan));
         Rc::new(Self {
             worker,
@@ -117,7 +122,8 @@ impl Client {
             plan,
             address,
             address_text,
-            pseudonym,
+            pseudonym: pseudonym.into(),
+            via,
         })
     }
 
@@ -128,6 +134,15 @@ impl Client {
             Address::Unix(_) => None,
         }
         .unwrap_or(HeaderValue::from_static("localhost"))
+    }
+
+    /// What is appended to `Via` for a request by this version (RFC 9110 section 7.6.3).
+    pub fn via(&self, version: Version) -> HeaderValue {
+        match version {
+            Version::HTTP_10 => via_of("1.0", &self.pseudonym),
+            Version::HTTP_2 => via_of("2", &self.pseudonym),
+            _ => self.via.clone(),
+        }
     }
 
     /// The listener's newest plan: a kept-alive connection gets it with its next request.
@@ -153,20 +168,22 @@ impl Client {
     }
 
     /// Resolves when the connection has to end while it is idle.
-    pub async fn ended(&self, first: bool) {
+    pub async fn ended(&self) {
         loop {
             let event = self.worker.events.notified();
             tokio::pin!(event);
             event.as_mut().enable();
             if self.should_close() {
-                break;
+                return;
             }
             event.await;
         }
-        if first {
-            tokio::time::sleep(FIRST_REQUEST_GRACE).await;
-        }
     }
+}
+
+fn via_of(version: &str, pseudonym: &str) -> HeaderValue {
+    HeaderValue::try_from(format!("{version} {pseudonym}"))
+        .expect("hexadecimal digits and dashes are a header value")
 }
 
 /// The HTTP half of a plan. Only HTTP listeners' connections come here, and a reload that makes

@@ -12,17 +12,32 @@ use crate::{
     router::{Authority, PathError, normalize},
 };
 
-/// A request's target after normalisation.
+/// Where a settled request goes.
 #[derive(Debug)]
 pub struct Target {
-    /// Lower case, without port; empty where HTTP/1.0 named none.
-    pub host: Box<str>,
+    /// As it is forwarded; `None` where HTTP/1.0 named none.
+    pub host: Option<HeaderValue>,
+}
+
+impl Target {
+    /// The host as rules match it: lower case, without port, empty for none.
+    ///
+    /// # Errors
+    /// A host that is none.
+    pub fn name(&self) -> Result<Cow<'_, str>> {
+        let Some(host) = &self.host else {
+            return Ok(Cow::Borrowed(""));
+        };
+        Ok(Authority::parse(host.as_bytes())
+            .map_err(|_| Error::new(Reason::BadRequest, "an invalid host"))?
+            .host)
+    }
 }
 
 /// Brings `uri` and `Host` into one form: origin form in the one, what was asked for in the other.
 ///
 /// # Errors
-/// A path that the policy refuses, or a host that is none.
+/// A path that the policy refuses.
 pub fn settle(
     uri: &mut Uri,
     headers: &mut HeaderMap,
@@ -44,29 +59,24 @@ pub fn settle(
         }
         headers.insert(header::HOST, host);
     }
-    let host = match headers.get(header::HOST) {
-        Some(host) => Authority::parse(host.as_bytes())
-            .map_err(|_| Error::new(Reason::BadRequest, "an invalid host"))?
-            .host
-            .into_owned()
-            .into_boxed_str(),
-        None => Box::default(),
+    let target = Target {
+        host: headers.get(header::HOST).cloned(),
     };
     if upgrade == Some(&Upgrade::Connect) {
-        return Ok(Target { host });
+        return Ok(target);
     }
     let normal = normalize(uri.path(), policy).map_err(refused)?;
     let changed = matches!(normal, Cow::Owned(_));
     if changed || uri.scheme().is_some() || uri.authority().is_some() {
-        let target = match uri.query() {
+        let path = match uri.query() {
             Some(query) => format!("{normal}?{query}"),
             None => normal.into_owned(),
         };
-        let target = PathAndQuery::try_from(target)
+        let path = PathAndQuery::try_from(path)
             .map_err(|error| Error::new(Reason::BadRequest, "an invalid path").source(error))?;
-        *uri = Uri::from(target);
+        *uri = Uri::from(path);
     }
-    Ok(Target { host })
+    Ok(target)
 }
 
 fn refused(error: PathError) -> Error {

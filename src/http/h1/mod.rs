@@ -1,10 +1,12 @@
 //! HTTP/1.1 (RFC 9112) on both sides, our own: what is strict, what is buffered and when memory
 //! is given back is decided here.
 
+mod buffers;
 pub mod client;
 pub mod decode;
 pub mod encode;
 pub mod head;
 pub mod output;
+mod rest;
 pub mod server;
 pub mod wire;

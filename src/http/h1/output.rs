@@ -12,9 +12,13 @@ use std::{
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::AsyncWrite;
 
+use super::buffers;
+
 /// Pieces up to this size are copied behind the others; beyond it a copy costs more than one
 /// more element of a vectored write.
 const COPY_LIMIT: usize = 4 * 1024;
+/// Room for a usual head and a small body.
+const HEAD: usize = 2 * 1024;
 /// An emptied buffer that grew past this is given back.
 const KEEP: usize = 16 * 1024;
 
@@ -35,7 +39,7 @@ impl Output {
     pub fn head(&mut self) -> &mut BytesMut {
         debug_assert!(self.accepts());
         if self.buf.capacity() == 0 {
-            self.buf.reserve(1024);
+            self.buf = buffers::lend(HEAD);
         }
         &mut self.buf
     }
@@ -119,7 +123,7 @@ impl Output {
 
     /// Gives the buffer's memory back; an idle connection needs none.
     pub fn release(&mut self) {
-        self.buf = BytesMut::new();
+        buffers::give_back(std::mem::take(&mut self.buf));
     }
 }
 

@@ -21,6 +21,7 @@ use super::{
     decode::{Decoder, Step},
     encode,
     head::{self, Framing, HeadError, RequestHead, Scanner},
+    rest::Rest,
     wire::Wire,
 };
 use crate::{
@@ -28,6 +29,7 @@ use crate::{
     http::{
         Client,
         exchange::{self, Reply},
+        http_plan,
         message::{Body, Frame, Request},
         pace::Pace,
         upgrade,
@@ -45,15 +47,14 @@ const LINGER_TIME: Duration = Duration::from_secs(1);
 /// Serves requests until the connection ends. `input` was read while the protocol was detected.
 pub async fn serve(stream: Stream, input: BytesMut, client: Rc<Client>) {
     let inbound = Rc::new(RefCell::new(Inbound::new(Wire::new(stream, input))));
-    let mut first = true;
+    let mut rest = pin!(Rest::new(&client));
     loop {
-        let head = match next_head(&inbound, &client, first).await {
-            Next::Head(head) => head,
-            Next::Closed => return,
-            Next::Refused(error) => return refuse(&inbound, &client, error).await,
+        let head = match next_head(&inbound, &client, rest.as_mut()).await {
+            Ok(Some(head)) => head,
+            Ok(None) => return,
+            Err(error) => return refuse(&inbound, &client, error).await,
         };
-        first = false;
-        match serve_one(&inbound, &client, *head).await {
+        match serve_one(&inbound, &client, head).await {
             After::Next => {}
             After::Close => return close(&inbound).await,
             After::Abort => return,
@@ -173,33 +174,33 @@ impl RequestBody {
     }
 }
 
-enum Next {
-    Head(Box<RequestHead>),
-    Closed,
-    Refused(Error),
-}
-
-/// Waits for a request, then reads its head.
-async fn next_head(inbound: &RefCell<Inbound>, client: &Client, first: bool) -> Next {
-    let limits = client.limits();
+/// Waits for a request, then reads its head; `None` when the connection is over.
+async fn next_head<E: Future<Output = ()>>(
+    inbound: &RefCell<Inbound>,
+    client: &Client,
+    rest: Pin<&mut Rest<'_, E>>,
+) -> Result<Option<RequestHead>> {
     if inbound.borrow().wire.input.is_empty() {
         inbound.borrow_mut().wire.release();
-        let patience = if first {
-            limits.head_timeout
-        } else {
-            limits.keep_alive_timeout
-        };
-        if !wait_for_input(inbound, client, patience, first).await {
-            return Next::Closed;
+        if !rest
+            .wait(|cx| inbound.borrow().wire.stream.poll_readable(cx))
+            .await
+        {
+            return Ok(None);
         }
     }
+    let (max_head_size, head_timeout) = {
+        let plan = client.plan();
+        let limits = &http_plan(&plan).http;
+        (limits.max_head_size, limits.head_timeout)
+    };
     let mut scanner = Scanner::default();
     let mut empty_lines = 0;
     let read = poll_fn(|cx| {
         let wire = &mut inbound.borrow_mut().wire;
         loop {
             let scanned = head::skip_empty_lines(&mut wire.input, &mut empty_lines)
-                .and_then(|()| scanner.scan(&wire.input, limits.max_head_size));
+                .and_then(|()| scanner.scan(&wire.input, max_head_size));
             match scanned {
                 Ok(Some(length)) => {
                     return Poll::Ready(Ok(Some(wire.input.split_to(length).freeze())));
@@ -217,38 +218,17 @@ async fn next_head(inbound: &RefCell<Inbound>, client: &Client, first: bool) -> 
     let mut read = pin!(read);
     let text = match poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx))).await {
         Poll::Ready(done) => done,
-        Poll::Pending => match timeout(limits.head_timeout, read).await {
-            Ok(done) => done,
-            Err(_) => {
-                return Next::Refused(Error::new(Reason::HeadTimeout, "no whole head in time"));
-            }
-        },
+        Poll::Pending => timeout(head_timeout, read)
+            .await
+            .map_err(|_| Error::new(Reason::HeadTimeout, "no whole head in time"))?,
     };
     match text.and_then(|text| text.map(head::request).transpose()) {
-        Ok(Some(head)) => Next::Head(Box::new(head)),
-        Ok(None) if inbound.borrow().wire.input.is_empty() => Next::Closed,
-        Ok(None) => Next::Refused(Error::new(
+        Ok(None) if !inbound.borrow().wire.input.is_empty() => Err(Error::new(
             Reason::ClientClosed,
             "the client left inside the request head",
         )),
-        Err(error) => Next::Refused(error.of_request()),
-    }
-}
-
-/// False when the connection is to be closed instead: patience or the drain ended it.
-async fn wait_for_input(
-    inbound: &RefCell<Inbound>,
-    client: &Client,
-    patience: Duration,
-    first: bool,
-) -> bool {
-    let readable = poll_fn(|cx| inbound.borrow().wire.stream.poll_readable(cx));
-    let ended = client.ended(first);
-    tokio::select! {
-        biased;
-        _ = readable => true,
-        () = ended => false,
-        () = tokio::time::sleep(patience) => false,
+        Ok(head) => Ok(head),
+        Err(error) => Err(error.of_request()),
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 use bytes::BytesMut;
 use tokio_util::io::poll_read_buf;
 
-use super::output::Output;
+use super::{buffers, output::Output};
 use crate::net::Stream;
 
 /// A first read asks for this much: most heads fit.
@@ -39,7 +39,11 @@ impl Wire {
 
     /// Reads once into the input buffer; 0 at the end of the stream.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.input.reserve(self.next_read);
+        if self.input.capacity() == 0 {
+            self.input = buffers::lend(self.next_read);
+        } else {
+            self.input.reserve(self.next_read);
+        }
         let room = self.input.capacity() - self.input.len();
         let read = ready!(poll_read_buf(
             Pin::new(&mut self.stream),
@@ -64,7 +68,7 @@ impl Wire {
     /// Gives back the memory of both buffers where they are empty: an idle connection needs none.
     pub fn release(&mut self) {
         if self.input.is_empty() {
-            self.input = BytesMut::new();
+            buffers::give_back(std::mem::take(&mut self.input));
         }
         if self.output.is_empty() {
             self.output.release();

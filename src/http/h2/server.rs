@@ -31,7 +31,6 @@ use crate::{
     http::{
         Client,
         exchange::{self, Reply},
-        headers,
         message::{Body, Request},
         pace::Pace,
         spelling::Spelling,
@@ -62,7 +61,7 @@ pub async fn serve(stream: Stream, input: BytesMut, client: Rc<Client>) {
     };
 
     let mut streams = FuturesUnordered::new();
-    let mut ending = pin!(client.ended(false));
+    let mut ending = pin!(client.ended());
     let mut idle = pin!(tokio::time::sleep(limits.http2_idle_timeout));
     let mut going = false;
     let end = poll_fn(|cx| {
@@ -223,7 +222,6 @@ fn check(head: &mut http::request::Parts) -> Result<()> {
             head.headers.insert(header::COOKIE, whole);
         }
     }
-    headers::strip_hop_by_hop(&mut head.headers);
     Ok(())
 }
 

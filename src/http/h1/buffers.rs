@@ -1,0 +1,38 @@
+//! A worker's spare buffers.
+//!
+//! An idle connection holds no buffer; a busy one borrows. What comes back is lent out again, so
+//! that a request allocates none, and the memory of a burst is bounded by what may be kept.
+
+use std::cell::RefCell;
+
+use bytes::BytesMut;
+
+/// Buffers kept for the next borrower; more are freed.
+const KEPT: usize = 32;
+/// A buffer that grew past this is freed.
+const LARGEST: usize = 16 * 1024;
+
+thread_local! {
+    static SPARE: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
+}
+
+/// An empty buffer with room for `room` bytes.
+pub(super) fn lend(room: usize) -> BytesMut {
+    let mut buffer = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
+    buffer.reserve(room);
+    buffer
+}
+
+/// Takes a buffer back. Pieces of it that are still held elsewhere stay valid: the memory is
+/// used again only when the last of them is gone.
+pub(super) fn give_back(mut buffer: BytesMut) {
+    buffer.clear();
+    if buffer.capacity() > LARGEST {
+        return;
+    }
+    SPARE.with_borrow_mut(|spare| {
+        if spare.len() < KEPT {
+            spare.push(buffer);
+        }
+    });
+}
