@@ -10,8 +10,11 @@ JOBS ?= 2
 # The program that the tests drive.
 export PILLION_BIN ?= $(abspath $(TARGET))/quick/pillion
 
+COMPARE = $(VENV)/bin/python benches/compare
+
 .DEFAULT_GOAL := help
-.PHONY: help demo build setup test test-rust test-peers test-long bench lint fmt deny
+.PHONY: help demo build setup test test-rust test-peers test-long bench bench-quick bench-docs \
+	bench-micro bench-setup lint fmt deny
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -39,10 +42,28 @@ test-long: setup ## soaks, long rotations, wide seeds: before an issue is closed
 	$(CARGO) build --locked --profile quick
 	$(VENV)/bin/pytest tests -m long
 
-bench: setup ## micro-benchmarks, then Pillion beside nginx, HAProxy and Envoy
+bench: BENCH_SET ?= benches/results/$(shell date +%F)
+bench: bench-setup ## Pillion beside nginx, HAProxy and Envoy: BENCH_ROUNDS (5) of BENCH_SECONDS (4)
+	$(CARGO) build --locked --release --bin pillion
+	$(CARGO) build --locked --release --example relay
+	$(COMPARE) run --pillion $(TARGET)/release/pillion --relay $(TARGET)/release/examples/relay \
+	  --out $(BENCH_SET)
+	$(COMPARE) plot $(BENCH_SET)
+
+bench-quick: ## the same in one round of a second, kept nowhere: does it still work
+	BENCH_ROUNDS=1 BENCH_SECONDS=1 $(MAKE) bench BENCH_SET=$(TARGET)/bench-quick
+
+bench-docs: ## puts a set of results, BENCH_SET=benches/results/DATE, into docs/performance.md
+	$(COMPARE) document $(BENCH_SET)
+
+bench-micro: ## criterion: the hot parts one by one
 	$(CARGO) bench --locked
-	$(CARGO) build --locked --release
-	$(VENV)/bin/python benches/run.py
+
+bench-setup: setup
+	@cmp -s benches/compare/requirements.txt $(VENV)/bench.txt || { \
+	  $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	    --requirement benches/compare/requirements.txt \
+	  && cp benches/compare/requirements.txt $(VENV)/bench.txt; }
 
 lint: deny ## format, clippy, dependencies, documentation: warnings are errors
 	$(CARGO) fmt --check
