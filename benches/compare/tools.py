@@ -17,7 +17,7 @@ def find(program: str) -> str:
 
 
 def version(command: list[str]) -> str:
-    """The first version number that the program prints about itself."""
+    """The first version number that the program prints about itself, with the commit if it tells it."""
     output = subprocess.run([find(command[0]), *command[1:]], capture_output=True, text=True)
-    numbers = re.search(r"\d+\.\d+(\.\d+)*", output.stdout + output.stderr)
+    numbers = re.search(r"\d+\.\d+(\.\d+)*( \(commit \w+\))?", output.stdout + output.stderr)
     return numbers.group() if numbers else "unknown"
