@@ -2,7 +2,15 @@
 //!
 //! Nothing in here fails: whatever goes wrong becomes a response with a reason.
 
-use std::{cell::Cell, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::Cell,
+    future::{Future, poll_fn},
+    pin::pin,
+    rc::Rc,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header, response, uri};
@@ -14,6 +22,7 @@ use super::{
     Client, grpc, headers, http_plan,
     message::{Body, Request, Response, Upgrade},
     mirror,
+    pace::{Pace, Pacing},
     spelling::Spelling,
     target,
 };
@@ -32,8 +41,13 @@ pub struct Reply {
     pub completion: Completion,
 }
 
-/// Serves one request.
-pub async fn handle(client: Rc<Client>, mut request: Request) -> Reply {
+/// Serves one request. `uploaded` tells how much of its body has come, and nothing once that is
+/// whole.
+pub async fn handle(
+    client: Rc<Client>,
+    mut request: Request,
+    uploaded: &dyn Fn() -> Option<u64>,
+) -> Reply {
     let start = Instant::now();
     let plan = client.plan();
     let mut completion = Completion::new(
@@ -44,7 +58,15 @@ pub async fn handle(client: Rc<Client>, mut request: Request) -> Reply {
     describe(&mut completion, &request, &client);
     let grpc = grpc::is_grpc(&request.head.headers);
     let is_head = request.head.method == Method::HEAD;
-    let outcome = serve(&client, &plan, &mut request, &mut completion, start).await;
+    let outcome = serve(
+        &client,
+        &plan,
+        &mut request,
+        &mut completion,
+        start,
+        uploaded,
+    )
+    .await;
     let mut response = match outcome {
         Ok(response) => response,
         Err(error) => {
@@ -98,6 +120,7 @@ async fn serve(
     request: &mut Request,
     completion: &mut Completion,
     start: Instant,
+    uploaded: &dyn Fn() -> Option<u64>,
 ) -> Result<Response> {
     let http = http_plan(plan);
     let settings = &http.http;
@@ -141,10 +164,10 @@ async fn serve(
         }
         PlannedAction::Forward(forward) => {
             let deadline = head_deadline(&route, total, start);
-            forwarded(
+            let forwarded = forwarded(
                 client, &route, forward, request, prefix, completion, deadline,
-            )
-            .await
+            );
+            while_it_moves(forwarded, route.timeouts.idle, uploaded).await
         }
     }
 }
@@ -355,6 +378,26 @@ fn rewrite(
         request.head.headers.insert(header::HOST, host);
     }
     Ok(())
+}
+
+/// Ends the wait for a response while the client's upload stands still. Once the upload is whole
+/// the wait is the upstream's, and that has its own deadline.
+async fn while_it_moves(
+    answer: impl Future<Output = Result<Response>>,
+    idle: Duration,
+    uploaded: &dyn Fn() -> Option<u64>,
+) -> Result<Response> {
+    let mut answer = pin!(answer);
+    let mut pace = Pace::new(Pacing {
+        idle,
+        deadline: None,
+    });
+    poll_fn(|cx| match (answer.as_mut().poll(cx), uploaded()) {
+        (Poll::Ready(answer), _) => Poll::Ready(answer),
+        (Poll::Pending, Some(bytes)) => pace.poll(cx, bytes).map(Err),
+        (Poll::Pending, None) => Poll::Pending,
+    })
+    .await
 }
 
 /// Sends copies on their way, each in a task of its own, which nobody waits for.

@@ -250,6 +250,8 @@ class Pillion:
         self.logs.thread.join(TIMEOUT)
         self.process.stdout.close()
         self.process.stderr.close()
+        # Shown with a test that fails.
+        print(f"--- the log of {self.pid}", *self.logs.text[-30:], sep="\n")
         assert "panicked at" not in self.stderr(), f"pillion panicked:\n{self.stderr()}"
         assert died is None, f"pillion died by itself with {died}:\n{self.stderr()}"
 

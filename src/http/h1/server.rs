@@ -274,7 +274,11 @@ async fn serve_one(
     };
 
     // Boxed, so that an idle connection does not carry the space of a busy one.
-    let mut exchange = Box::pin(exchange::handle(Rc::clone(client), request));
+    let uploaded = || {
+        let inbound = inbound.borrow();
+        (!inbound.decoder.is_done()).then_some(inbound.received)
+    };
+    let mut exchange = Box::pin(exchange::handle(Rc::clone(client), request, &uploaded));
     let reply = poll_fn(|cx| {
         if let Poll::Ready(reply) = exchange.as_mut().poll(cx) {
             return Poll::Ready(Some(reply));

@@ -31,8 +31,25 @@ pub struct Incoming {
     recv: RecvStream,
     side: Side,
     remaining: Option<u64>,
-    received: Rc<Cell<u64>>,
-    data_ended: bool,
+    received: Rc<Received>,
+}
+
+/// What has come of a body, known also after the body has moved on.
+#[derive(Debug, Default)]
+pub struct Received {
+    bytes: Cell<u64>,
+    data_ended: Cell<bool>,
+}
+
+impl Received {
+    pub fn bytes(&self) -> u64 {
+        self.bytes.get()
+    }
+
+    /// Nothing but trailers can follow.
+    pub fn data_ended(&self) -> bool {
+        self.data_ended.get()
+    }
 }
 
 impl Incoming {
@@ -47,12 +64,10 @@ impl Incoming {
             side,
             remaining,
             received: Rc::default(),
-            data_ended: false,
         }
     }
 
-    /// Bytes received so far, readable after the body has moved on.
-    pub fn received(&self) -> Rc<Cell<u64>> {
+    pub fn received(&self) -> Rc<Received> {
         Rc::clone(&self.received)
     }
 
@@ -66,7 +81,7 @@ impl Incoming {
     }
 
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame>>> {
-        while !self.data_ended {
+        while !self.received.data_ended() {
             match ready!(self.recv.poll_data(cx)) {
                 Some(Ok(data)) => {
                     // The window opens again as the bytes are taken: who is slow is not sent more.
@@ -75,12 +90,12 @@ impl Incoming {
                         continue;
                     }
                     let length = data.len() as u64;
-                    self.received.set(self.received.get() + length);
+                    self.received.bytes.set(self.received.bytes() + length);
                     self.remaining = self.remaining.map(|left| left.saturating_sub(length));
                     return Poll::Ready(Some(Ok(Frame::Data(data))));
                 }
                 Some(Err(error)) => return Poll::Ready(Some(Err(self.broken(error)))),
-                None => self.data_ended = true,
+                None => self.received.data_ended.set(true),
             }
         }
         match ready!(self.recv.poll_trailers(cx)) {

@@ -4,7 +4,6 @@
 //! to say, then the connection writes all their frames at once.
 
 use std::{
-    cell::Cell,
     future::poll_fn,
     io,
     pin::{Pin, pin},
@@ -23,7 +22,7 @@ use tokio::{
 
 use super::{
     CONNECTION_WINDOW, MAX_FAULTY_STREAMS, MAX_PENDING_RESETS, SEND_BUFFER, STREAM_WINDOW,
-    body::{Incoming, Outgoing, Side, Stopped},
+    body::{Incoming, Outgoing, Received, Side, Stopped},
     tunnel::StreamIo,
 };
 use crate::{
@@ -151,6 +150,7 @@ async fn serve_stream(
         let received = incoming.received();
         (Body::Http2Request(Box::new(incoming)), received)
     };
+    let has_body = !body.is_empty();
     let request = Request {
         head,
         spelling: Spelling::default(),
@@ -158,7 +158,8 @@ async fn serve_stream(
         expects_continue,
         upgrade,
     };
-    let mut handled = pin!(exchange::handle(client, request));
+    let uploaded = || (has_body && !received.data_ended()).then(|| received.bytes());
+    let mut handled = pin!(exchange::handle(client, request, &uploaded));
     let reply = poll_fn(|cx| {
         if let Poll::Ready(reply) = handled.as_mut().poll(cx) {
             return Poll::Ready(Some(reply));
@@ -229,7 +230,7 @@ async fn write(
     respond: &mut SendResponse<Bytes>,
     reply: Reply,
     near: Option<RecvStream>,
-    received: &Rc<Cell<u64>>,
+    received: &Received,
 ) {
     let Reply {
         mut response,
@@ -258,7 +259,7 @@ async fn write(
         }
     };
     if bare {
-        completion.bytes(received.get(), 0);
+        completion.bytes(received.bytes(), 0);
         return completion.done();
     }
     let mut pace = Pace::new(completion.pacing());
@@ -277,10 +278,10 @@ async fn write(
                 }
             }));
         }
-        pace.poll(cx, outgoing.sent + received.get()).map(Err)
+        pace.poll(cx, outgoing.sent + received.bytes()).map(Err)
     })
     .await;
-    completion.bytes(received.get(), outgoing.sent);
+    completion.bytes(received.bytes(), outgoing.sent);
     match sent {
         Ok(()) => completion.done(),
         Err(error) => {
