@@ -11,6 +11,7 @@ pub mod grpc;
 pub mod h1;
 pub mod h2;
 pub mod headers;
+pub mod local;
 pub mod message;
 pub mod mirror;
 pub mod pace;
