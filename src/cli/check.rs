@@ -27,7 +27,7 @@ pub fn check(path: &Path) -> ExitCode {
         }
         Err(LoadError::Invalid(report)) => (writeln!(out, "{report}"), ExitCode::from(1)),
         Err(error @ LoadError::Unreadable { .. }) => {
-            (writeln!(std::io::stderr(), "{error}"), ExitCode::from(2))
+            (writeln!(std::io::stderr(), "pillion: {error}"), ExitCode::from(2))
         }
     };
     // A reader that went away (`| head`) has seen what it wanted; the answer is the exit code.

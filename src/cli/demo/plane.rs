@@ -16,8 +16,9 @@ use tokio::time::{Instant, timeout};
 
 use super::{Result, Trouble, folder::save, lines::Lines};
 
-/// How long a drain may take; nothing here does.
+/// A drain takes half a second here; more than this is a failure.
 const PATIENCE: Duration = Duration::from_secs(10);
+
 /// `pillion run` in a process of its own.
 pub(super) struct Plane {
     pub(super) name: &'static str,

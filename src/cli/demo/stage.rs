@@ -23,7 +23,7 @@ pub(super) struct Stage {
     /// Requests sent so far.
     pub(super) requests: usize,
     /// Last, so that it outlives the processes that use it.
-    _folder: Folder,
+    pub(super) folder: Folder,
 }
 
 /// Two endpoints, and one of a newer version.
@@ -58,7 +58,7 @@ impl Stage {
             sidecar,
             ambassador,
             requests: 0,
-            _folder: folder,
+            folder,
         })
     }
 
@@ -70,7 +70,10 @@ impl Stage {
             self.requests += 1;
             match self.client.get(HELLO).await {
                 Ok(answer) => tally.answered(&answer),
-                Err(failure) => self.failed(HELLO, &failure, &mut tally, console),
+                Err(failure) => {
+                    tally.failed += 1;
+                    self.failed(HELLO, &failure, console);
+                }
             }
         }
         match tally.failed {
@@ -79,8 +82,13 @@ impl Stage {
         }
     }
 
-    fn failed(&self, path: &str, failure: &Failure, tally: &mut Tally, console: &Console) {
-        tally.failed += 1;
+    /// Prints that the one request of a step failed, which ends the story.
+    pub(super) fn only_failed(&self, path: &str, failure: &Failure, console: &Console) -> Trouble {
+        self.failed(path, failure, console);
+        Trouble::Requests { failed: 1, of: 1 }
+    }
+
+    fn failed(&self, path: &str, failure: &Failure, console: &Console) {
         console.failed(format_args!(
             "request {}, GET {path}: {failure}",
             self.requests

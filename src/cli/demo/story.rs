@@ -1,6 +1,6 @@
 //! What happens, step by step.
 
-use std::path::Path;
+use std::fmt::{self, Display};
 
 use serde_json::Value;
 use tokio::time::Instant;
@@ -43,7 +43,7 @@ async fn requests(stage: &mut Stage, console: &Console) -> Result<()> {
     stage.requests += 1;
     let answer = match stage.client.get(HELLO).await {
         Ok(answer) => answer,
-        Err(failure) => return Err(one_failed(stage, console, HELLO, &failure)),
+        Err(failure) => return Err(stage.only_failed(HELLO, &failure, console)),
     };
     let id = &answer.request_id;
     console.ok(format_args!(
@@ -102,8 +102,9 @@ async fn reload(stage: &mut Stage, console: &Console) -> Result<()> {
         .await?;
     expect(!is_accepted(&line), &line)?;
     let problems = line["problems"].as_str().unwrap_or_default();
-    let folder = stage.sidecar.file.parent().unwrap_or(Path::new(""));
-    console.show(problems.replace(&format!("{}/", folder.display()), ""));
+    // Without the folder's name, which says nothing.
+    let folder = format!("{}/", stage.folder.path().display());
+    console.show(problems.replace(&folder, ""));
     let tally = stage.requests(BURST, console).await?;
     expect(tally.green > 0, &tally)?;
     console.ok(format_args!(
@@ -153,7 +154,7 @@ pub(super) async fn leave(mut stage: Stage, console: &mut Console) -> Result<usi
     stage.requests += 1;
     let begun = match stage.client.begin(SLOW).await {
         Ok(begun) => begun,
-        Err(failure) => return Err(one_failed(&stage, console, SLOW, &failure)),
+        Err(failure) => return Err(stage.only_failed(SLOW, &failure, console)),
     };
     let start = Instant::now();
     stage.sidecar.terminate().await?;
@@ -166,7 +167,7 @@ pub(super) async fn leave(mut stage: Stage, console: &mut Console) -> Result<usi
     }
     let answer = match begun.finish().await {
         Ok(answer) => answer,
-        Err(failure) => return Err(one_failed(&stage, console, SLOW, &failure)),
+        Err(failure) => return Err(stage.only_failed(SLOW, &failure, console)),
     };
     let pieces = answer.body.lines().count();
     expect(pieces == PIECES, &answer.body)?;
@@ -228,7 +229,7 @@ fn program() -> String {
     }
 }
 
-fn expect(holds: bool, instead: impl std::fmt::Display) -> Result<()> {
+fn expect(holds: bool, instead: impl Display) -> Result<()> {
     if holds {
         Ok(())
     } else {
@@ -238,24 +239,11 @@ fn expect(holds: bool, instead: impl std::fmt::Display) -> Result<()> {
     }
 }
 
-fn one_failed(
-    stage: &Stage,
-    console: &Console,
-    path: &str,
-    failure: &impl std::fmt::Display,
-) -> Trouble {
-    console.failed(format_args!(
-        "request {}, GET {path}: {failure}",
-        stage.requests
-    ));
-    Trouble::Requests { failed: 1, of: 1 }
-}
-
 /// The telling part of an access-log line.
 struct Access<'a>(&'a Value);
 
-impl std::fmt::Display for Access<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Display for Access<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = |key: &str| self.0[key].as_str().unwrap_or("-").to_owned();
         write!(
             f,
