@@ -26,9 +26,10 @@ pub fn check(path: &Path) -> ExitCode {
             (writeln!(out, "{}", report.colored()), ExitCode::from(1))
         }
         Err(LoadError::Invalid(report)) => (writeln!(out, "{report}"), ExitCode::from(1)),
-        Err(error @ LoadError::Unreadable { .. }) => {
-            (writeln!(std::io::stderr(), "pillion: {error}"), ExitCode::from(2))
-        }
+        Err(error @ LoadError::Unreadable { .. }) => (
+            writeln!(std::io::stderr(), "pillion: {error}"),
+            ExitCode::from(2),
+        ),
     };
     // A reader that went away (`| head`) has seen what it wanted; the answer is the exit code.
     let _ = written;

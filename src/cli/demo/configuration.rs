@@ -54,14 +54,14 @@ mod tests {
 
     #[test]
     fn the_files_are_good_and_the_mistake_is_one() {
-        let address: SocketAddr = "127.0.0.1:9".parse().unwrap();
-        assert!(holds(&ambassador(address)));
+        let [red, blue, green] = [1, 2, 3].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        assert!(holds(&ambassador(red)));
         for (backend_refs, good) in [
             (ONLY_STABLE, true),
             (WITH_CANARY, true),
             (WITH_MISTAKE, false),
         ] {
-            assert_eq!(holds(&sidecar([address; 2], address, backend_refs)), good);
+            assert_eq!(holds(&sidecar([red, blue], green, backend_refs)), good);
         }
     }
 }
