@@ -4,7 +4,7 @@ use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -37,7 +37,7 @@ const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
 /// A connection to an HTTP/2 upstream.
 pub struct Http2 {
-    send: h2::client::SendRequest<Bytes>,
+    send: RefCell<h2::client::SendRequest<Bytes>>,
     ping: RefCell<Option<PingPong>>,
     active: Cell<usize>,
     closed: Cell<bool>,
@@ -77,7 +77,7 @@ impl Http2 {
             .replay(Replay::NeverSent)
         })?;
         let http2 = Rc::new(Self {
-            send,
+            send: RefCell::new(send),
             ping: RefCell::new(connection.ping_pong()),
             active: Cell::new(0),
             closed: Cell::new(false),
@@ -97,10 +97,19 @@ impl Http2 {
         Ok(http2)
     }
 
-    /// Whether it can take one more stream now.
+    /// Whether it can take one more stream now. An upstream that has said GOAWAY is found out
+    /// here, before it is given a request.
     pub fn has_room(&self) -> bool {
-        !self.closed.get()
-            && self.active.get() < self.send.current_max_send_streams().min(MAX_STREAMS)
+        if self.closed.get() {
+            return false;
+        }
+        let mut send = self.send.borrow_mut();
+        let mut cx = Context::from_waker(Waker::noop());
+        if let Poll::Ready(Err(_)) = send.poll_ready(&mut cx) {
+            self.closed.set(true);
+            return false;
+        }
+        self.active.get() < send.current_max_send_streams().min(MAX_STREAMS)
     }
 
     pub fn is_closed(&self) -> bool {
@@ -120,7 +129,7 @@ impl Http2 {
     /// Whether the upstream takes `CONNECT` with `:protocol` (RFC 8441). It says so in its first
     /// SETTINGS, which a PONG can't overtake.
     async fn knows_extended_connect(&self) -> bool {
-        if self.send.is_extended_connect_protocol_enabled() {
+        if self.send.borrow().is_extended_connect_protocol_enabled() {
             return true;
         }
         let ping = self.ping.borrow_mut().take();
@@ -128,7 +137,7 @@ impl Http2 {
             let _ = tokio::time::timeout(SETTINGS_WAIT, ping.ping(h2::Ping::opaque())).await;
             *self.ping.borrow_mut() = Some(ping);
         }
-        self.send.is_extended_connect_protocol_enabled()
+        self.send.borrow().is_extended_connect_protocol_enabled()
     }
 }
 
@@ -158,7 +167,8 @@ impl Drop for Slot {
 /// The request's body is left in `request` if nothing of it was taken.
 pub async fn send(slot: Slot, request: &mut Request) -> Result<Response> {
     let conn = Rc::clone(&slot.0);
-    let mut sender = conn.send.clone().ready().await.map_err(|error| {
+    let sender = conn.send.borrow().clone();
+    let mut sender = sender.ready().await.map_err(|error| {
         conn.closed.set(true);
         failed(error).replay(Replay::NeverSent)
     })?;
@@ -197,11 +207,23 @@ pub async fn send(slot: Slot, request: &mut Request) -> Result<Response> {
     let response = match poll_fn(|cx| exchange.poll_head(cx)).await {
         Ok(response) => response,
         Err(error) => {
-            exchange.upload.outgoing.reset(Code::CANCEL);
+            let code = if error.reason == Reason::UpstreamProtocol {
+                Code::PROTOCOL_ERROR
+            } else {
+                Code::CANCEL
+            };
+            exchange.upload.outgoing.reset(code);
             return Err(error);
         }
     };
     let (mut parts, recv) = response.into_parts();
+    if super::has_padded_value(&parts.headers) {
+        exchange.upload.outgoing.reset(Code::PROTOCOL_ERROR);
+        return Err(Error::new(
+            Reason::UpstreamProtocol,
+            "a header value begins or ends with whitespace",
+        ));
+    }
     parts.extensions.clear();
     let Upload { outgoing, .. } = &exchange.upload;
     if exchange.tunnel && parts.status.is_success() {
@@ -313,6 +335,13 @@ impl Exchange {
             return Poll::Ready(Err(error));
         }
         while let Poll::Ready(Some(Ok(interim))) = self.response.poll_informational(cx) {
+            // RFC 9113 section 8.6: there is nothing to switch from.
+            if interim.status() == http::StatusCode::SWITCHING_PROTOCOLS {
+                return Poll::Ready(Err(Error::new(
+                    Reason::UpstreamProtocol,
+                    "101 Switching Protocols over HTTP/2",
+                )));
+            }
             if interim.status() == http::StatusCode::CONTINUE && self.upload.waits.take().is_some()
             {
                 cx.waker().wake_by_ref();
