@@ -35,6 +35,8 @@ use crate::{
 
 /// How an HTTP/2 connection with prior knowledge begins (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// The preface and the header of the frame that follows it.
+const OPENING: usize = PREFACE.len() + 9;
 /// A connection that was accepted as the drain began may have its first request on the way.
 const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(100);
 
@@ -80,7 +82,7 @@ async fn detect(stream: &mut Stream, input: &mut BytesMut) -> Option<Version> {
         if input[..seen] != PREFACE[..seen] {
             return Some(Version::HTTP_11);
         }
-        if seen == PREFACE.len() {
+        if input.len() >= OPENING {
             return Some(Version::HTTP_2);
         }
     }

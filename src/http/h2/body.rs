@@ -38,12 +38,18 @@ pub struct Incoming {
 #[derive(Debug, Default)]
 pub struct Received {
     bytes: Cell<u64>,
+    asked: Cell<bool>,
     data_ended: Cell<bool>,
 }
 
 impl Received {
     pub fn bytes(&self) -> u64 {
         self.bytes.get()
+    }
+
+    /// Somebody wants to read it: a client that waits for `100 Continue` may be told.
+    pub fn asked(&self) -> bool {
+        self.asked.get()
     }
 
     /// Nothing but trailers can follow.
@@ -81,6 +87,7 @@ impl Incoming {
     }
 
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame>>> {
+        self.received.asked.set(true);
         while !self.received.data_ended() {
             match ready!(self.recv.poll_data(cx)) {
                 Some(Ok(data)) => {
@@ -99,6 +106,9 @@ impl Incoming {
             }
         }
         match ready!(self.recv.poll_trailers(cx)) {
+            Ok(Some(trailers)) if super::has_padded_value(&trailers) => Poll::Ready(Some(Err(
+                self.malformed("a trailer begins or ends with whitespace"),
+            ))),
             Ok(Some(mut trailers)) => {
                 // HTTP/2 has fewer of them, but what goes on may be HTTP/1.1.
                 if trailers.keys().any(forbidden_in_trailers) {
@@ -112,6 +122,13 @@ impl Incoming {
             }
             Ok(None) => Poll::Ready(None),
             Err(error) => Poll::Ready(Some(Err(self.broken(error)))),
+        }
+    }
+
+    fn malformed(&self, what: &'static str) -> Error {
+        match self.side {
+            Side::Client => Error::new(Reason::RequestBodyInvalid, what),
+            Side::Upstream => Error::new(Reason::UpstreamProtocol, what),
         }
     }
 

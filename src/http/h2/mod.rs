@@ -7,6 +7,7 @@ pub mod server;
 pub mod tunnel;
 
 use h2::Reason as Code;
+use http::HeaderMap;
 
 /// What a peer may send on one stream before we have passed it on, in bytes.
 pub const STREAM_WINDOW: u32 = 64 * 1024;
@@ -21,6 +22,16 @@ pub const MAX_RESPONSE_HEAD: u32 = 64 * 1024;
 pub const MAX_PENDING_RESETS: usize = 20;
 /// Streams that we had to reset for the peer's faults; more end the connection.
 pub const MAX_FAULTY_STREAMS: usize = 256;
+
+/// Whether a value begins or ends with a space or tab, which makes a message malformed (RFC 9113
+/// section 8.2.1); h2 lets it pass.
+fn has_padded_value(headers: &HeaderMap) -> bool {
+    let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    headers
+        .values()
+        .map(http::HeaderValue::as_bytes)
+        .any(|value| blank(value.first()) || blank(value.last()))
+}
 
 /// Whether the end of a stream or connection means no more than that the peer is done.
 fn is_quiet(error: &h2::Error) -> bool {

@@ -9,12 +9,13 @@ use std::{
     pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::stream::{FuturesUnordered, Stream as _};
 use h2::{Reason as Code, RecvStream, server::SendResponse};
-use http::{Request as HttpRequest, StatusCode, header};
+use http::{Method, Request as HttpRequest, StatusCode, header, uri::Scheme};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, timeout},
@@ -28,19 +29,31 @@ use super::{
 use crate::{
     error::{Error, Reason, Result},
     http::{
-        Client,
+        Client, OPENING, PREFACE,
         exchange::{self, Reply},
-        message::{Body, Request},
+        message::{Body, Request, Upgrade},
         pace::Pace,
         spelling::Spelling,
         upgrade,
     },
     net::Stream,
+    router::Authority,
 };
+
+/// How long a connection without streams waits, after the first GOAWAY, for the client to answer
+/// and so bring about the second.
+const GOAWAY_WAIT: Duration = Duration::from_secs(1);
 
 /// Serves streams until the connection ends. `input` was read while the protocol was detected.
 pub async fn serve(stream: Stream, input: BytesMut, client: Rc<Client>) {
     let limits = client.limits();
+    if !begins_with_settings(&input) {
+        return refused(
+            &client,
+            Reason::BadRequest,
+            "the HTTP/2 preface lacks its SETTINGS",
+        );
+    }
     let mut builder = h2::server::Builder::new();
     builder
         .max_concurrent_streams(limits.max_concurrent_streams)
@@ -62,7 +75,7 @@ pub async fn serve(stream: Stream, input: BytesMut, client: Rc<Client>) {
     let mut streams = FuturesUnordered::new();
     let mut ending = pin!(client.ended());
     let mut idle = pin!(tokio::time::sleep(limits.http2_idle_timeout));
-    let mut going = false;
+    let (mut going, mut cut) = (false, false);
     let end = poll_fn(|cx| {
         loop {
             match conn.poll_accept(cx) {
@@ -77,24 +90,27 @@ pub async fn serve(stream: Stream, input: BytesMut, client: Rc<Client>) {
             if let Poll::Ready(Some(())) = Pin::new(&mut streams).poll_next(cx) {
                 continue;
             }
-            if going {
-                return Poll::Pending;
+            if cut {
+                return Poll::Ready(Ok(()));
             }
-            // Two steps (RFC 9113 section 6.8): h2 first promises to take all that is on the way.
-            if ending.as_mut().poll(cx).is_ready() {
-                going = true;
-                conn.graceful_shutdown();
+            let patience = if going {
+                GOAWAY_WAIT
+            } else {
+                limits.http2_idle_timeout
+            };
+            if !streams.is_empty() {
+                idle.as_mut().reset(Instant::now() + patience);
+            } else if idle.as_mut().poll(cx).is_ready() && going {
+                cut = true;
+                conn.abrupt_shutdown(Code::NO_ERROR);
                 continue;
             }
-            if streams.is_empty() {
-                if idle.as_mut().poll(cx).is_ready() {
-                    going = true;
-                    conn.graceful_shutdown();
-                    continue;
-                }
-            } else {
-                idle.as_mut()
-                    .reset(Instant::now() + limits.http2_idle_timeout);
+            // Two steps (RFC 9113 section 6.8): h2 first promises to take all that is on the way.
+            if !going && (idle.is_elapsed() || ending.as_mut().poll(cx).is_ready()) {
+                going = true;
+                conn.graceful_shutdown();
+                idle.as_mut().reset(Instant::now() + GOAWAY_WAIT);
+                continue;
             }
             return Poll::Pending;
         }
@@ -102,6 +118,17 @@ pub async fn serve(stream: Stream, input: BytesMut, client: Rc<Client>) {
     .await;
     if let Err(error) = end {
         ended(&client, error);
+    }
+}
+
+/// Whether the preface is followed by a SETTINGS frame, as it must (RFC 9113 section 3.4); h2 does
+/// not look.
+fn begins_with_settings(input: &[u8]) -> bool {
+    match input.get(PREFACE.len()..OPENING) {
+        Some([_, _, _, kind, flags, stream @ ..]) => {
+            *kind == 4 && flags & 1 == 0 && matches!(stream, [0 | 0x80, 0, 0, 0])
+        }
+        _ => false,
     }
 }
 
@@ -134,12 +161,13 @@ async fn serve_stream(
         .get(header::EXPECT)
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     head.extensions.clear();
-    if let Err(error) = check(&mut head) {
+    if let Err(error) = check(&mut head, upgrade.as_ref()) {
         let reply = exchange::refused_head(&client, &error);
         return write(&mut respond, reply, None, &Rc::default()).await;
     }
     let method = head.method.clone();
     let mut near = None;
+    let mut owes_continue = None;
     let (body, received) = if upgrade.is_some() {
         near = Some(recv);
         (Body::Empty, Rc::default())
@@ -148,6 +176,7 @@ async fn serve_stream(
     } else {
         let incoming = Incoming::new(recv, Side::Client, &head.headers);
         let received = incoming.received();
+        owes_continue = expects_continue.then(|| incoming.received());
         (Body::Http2Request(Box::new(incoming)), received)
     };
     let has_body = !body.is_empty();
@@ -164,6 +193,12 @@ async fn serve_stream(
         if let Poll::Ready(reply) = handled.as_mut().poll(cx) {
             return Poll::Ready(Some(reply));
         }
+        if owes_continue.take_if(|body| body.asked()).is_some() {
+            let mut interim = http::Response::new(());
+            *interim.status_mut() = StatusCode::CONTINUE;
+            // Should the stream be gone, the next poll tells.
+            let _ = respond.send_informational(interim);
+        }
         // A client that resets its stream cancels what was begun for it.
         respond.poll_reset(cx).map(|_| None)
     })
@@ -176,7 +211,7 @@ async fn serve_stream(
 }
 
 /// What h2 leaves to its user.
-fn check(head: &mut http::request::Parts) -> Result<()> {
+fn check(head: &mut http::request::Parts, upgrade: Option<&Upgrade>) -> Result<()> {
     let hosts = head.headers.get_all(header::HOST).iter().count();
     let authority = head
         .uri
@@ -192,7 +227,7 @@ fn check(head: &mut http::request::Parts) -> Result<()> {
         (0 | 1, Some(authority)) => {
             // RFC 9113 section 8.3.1: they must not name two hosts.
             let host = head.headers.get(header::HOST);
-            if host.is_some_and(|host| !host.as_bytes().eq_ignore_ascii_case(authority)) {
+            if host.is_some_and(|host| !same_host(host.as_bytes(), authority, &head.uri)) {
                 return Err(Error::new(
                     Reason::BadRequest,
                     "Host differs from :authority",
@@ -210,6 +245,29 @@ fn check(head: &mut http::request::Parts) -> Result<()> {
     if !matches!(head.uri.scheme_str(), None | Some("http" | "https")) {
         return Err(Error::new(Reason::BadRequest, "neither http nor https"));
     }
+    if head.uri.path() == "*" && head.method != Method::OPTIONS {
+        return Err(Error::new(
+            Reason::BadRequest,
+            "* is a path for OPTIONS only",
+        ));
+    }
+    if matches!(upgrade, Some(Upgrade::Protocol(protocol)) if protocol.is_empty()) {
+        return Err(Error::new(Reason::BadRequest, "an empty :protocol"));
+    }
+    if super::has_padded_value(&head.headers) {
+        return Err(Error::new(
+            Reason::BadRequest,
+            "a header value begins or ends with whitespace",
+        ));
+    }
+    // What is not a number h2 refuses, but for the empty one.
+    if head
+        .headers
+        .get(header::CONTENT_LENGTH)
+        .is_some_and(|length| length.is_empty())
+    {
+        return Err(Error::new(Reason::BadRequest, "an empty content-length"));
+    }
     // Cookies may come in pieces, and go on as one (RFC 9113 section 8.2.3).
     if head.headers.get_all(header::COOKIE).iter().count() > 1 {
         let pieces: Vec<&[u8]> = head
@@ -224,6 +282,23 @@ fn check(head: &mut http::request::Parts) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether two spellings name one host: neither case nor the scheme's own port makes a difference
+/// (RFC 3986 section 6.2.3).
+fn same_host(host: &[u8], authority: &[u8], uri: &http::Uri) -> bool {
+    if host.eq_ignore_ascii_case(authority) {
+        return true;
+    }
+    let (Ok(one), Ok(other)) = (Authority::parse(host), Authority::parse(authority)) else {
+        return false;
+    };
+    let usual = if uri.scheme() == Some(&Scheme::HTTPS) {
+        443
+    } else {
+        80
+    };
+    one.host == other.host && one.port.unwrap_or(usual) == other.port.unwrap_or(usual)
 }
 
 async fn write(
