@@ -23,7 +23,7 @@ PROTOCOL = {"h1": "http1", "h2": "http2"}
 
 class Exchange:
     def __init__(self, address: str, listener: Listener, client: str, upstream: str, own_settings=()):
-        self.listener, self.version, self.own_settings = listener, upstream, own_settings
+        self.listener, self.versions, self.own_settings = listener, (client, upstream), own_settings
         if client == "h2":
             self.client = _H2Client(h2raw.dial(address))
         else:
@@ -76,7 +76,7 @@ class Exchange:
         """Accepts the connection, if there is none, and waits for the head of a request."""
         if self.server is None:
             sock = self.listener.accept_socket(self.client.peer)
-            if self.version == "h2":
+            if self.versions[1] == "h2":
                 self.server = _H2Server(h2raw.H2(sock, client=False, own_settings=self.own_settings))
             else:
                 self.server = _H1Server(h1raw.H1(sock, client=False))
