@@ -130,13 +130,19 @@ impl HeadError {
     }
 }
 
-/// Drops empty lines before a request line (RFC 9112 section 2.2).
+/// Drops empty lines before a request line (RFC 9112 section 2.2). `scanner` may have seen half of
+/// one, and begins anew behind it.
 ///
 /// # Errors
 /// More than a few of them are not an accident.
-pub fn skip_empty_lines(buf: &mut BytesMut, skipped: &mut u8) -> Result<(), HeadError> {
+pub fn skip_empty_lines(
+    buf: &mut BytesMut,
+    skipped: &mut u8,
+    scanner: &mut Scanner,
+) -> Result<(), HeadError> {
     while buf.starts_with(b"\r\n") {
         buf.advance(2);
+        *scanner = Scanner::default();
         *skipped += 1;
         if *skipped > 4 {
             return Err(HeadError::Bad("empty lines instead of a request"));
@@ -597,6 +603,18 @@ mod tests {
             assert_eq!(scanner.scan(&text[..end], 100), Ok(None), "{end}");
         }
         assert_eq!(scanner.scan(text, 100), Ok(Some(text.len() - 4)));
+    }
+
+    #[test]
+    fn an_empty_line_may_come_in_two_pieces() {
+        let (mut scanner, mut skipped, mut buf) = (Scanner::default(), 0, BytesMut::new());
+        for byte in *b"\r\nGET / HTTP/1.1\r\nHost: x\r\n\r" {
+            buf.extend_from_slice(&[byte]);
+            skip_empty_lines(&mut buf, &mut skipped, &mut scanner).unwrap();
+            assert_eq!(scanner.scan(&buf, 100), Ok(None));
+        }
+        buf.extend_from_slice(b"\n");
+        assert_eq!(scanner.scan(&buf, 100), Ok(Some(buf.len())));
     }
 
     #[test]

@@ -199,7 +199,7 @@ async fn next_head<E: Future<Output = ()>>(
     let read = poll_fn(|cx| {
         let wire = &mut inbound.borrow_mut().wire;
         loop {
-            let scanned = head::skip_empty_lines(&mut wire.input, &mut empty_lines)
+            let scanned = head::skip_empty_lines(&mut wire.input, &mut empty_lines, &mut scanner)
                 .and_then(|()| scanner.scan(&wire.input, max_head_size));
             match scanned {
                 Ok(Some(length)) => {
@@ -218,9 +218,12 @@ async fn next_head<E: Future<Output = ()>>(
     let mut read = pin!(read);
     let text = match poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx))).await {
         Poll::Ready(done) => done,
-        Poll::Pending => timeout(head_timeout, read)
-            .await
-            .map_err(|_| Error::new(Reason::HeadTimeout, "no whole head in time"))?,
+        Poll::Pending => match timeout(head_timeout, read).await {
+            Ok(done) => done,
+            // Woken for nothing, or by an empty line: no request was begun.
+            Err(_) if inbound.borrow().wire.input.is_empty() => return Ok(None),
+            Err(_) => return Err(Error::new(Reason::HeadTimeout, "no whole head in time")),
+        },
     };
     match text.and_then(|text| text.map(head::request).transpose()) {
         Ok(None) if !inbound.borrow().wire.input.is_empty() => Err(Error::new(
