@@ -1,6 +1,6 @@
 //! The end of an exchange: counted and logged exactly once, however it ends.
 
-use std::{borrow::Cow, rc::Rc};
+use std::{borrow::Cow, rc::Rc, sync::Arc};
 
 use http::{Method, StatusCode};
 use tokio::time::Instant;
@@ -12,15 +12,17 @@ use crate::{
     snapshot::RoutePlan,
     telemetry::{Record, access_log::Protocol},
 };
-use std::sync::Arc;
 
 /// Travels with a response to its last byte. Dropped before [`Completion::done`] or
 /// [`Completion::failed`], it records that the client left.
-pub struct Completion {
+///
+/// Boxed: it moves through every stage of an exchange, and moves as a pointer.
+pub struct Completion(Box<Inner>);
+
+struct Inner {
     client: Rc<Client>,
     record: Record,
-    /// What the attempts left behind.
-    pub trail: Trail,
+    trail: Trail,
     route: Option<Arc<RoutePlan>>,
     held: Option<Held>,
     deadline: Option<Instant>,
@@ -31,7 +33,7 @@ impl Completion {
     pub fn new(client: Rc<Client>, protocol: Protocol, start: Instant) -> Self {
         // The newest name: a reload may have given the socket another one.
         let record = Record::new(Arc::clone(&client.plan().config.name), protocol, start);
-        Self {
+        Self(Box::new(Inner {
             client,
             record,
             trail: Trail::default(),
@@ -39,40 +41,45 @@ impl Completion {
             held: None,
             deadline: None,
             open: true,
-        }
+        }))
     }
 
     /// What is known of the request itself.
     pub fn record(&mut self) -> &mut Record {
-        &mut self.record
+        &mut self.0.record
+    }
+
+    /// What the attempts leave behind.
+    pub fn trail(&self) -> &Trail {
+        &self.0.trail
     }
 
     /// The request met this rule.
     pub fn matched(&mut self, route: &Arc<RoutePlan>, deadline: Option<Instant>) {
-        route.metrics.request_started(self.client.worker.id);
-        self.record.route = Some(Arc::clone(&route.name));
-        self.route = Some(Arc::clone(route));
-        self.deadline = deadline;
+        route.metrics.request_started(self.0.client.worker.id);
+        self.0.record.route = Some(Arc::clone(&route.name));
+        self.0.route = Some(Arc::clone(route));
+        self.0.deadline = deadline;
     }
 
     /// Keeps what the request holds of its upstream until the end.
     pub fn hold(&mut self, held: Held) {
-        self.held = Some(held);
+        self.0.held = Some(held);
     }
 
     pub fn request_id(&self) -> Option<&http::HeaderValue> {
-        self.record.request_id.as_ref()
+        self.0.record.request_id.as_ref()
     }
 
     /// The client is being told this status.
     pub fn answered(&mut self, status: StatusCode) {
-        self.record.status = Some(status);
+        self.0.record.status = Some(status);
     }
 
     /// Why Pillion answered by itself, or had to break off.
     pub fn blame(&mut self, error: &Error) {
-        self.record.reason = Some(error.reason);
-        self.record.detail = Cow::Owned(match &error.source {
+        self.0.record.reason = Some(error.reason);
+        self.0.record.detail = Cow::Owned(match &error.source {
             Some(source) if error.detail.is_empty() => source.to_string(),
             Some(source) => format!("{}: {source}", error.detail),
             None => error.detail.to_string(),
@@ -81,19 +88,20 @@ impl Completion {
 
     /// Bytes of the two bodies.
     pub fn bytes(&mut self, received: u64, sent: u64) {
-        self.record.bytes_received = received;
-        self.record.bytes_sent = sent;
+        self.0.record.bytes_received = received;
+        self.0.record.bytes_sent = sent;
     }
 
     /// What the route allows the rest of the exchange.
     pub fn pacing(&self) -> Pacing {
         let idle = self
+            .0
             .route
             .as_ref()
             .map_or_else(Default::default, |route| route.timeouts.idle);
         Pacing {
             idle,
-            deadline: self.deadline,
+            deadline: self.0.deadline,
         }
     }
 
@@ -109,13 +117,14 @@ impl Completion {
     }
 
     fn finish(&mut self) {
-        if !std::mem::take(&mut self.open) {
+        let inner = &mut *self.0;
+        if !std::mem::take(&mut inner.open) {
             return;
         }
-        let worker = &self.client.worker;
-        let record = &mut self.record;
+        let worker = &inner.client.worker;
+        let record = &mut inner.record;
         record.duration = record.start.elapsed();
-        if let Some(route) = &self.route {
+        if let Some(route) = &inner.route {
             route.metrics.request_done(
                 worker.id,
                 record.method.as_ref().unwrap_or(&Method::GET),
@@ -126,31 +135,33 @@ impl Completion {
                 record.bytes_sent,
             );
         } else if let Some(reason) = record.reason {
-            self.client
+            inner
+                .client
                 .conn
                 .plan
                 .metrics
                 .refused_head(worker.id, reason);
         }
         if worker.access_log.is_enabled() {
-            self.trail.tell(record);
-            record.peer = Some(self.client.conn.source());
+            inner.trail.tell(record);
+            record.peer = Some(inner.client.conn.source());
             worker.access_log.write(record);
         }
-        self.held = None;
+        inner.held = None;
     }
 }
 
 impl Drop for Completion {
     fn drop(&mut self) {
-        if self.open {
-            if self.record.reason.is_none() {
-                let (reason, detail) = match self.client.worker.cuts(self.client.conn.listener) {
+        if self.0.open {
+            if self.0.record.reason.is_none() {
+                let (reason, detail) = match self.0.client.worker.cuts(self.0.client.conn.listener)
+                {
                     true => (Reason::Draining, "cut: the drain came to its end"),
                     false => (Reason::ClientClosed, "the client left"),
                 };
-                self.record.reason = Some(reason);
-                self.record.detail = Cow::Borrowed(detail);
+                self.0.record.reason = Some(reason);
+                self.0.record.detail = Cow::Borrowed(detail);
             }
             self.finish();
         }

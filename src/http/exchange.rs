@@ -315,7 +315,7 @@ async fn forwarded(
         client,
         upstream: &backend.upstream,
         deadline,
-        trail: &completion.trail,
+        trail: completion.trail(),
     };
     let answer = policy::stack().call(call).await?;
     completion.hold(answer.held);

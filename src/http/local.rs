@@ -112,7 +112,7 @@ pub fn refusal(error: &Error, completion: &Completion, grpc: bool) -> Response {
 /// RFC 9209. Addresses of endpoints stay inside; what failed does not.
 fn proxy_status(error: &Error, completion: &Completion) -> String {
     let mut text = format!("pillion; error={}", error.reason.row().proxy_status);
-    if completion.trail.endpoint().is_some() {
+    if completion.trail().endpoint().is_some() {
         text.push_str("; next-hop=upstream");
     }
     let details: String = public(error)

@@ -21,7 +21,7 @@ pub mod upgrade;
 
 use std::{cell::RefCell, future::poll_fn, net::IpAddr, rc::Rc, sync::Arc, time::Duration};
 
-use bytes::{BufMut, BytesMut};
+use bytes::BytesMut;
 use http::{HeaderValue, Version};
 use tokio::{io::AsyncReadExt, time::timeout};
 
@@ -54,8 +54,9 @@ pub async fn serve(stream: Stream, conn: Conn, worker: Rc<Worker>) {
         } => return,
     };
     match detected {
-        Ok(Some(Version::HTTP_2)) => h2::server::serve(stream, input, client).await,
-        Ok(Some(_)) => h1::server::serve(stream, input, client).await,
+        // Boxed apart: a connection has the size of its own protocol only.
+        Ok(Some(Version::HTTP_2)) => Box::pin(h2::server::serve(stream, input, client)).await,
+        Ok(Some(_)) => Box::pin(h1::server::serve(stream, input, client)).await,
         Ok(None) => {}
         // Whoever says nothing is not answered; whoever began a head is told.
         Err(_) if input.is_empty() => {}
@@ -69,15 +70,9 @@ pub async fn serve(stream: Stream, conn: Conn, worker: Rc<Worker>) {
 /// Reads until the protocol is certain: one byte is enough for nearly every HTTP/1.1 request.
 async fn detect(stream: &mut Stream, input: &mut BytesMut) -> Option<Version> {
     poll_fn(|cx| stream.poll_readable(cx)).await.ok()?;
+    *input = h1::lend();
     loop {
-        let mut chunk = [0; 1024];
-        let read = stream
-            .read(&mut chunk)
-            .await
-            .ok()
-            .filter(|&read| read > 0)?;
-        input.reserve(read);
-        input.put_slice(&chunk[..read]);
+        stream.read_buf(input).await.ok().filter(|&read| read > 0)?;
         let seen = input.len().min(PREFACE.len());
         if input[..seen] != PREFACE[..seen] {
             return Some(Version::HTTP_11);
@@ -195,5 +190,27 @@ pub fn http_plan(plan: &ListenerPlan) -> &HttpPlan {
     match &plan.kind {
         PlanKind::Http(http) => http,
         PlanKind::Tcp(_) => unreachable!("an HTTP connection keeps to HTTP plans"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_future<A, B, C, F>(_: impl Fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// What an idle connection weighs before its socket is counted. A future that grows past
+    /// this has taken in something that belongs in a box, since only a busy one needs it.
+    #[test]
+    fn idle_connections_are_small() {
+        assert!(size_of_future(serve) <= 1024, "{}", size_of_future(serve));
+        let (h1, h2) = (
+            size_of_future(h1::server::serve),
+            size_of_future(h2::server::serve),
+        );
+        assert!(h1 <= 1536, "{h1}");
+        assert!(h2 <= 3072, "{h2}");
     }
 }

@@ -10,3 +10,8 @@ pub mod output;
 mod rest;
 pub mod server;
 pub mod wire;
+
+/// A buffer for the first bytes of a connection, before its protocol is known.
+pub fn lend() -> bytes::BytesMut {
+    buffers::lend(wire::FIRST_READ)
+}

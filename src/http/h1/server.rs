@@ -52,9 +52,10 @@ pub async fn serve(stream: Stream, input: BytesMut, client: Rc<Client>) {
         let head = match next_head(&inbound, &client, rest.as_mut()).await {
             Ok(Some(head)) => head,
             Ok(None) => return,
-            Err(error) => return refuse(&inbound, &client, error).await,
+            Err(error) => return Box::pin(refuse(&inbound, &client, error)).await,
         };
-        match serve_one(&inbound, &client, head).await {
+        // Boxed, so that an idle connection does not carry the space of a busy one.
+        match Box::pin(serve_one(&inbound, &client, head)).await {
             After::Next => {}
             After::Close => return close(&inbound).await,
             After::Abort => return,
@@ -63,7 +64,7 @@ pub async fn serve(stream: Stream, input: BytesMut, client: Rc<Client>) {
                     return;
                 };
                 let wire = inbound.into_inner().wire;
-                return upgrade::run_http1(wire, *tunnel, *completion).await;
+                return Box::pin(upgrade::run_http1(wire, *tunnel, completion)).await;
             }
         }
     }
@@ -241,7 +242,7 @@ enum After {
     Close,
     /// The response could not be finished, and the client has to notice.
     Abort,
-    Tunnel(Box<upgrade::Tunnel>, Box<exchange::Completion>),
+    Tunnel(Box<upgrade::Tunnel>, exchange::Completion),
 }
 
 async fn serve_one(
@@ -276,20 +277,20 @@ async fn serve_one(
         upgrade,
     };
 
-    // Boxed, so that an idle connection does not carry the space of a busy one.
     let uploaded = || {
         let inbound = inbound.borrow();
         (!inbound.decoder.is_done()).then_some(inbound.received)
     };
-    let mut exchange = Box::pin(exchange::handle(Rc::clone(client), request, &uploaded));
-    let reply = poll_fn(|cx| {
-        if let Poll::Ready(reply) = exchange.as_mut().poll(cx) {
-            return Poll::Ready(Some(reply));
-        }
-        inbound.borrow_mut().poll_gone(cx).map(|()| None)
-    })
-    .await;
-    drop(exchange);
+    let reply = {
+        let mut exchange = pin!(exchange::handle(Rc::clone(client), request, &uploaded));
+        poll_fn(|cx| {
+            if let Poll::Ready(reply) = exchange.as_mut().poll(cx) {
+                return Poll::Ready(Some(reply));
+            }
+            inbound.borrow_mut().poll_gone(cx).map(|()| None)
+        })
+        .await
+    };
     // Dropping the exchange has cancelled and recorded it.
     let Some(reply) = reply else {
         return After::Abort;
@@ -330,7 +331,7 @@ async fn write_reply(
         {
             return After::Abort;
         }
-        return After::Tunnel(Box::new(tunnel), Box::new(completion));
+        return After::Tunnel(Box::new(tunnel), completion);
     }
 
     let bodiless = head::bodiless(method, status);

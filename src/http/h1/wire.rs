@@ -13,7 +13,7 @@ use super::{buffers, output::Output};
 use crate::net::Stream;
 
 /// A first read asks for this much: most heads fit.
-const FIRST_READ: usize = 4 * 1024;
+pub(super) const FIRST_READ: usize = 4 * 1024;
 /// Reads that fill their buffer grow up to this; it bounds what one connection buffers.
 const LARGEST_READ: usize = 64 * 1024;
 

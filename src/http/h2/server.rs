@@ -319,7 +319,8 @@ async fn write(
         let Ok(send) = respond.send_response(head, false) else {
             return;
         };
-        return upgrade::run_http2(StreamIo::new(send, recv, None), tunnel, completion).await;
+        let near = StreamIo::new(send, recv, None);
+        return Box::pin(upgrade::run_http2(near, tunnel, completion)).await;
     }
     if let Body::Full(body) = &response.body {
         head.headers_mut()
