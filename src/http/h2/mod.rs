@@ -37,3 +37,18 @@ fn has_padded_value(headers: &HeaderMap) -> bool {
 fn is_quiet(error: &h2::Error) -> bool {
     matches!(error.reason(), Some(Code::NO_ERROR | Code::CANCEL)) || error.is_io()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn padding_is_whitespace_at_either_end() {
+        let padded = |value: &'static str| {
+            let value = http::HeaderValue::from_static(value);
+            has_padded_value(&HeaderMap::from_iter([(http::header::ACCEPT, value)]))
+        };
+        assert!(padded(" a") && padded("a ") && padded("\ta") && padded("a\t") && padded(" "));
+        assert!(!padded("a b\tc") && !padded(""));
+    }
+}

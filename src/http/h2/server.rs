@@ -421,3 +421,33 @@ impl AsyncWrite for Rewound {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_preface_is_followed_by_settings() {
+        let opening = |rest: [u8; 9]| begins_with_settings(&[PREFACE, &rest].concat());
+        assert!(opening([0, 0, 0, 4, 0, 0, 0, 0, 0]));
+        assert!(opening([0, 0, 6, 4, 0xfe, 0x80, 0, 0, 0]), "unused bits");
+        assert!(!opening([0, 0, 0, 4, 1, 0, 0, 0, 0]), "an ACK");
+        assert!(!opening([0, 0, 0, 4, 0, 0, 0, 0, 1]), "on a stream");
+        assert!(!opening([0, 0, 8, 6, 0, 0, 0, 0, 0]), "a PING");
+        assert!(!begins_with_settings(PREFACE));
+    }
+
+    #[test]
+    fn hosts_are_compared_as_uris_are() {
+        let same = |host: &str, authority: &str, scheme: &str| {
+            let uri = format!("{scheme}://{authority}/").parse().unwrap();
+            same_host(host.as_bytes(), authority.as_bytes(), &uri)
+        };
+        assert!(same("A.test", "a.TEST", "http"));
+        assert!(same("a.test:80", "a.test", "http"));
+        assert!(same("a.test", "a.test:443", "https"));
+        assert!(!same("a.test:443", "a.test", "http"));
+        assert!(!same("b.test", "a.test", "http"));
+        assert!(!same("a.test, b.test", "a.test", "http"));
+    }
+}
