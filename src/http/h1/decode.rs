@@ -185,7 +185,11 @@ fn size_line(buf: &[u8]) -> Result<Option<(u64, usize)>, HeadError> {
         return Err(BAD);
     }
     // Extensions are dropped (section 7.1.1), but not what could be one to a laxer reader only.
-    let extension = line[digits..].trim_ascii_start();
+    let blanks = line[digits..]
+        .iter()
+        .take_while(|&&byte| byte == b' ' || byte == b'\t')
+        .count();
+    let extension = &line[digits + blanks..];
     let clean = extension
         .iter()
         .all(|&byte| byte == b'\t' || (byte >= b' ' && byte != 0x7f));
@@ -249,6 +253,8 @@ mod tests {
             "1\r\na\n",
             "FFFFFFFFFFFFFFFFF\r\n",
             "1;\0\r\n",
+            "1\r;x\r\n",
+            "1\x0c;x\r\n",
             "0\r\nA b\r\n\r\n",
             "0\r\nA: b\n\r\n",
         ] {

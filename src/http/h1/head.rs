@@ -184,6 +184,10 @@ pub fn request(head: Bytes) -> Result<RequestHead, HeadError> {
         (false, Some(0) | None) => Framing::None,
         (false, Some(length)) => Framing::Length(length),
     };
+    if method == Method::CONNECT && framing != Framing::None {
+        // RFC 9110 section 9.3.6 knows none; where the tunnel begins would be a guess.
+        return Err(HeadError::Bad("CONNECT with a body"));
+    }
     let keep_alive = fields.persists(version);
     let expects_continue =
         fields.expects_continue && version == Version::HTTP_11 && framing != Framing::None;
@@ -592,6 +596,14 @@ mod tests {
                 fine,
                 "{line:?}"
             );
+        }
+    }
+
+    #[test]
+    fn a_connect_has_no_body() {
+        for line in ["Content-Length: 1", "Transfer-Encoding: chunked"] {
+            let text = format!("CONNECT a:443 HTTP/1.1\r\nHost: a\r\n{line}\r\n\r\n");
+            assert!(parse(&text).is_err(), "{line}");
         }
     }
 
