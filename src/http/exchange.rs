@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, HeaderValue, Method, Uri, header, response, uri};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header, response, uri};
 use tokio::time::Instant;
 use tower::Service;
 
@@ -328,6 +328,11 @@ async fn forwarded(
     let seen = headers::Seen::of(map);
     headers::strip_hop_by_hop(map, seen);
     headers::strip_ours(map, seen);
+    let status = response.head.status;
+    if tunnel || status.is_informational() || status == StatusCode::NO_CONTENT {
+        // RFC 9110 section 8.6: a client that took it in earnest would wait for a body.
+        map.remove(header::CONTENT_LENGTH);
+    }
     if let Some(protocol) = switched {
         map.insert(header::UPGRADE, protocol);
     }
