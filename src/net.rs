@@ -5,8 +5,10 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
     net::{TcpStream, UnixStream},
@@ -41,6 +43,14 @@ impl Stream {
             Self::Memory(_) => return true,
         };
         matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Whether a close is to be a reset: a peer must not take what was cut for what has ended.
+    pub fn reset_on_close(&self, reset: bool) {
+        if let Self::Tcp(stream) = self {
+            // When it can't be set the close is an ordinary one.
+            drop(SockRef::from(stream).set_linger(reset.then_some(Duration::ZERO)));
+        }
     }
 }
 

@@ -94,11 +94,11 @@ impl Completion {
 
     /// What the route allows the rest of the exchange.
     pub fn pacing(&self) -> Pacing {
-        let idle = self
-            .0
-            .route
-            .as_ref()
-            .map_or_else(Default::default, |route| route.timeouts.idle);
+        // An answer without a route is short, and to be taken in the time that a head may take.
+        let idle = self.0.route.as_ref().map_or_else(
+            || self.0.client.limits().head_timeout,
+            |route| route.timeouts.idle,
+        );
         Pacing {
             idle,
             deadline: self.0.deadline,

@@ -108,6 +108,19 @@ impl Body {
         }
     }
 
+    /// Carries on with the request's body while nothing can be done with the response's: the two
+    /// directions don't wait for each other.
+    ///
+    /// # Errors
+    /// The body turned bad on the client's side; no frame must be asked for any more.
+    pub fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<()> {
+        match self {
+            Self::Http1Response(body) => body.poll_upload(cx),
+            Self::Http2Response(body) => body.poll_upload(cx),
+            _ => Ok(()),
+        }
+    }
+
     /// The bytes still to come, where that is known.
     pub fn length(&self) -> Option<u64> {
         match self {

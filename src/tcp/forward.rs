@@ -1,8 +1,7 @@
 //! One opaque connection: an endpoint found, bytes carried, one line logged.
 
-use std::{borrow::Cow, io, rc::Rc, sync::Arc, time::Duration};
+use std::{borrow::Cow, io, rc::Rc, sync::Arc};
 
-use socket2::SockRef;
 use tokio::{io::AsyncWriteExt, time::Instant};
 
 use super::copy::{Carried, End, Leftovers, Patience, Side, copy_counted};
@@ -183,12 +182,12 @@ async fn carry(
         End::Closed => Ok(()),
         End::Idle => Err(Error::new(Reason::IdleTimeout, "no byte for too long")),
         End::Failed(Side::A, error) => {
-            reset(server);
+            server.reset_on_close(true);
             Err(client_closed(error))
         }
         End::Refused(Side::A, error) => Err(client_closed(error)),
         End::Failed(Side::B, error) => {
-            reset(client);
+            client.reset_on_close(true);
             Err(upstream_reset(error))
         }
         End::Refused(Side::B, error) => Err(upstream_reset(error)),
@@ -201,13 +200,4 @@ fn client_closed(source: io::Error) -> Error {
 
 fn upstream_reset(source: io::Error) -> Error {
     Error::new(Reason::UpstreamReset, "").source(source)
-}
-
-/// Makes the close that follows a reset: a peer must not take a stream that was cut for one that
-/// has ended.
-fn reset(stream: &Stream) {
-    if let Stream::Tcp(stream) = stream {
-        // When it can't be set the close is an ordinary one.
-        drop(SockRef::from(stream).set_linger(Some(Duration::ZERO)));
-    }
 }

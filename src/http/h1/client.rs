@@ -244,6 +244,13 @@ impl Exchange {
             ));
         }
         if switched {
+            if !self.upload.is_done() || !self.conn.wire.output.is_empty() {
+                // RFC 9110 section 7.8: the rest of the request would be taken for the tunnel's.
+                return Err(Error::new(
+                    Reason::UpstreamProtocol,
+                    "the upstream switched protocols inside the request",
+                ));
+            }
             let tunnel = Tunnel::http1(self.conn);
             return Ok(Response {
                 head: parts,
@@ -376,16 +383,23 @@ impl ResponseBody {
         self.decoder.remaining()
     }
 
-    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame>>> {
-        let Some(conn) = &mut self.conn else {
-            return Poll::Ready(None);
-        };
-        if !self.upload.is_done()
+    /// See [`Body::poll_upload`].
+    pub fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<()> {
+        if let Some(conn) = &mut self.conn
+            && !self.upload.is_done()
             && let Poll::Ready(Err(error)) = self.upload.poll(cx, conn)
         {
             self.conn = None;
-            return Poll::Ready(Some(Err(error)));
+            return Err(error);
         }
+        Ok(())
+    }
+
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame>>> {
+        self.poll_upload(cx)?;
+        let Some(conn) = &mut self.conn else {
+            return Poll::Ready(None);
+        };
         loop {
             let step = self.decoder.step(&mut conn.wire.input);
             match step {

@@ -118,8 +118,9 @@ impl Inbound {
                     return Poll::Ready(Some(Err(Error::new(Reason::RequestBodyInvalid, why))));
                 }
             }
-            // The client may be waiting for our 100 before it sends what we wait for.
-            if let Err(error) = ready!(self.wire.poll_flush(cx)) {
+            // The client may be waiting for our 100 before it sends what we wait for. A client that
+            // does not read may still write: the two directions don't wait for each other.
+            if let Poll::Ready(Err(error)) = self.wire.poll_flush(cx) {
                 return Poll::Ready(Some(Err(incomplete().source(error))));
             }
             match ready!(self.wire.poll_fill(cx)) {
@@ -325,10 +326,16 @@ async fn write_reply(
                 option,
             );
         }
-        if poll_fn(|cx| inbound.borrow_mut().wire.poll_flush(cx))
-            .await
-            .is_err()
-        {
+        let mut pace = Pace::new(completion.pacing());
+        let flushed = poll_fn(|cx| match inbound.borrow_mut().wire.poll_flush(cx) {
+            Poll::Ready(flushed) => {
+                Poll::Ready(flushed.map_err(|error| client_gone().source(error)))
+            }
+            Poll::Pending => pace.poll(cx, 0).map(Err),
+        })
+        .await;
+        if let Err(error) = flushed {
+            completion.failed(&error);
             return After::Abort;
         }
         return After::Tunnel(Box::new(tunnel), completion);
@@ -336,11 +343,13 @@ async fn write_reply(
 
     let bodiless = head::bodiless(method, status);
     let framing = encode::framing_for(version, response.body.length(), bodiless);
+    // An upload that goes on beside the response is not ours to drop.
+    let is_wanted = Rc::strong_count(inbound) > 1;
     let complete = {
         let mut inbound = inbound.borrow_mut();
         // Who did not get a 100 will not get one now.
         let declined = std::mem::take(&mut inbound.owes_continue);
-        !declined && inbound.finish_body() || inbound.decoder.is_done()
+        !declined && !is_wanted && inbound.finish_body() || inbound.decoder.is_done()
     };
     // A refusal that came before the end of the upload ends the connection: what is left of the
     // body must not be taken for the next request.
@@ -370,6 +379,11 @@ async fn write_reply(
     if sender.ended {
         response.body = Body::Empty;
     }
+    // Only a reset tells such a body's end from its being cut, wherever that happens.
+    let ends_by_closing = framing == Framing::UntilClose;
+    if ends_by_closing {
+        inbound.borrow().wire.stream.reset_on_close(true);
+    }
     let sent = poll_fn(|cx| {
         let sent = sender.poll(cx, inbound, &mut response.body, &response.spelling);
         if sent.is_ready() {
@@ -392,6 +406,9 @@ async fn write_reply(
             completion.failed(&error);
             return After::Abort;
         }
+    }
+    if ends_by_closing {
+        inbound.wire.stream.reset_on_close(false);
     }
     alive &= inbound.finish_body();
     if alive { After::Next } else { After::Close }
@@ -423,7 +440,11 @@ impl Sender {
     ) -> Poll<Result<()>> {
         loop {
             let blocked = loop {
-                if self.ended || !inbound.borrow().wire.output.accepts() {
+                if self.ended {
+                    break false;
+                }
+                if !inbound.borrow().wire.output.accepts() {
+                    body.poll_upload(cx)?;
                     break false;
                 }
                 // The body may need the connection itself: it carries on the upload.
@@ -513,7 +534,8 @@ async fn refuse(inbound: &RefCell<Inbound>, client: &Rc<Client>, error: Error) {
 async fn close(inbound: &RefCell<Inbound>) {
     let unread = {
         let inbound = inbound.borrow();
-        !inbound.decoder.is_done() || !inbound.wire.input.is_empty()
+        let Wire { stream, input, .. } = &inbound.wire;
+        !inbound.decoder.is_done() || !input.is_empty() || !stream.is_silent()
     };
     if unread {
         return linger(inbound).await;

@@ -237,8 +237,11 @@ impl Outgoing {
                             .map_err(Stopped::Connection)?;
                     }
                 }
+            } else if let Poll::Ready(sent) = self.poll_send(cx) {
+                sent?;
             } else {
-                ready!(self.poll_send(cx))?;
+                body.poll_upload(cx).map_err(Stopped::Body)?;
+                return Poll::Pending;
             }
         }
         Poll::Ready(Ok(()))

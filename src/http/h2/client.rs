@@ -397,13 +397,19 @@ impl ResponseBody {
         self.incoming.length()
     }
 
-    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame>>> {
+    /// See [`Body::poll_upload`].
+    pub fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<()> {
         if !self.upload.outgoing.is_done()
             && let Poll::Ready(Err(error)) = self.upload.poll(cx)
         {
             self.upload.outgoing.reset(Code::CANCEL);
-            return Poll::Ready(Some(Err(error)));
+            return Err(error);
         }
+        Ok(())
+    }
+
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame>>> {
+        self.poll_upload(cx)?;
         self.incoming.poll_frame(cx)
     }
 }
