@@ -391,6 +391,56 @@ def test_one_dead_endpoint_of_two_does_not_fail_every_request(pillion, echo):
     assert set(statuses) <= {200, 503}
 
 
+@pytest.mark.parametrize("how", ["close", "reset"])
+def test_a_keep_alive_race_is_not_felt_where_that_is_safe(answer, how):
+    """The pooled connection dies under the request: a GET is sent again, a POST may not be."""
+
+    def script(connection):
+        connection.read_request()
+        connection.send(OK)
+        connection.read_head()
+        getattr(connection, how)()
+
+    proxy, upstream = answer(script)
+    with RawClient(proxy.address()) as client:
+        for _ in range(5):
+            assert client.get("/").status == 200
+        connections = len(upstream.connections)
+        response = client.request("POST", "/", body=b"once")
+        assert response.status in (200, 502)
+        if response.status == 502:
+            assert response.reason in ("upstream_closed", "upstream_reset")
+    bodies = b"".join(bytes(one.received) for one in upstream.connections)
+    assert bodies.count(b"POST / ") == 1, "a POST was sent twice"
+    assert connections >= 2
+
+
+def test_gauges_come_back_to_nothing(answer):
+    """However exchanges end, what counts them is given back."""
+    script = sends(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nsome", then=None)
+    proxy, _ = answer(script, timeouts={"request": "300ms", "idle": "300ms"})
+    for _ in range(3):
+        with RawClient(proxy.address()) as client:
+            client.send_request("GET", "/left")
+            client.read_head()
+        with RawClient(proxy.address()) as client:
+            client.send_request("POST", "/left", {"Content-Length": "10"}).send("x")
+        with pytest.raises(Closed):
+            fetch(proxy.address(), "GET", "/stalls")
+        with RawClient(proxy.address()) as client:
+            client.send("nonsense\r\n\r\n")
+            client.read_response()
+
+    def settled():
+        metrics = proxy.metrics()
+        return all(metrics.value(name) == 0 for name in (
+            "pillion_http_requests_active", "pillion_listener_connections_active", "pillion_upstream_requests_active",
+            "pillion_upstream_requests_pending", "pillion_upstream_connections_active",
+            "pillion_upstream_connections_idle"))
+
+    eventually(settled, "all gauges at zero")
+
+
 def test_after_a_fault_the_client_connection_goes_on(answer):
     """A 502 is an answer like any other; the client's connection is not to blame."""
 

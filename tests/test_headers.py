@@ -223,6 +223,13 @@ def test_own_headers_of_a_trusted_peer_stay(pillion, echo):
     assert header(sent(proxy, {"X-Pillion-Anything": "1"}), "x-pillion-anything") == "1"
 
 
+def test_own_headers_of_an_upstream_are_dropped(pillion, raw_upstream):
+    """What says why Pillion answered by itself must not come from anybody else."""
+    upstream = raw_upstream(reply(b"HTTP/1.1 503 Busy\r\nX-Pillion-Reason: no_route\r\nContent-Length: 0\r\n\r\n"))
+    response = fetch(pillion(http_config(upstream.address)).address())
+    assert (response.status, response.reason) == (503, None)
+
+
 def test_request_id_is_made_and_logged(proxy):
     one, two = (header(sent(proxy, {}, target), "x-request-id") for target in ("/one", "/two"))
     assert one and two and one != two

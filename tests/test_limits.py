@@ -118,6 +118,21 @@ def test_a_slow_upstream_holds_the_client_back(pillion, raw_upstream, connect):
     assert int(client.read_response("POST").body) == BIG
 
 
+def test_a_flood_of_pipelined_requests_is_held_back(pillion, echo, connect):
+    """A client that asks and asks and never reads an answer."""
+    proxy = pillion(http_config(echo.address))
+    fetch(proxy.address())
+    before = proxy.rss()
+    client = connect(proxy.address())
+    client.sock.settimeout(1)
+    requests = b"GET /flood?size=100000 HTTP/1.1\r\nHost: app.test\r\n\r\n" * 1000
+    with pytest.raises(TimeoutError):
+        for _ in range(1000):
+            client.send(requests)
+    assert proxy.rss() - before < 8 * MIB
+    assert fetch(proxy.address()).status == 200
+
+
 def test_memory_of_idle_connections_is_small(pillion, echo):
     proxy = pillion(http_config(echo.address))
     fetch(proxy.address())

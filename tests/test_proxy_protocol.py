@@ -167,6 +167,14 @@ def test_what_came_in_goes_out(pillion, raw_upstream, connect):
     assert data == b"PROXY TCP4 203.0.113.7 192.0.2.1 1111 2222\r\npayload"
 
 
+def test_what_came_in_goes_out_of_an_http_listener(pillion, raw_upstream, connect):
+    upstream = raw_upstream()
+    proxy = pillion(http_config(upstream.address, listener={"proxyProtocol": True}, upstream={"proxyProtocol": "v1"}))
+    connect(proxy.address()).send(GOOD["v2-tcp4"][0] + GET)
+    data = upstream.connection().wait_received(lambda data: b"Host" in data)
+    assert data.startswith(b"PROXY TCP4 203.0.113.7 192.0.2.1 1111 2222\r\nGET /")
+
+
 def test_a_connection_that_names_one_client_serves_no_other(pillion, raw_upstream):
     """With a header of its client in front, a pooled connection may not carry somebody else's request."""
 
