@@ -65,7 +65,8 @@ impl Output {
     }
 
     fn push(&mut self, data: Bytes, end: &'static [u8]) {
-        debug_assert!(self.accepts());
+        // Not `accepts`: the line with a chunk's size may just have filled the buffer.
+        debug_assert!(self.large.is_empty() && self.end.is_empty());
         if data.len() <= COPY_LIMIT {
             self.buf.reserve(data.len() + end.len());
             self.buf.put_slice(&data);
@@ -148,6 +149,15 @@ mod tests {
     use tokio::io::AsyncReadExt;
 
     use super::*;
+
+    #[test]
+    fn the_size_line_of_a_chunk_may_fill_the_buffer() {
+        let mut output = Output::default();
+        output.head().put_bytes(b'x', KEEP - 1);
+        assert!(output.accepts());
+        output.chunk(Bytes::from_static(b"abc"));
+        assert!(!output.accepts());
+    }
 
     #[tokio::test]
     async fn pieces_arrive_in_order_through_a_narrow_pipe() {
