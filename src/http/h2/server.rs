@@ -76,37 +76,52 @@ pub async fn serve(stream: Stream, input: BytesMut, client: Rc<Client>) {
     let mut ending = pin!(client.ended());
     let mut idle = pin!(tokio::time::sleep(limits.http2_idle_timeout));
     let (mut going, mut cut) = (false, false);
+    let mut busy = false;
     let end = poll_fn(|cx| {
         loop {
-            match conn.poll_accept(cx) {
-                Poll::Ready(Some(Ok((request, respond)))) => {
-                    streams.push(serve_stream(Rc::clone(&client), request, respond));
-                    continue;
+            // Accepting also reads, and writes what the streams have queued.
+            loop {
+                match conn.poll_accept(cx) {
+                    Poll::Ready(Some(Ok((request, respond)))) => {
+                        streams.push(serve_stream(Rc::clone(&client), request, respond));
+                    }
+                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
+                    Poll::Ready(None) => return Poll::Ready(Ok(())),
+                    Poll::Pending => break,
                 }
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
-                Poll::Ready(None) => return Poll::Ready(Ok(())),
-                Poll::Pending => {}
             }
-            if let Poll::Ready(Some(())) = Pin::new(&mut streams).poll_next(cx) {
+            // All that can go on do so before the next write, which is then one for all of them.
+            let mut progress = false;
+            while let Poll::Ready(Some(())) = Pin::new(&mut streams).poll_next(cx) {
+                progress = true;
+            }
+            if progress {
                 continue;
             }
             if cut {
                 return Poll::Ready(Ok(()));
             }
-            let patience = if going {
-                GOAWAY_WAIT
-            } else {
-                limits.http2_idle_timeout
-            };
+            let mut tired = false;
             if !streams.is_empty() {
-                idle.as_mut().reset(Instant::now() + patience);
-            } else if idle.as_mut().poll(cx).is_ready() && going {
+                busy = true;
+            } else {
+                if std::mem::take(&mut busy) {
+                    let patience = if going {
+                        GOAWAY_WAIT
+                    } else {
+                        limits.http2_idle_timeout
+                    };
+                    idle.as_mut().reset(Instant::now() + patience);
+                }
+                tired = idle.as_mut().poll(cx).is_ready();
+            }
+            if tired && going {
                 cut = true;
                 conn.abrupt_shutdown(Code::NO_ERROR);
                 continue;
             }
             // Two steps (RFC 9113 section 6.8): h2 first promises to take all that is on the way.
-            if !going && (idle.is_elapsed() || ending.as_mut().poll(cx).is_ready()) {
+            if !going && (tired || ending.as_mut().poll(cx).is_ready()) {
                 going = true;
                 conn.graceful_shutdown();
                 idle.as_mut().reset(Instant::now() + GOAWAY_WAIT);
