@@ -2,13 +2,14 @@
 
 use std::{
     cell::{Cell, RefCell},
-    future::poll_fn,
+    future::{Future as _, poll_fn},
+    pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::{PingPong, Reason as Code, client::ResponseFuture};
 use http::{Method, Uri, header, uri};
 use tokio::time::Instant;
@@ -16,6 +17,7 @@ use tokio::time::Instant;
 use super::{
     CONNECTION_WINDOW, MAX_RESPONSE_HEAD, SEND_BUFFER, STREAM_WINDOW,
     body::{Incoming, Outgoing, Side, Stopped},
+    link::Link,
     tunnel::StreamIo,
 };
 use crate::{
@@ -68,7 +70,9 @@ impl Http2 {
             .max_header_list_size(MAX_RESPONSE_HEAD)
             .max_send_buffer_size(SEND_BUFFER)
             .initial_max_send_streams(MAX_STREAMS);
-        let (send, mut connection) = builder.handshake(stream).await.map_err(|error| {
+        let link = Link::new(stream, BytesMut::new());
+        let handshake = builder.handshake(link.clone());
+        let (send, mut connection) = handshake.await.map_err(|error| {
             Error::new(
                 Reason::ConnectFailed,
                 "the HTTP/2 preface could not be sent",
@@ -85,8 +89,18 @@ impl Http2 {
             idle_since: Cell::new(now),
         });
         let driven = Rc::downgrade(&http2);
+        link.gather();
         tokio::task::spawn_local(async move {
-            if let Err(error) = connection.await {
+            let end = poll_fn(|cx| {
+                if let Poll::Ready(end) = Pin::new(&mut connection).poll(cx) {
+                    return Poll::Ready(end.map_err(|error| error.to_string()));
+                }
+                match link.poll_write_out(cx) {
+                    Poll::Ready(Err(error)) => Poll::Ready(Err(error.to_string())),
+                    _ => Poll::Pending,
+                }
+            });
+            if let Err(error) = end.await {
                 tracing::debug!(%error, "HTTP/2 connection to an upstream ended");
             }
             if let Some(http2) = driven.upgrade() {

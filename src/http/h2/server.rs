@@ -5,25 +5,22 @@
 
 use std::{
     future::poll_fn,
-    io,
     pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use futures_util::stream::{FuturesUnordered, Stream as _};
 use h2::{Reason as Code, RecvStream, server::SendResponse};
 use http::{Method, Request as HttpRequest, StatusCode, header, uri::Scheme};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout};
 
 use super::{
     CONNECTION_WINDOW, MAX_FAULTY_STREAMS, MAX_PENDING_RESETS, SEND_BUFFER, STREAM_WINDOW,
     body::{Incoming, Outgoing, Received, Side, Stopped},
+    link::Link,
     tunnel::StreamIo,
 };
 use crate::{
@@ -64,20 +61,21 @@ pub async fn serve(stream: Stream, input: BytesMut, client: Rc<Client>) {
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
         .max_local_error_reset_streams(Some(MAX_FAULTY_STREAMS))
         .enable_connect_protocol();
-    let io = Rewound { input, stream };
-    let handshake = builder.handshake::<_, Bytes>(io);
+    let link = Link::new(stream, input);
+    let handshake = builder.handshake::<_, Bytes>(link.clone());
     let mut conn = match timeout(limits.head_timeout, handshake).await {
         Ok(Ok(conn)) => conn,
         Ok(Err(error)) => return ended(&client, error),
         Err(_) => return refused(&client, Reason::HeadTimeout, "no HTTP/2 preface in time"),
     };
 
+    link.gather();
     let mut streams = FuturesUnordered::new();
     let mut ending = pin!(client.ended());
     let mut idle = pin!(tokio::time::sleep(limits.http2_idle_timeout));
     let (mut going, mut cut) = (false, false);
     let mut busy = false;
-    let end = poll_fn(|cx| {
+    let mut turn = |cx: &mut Context<'_>| {
         loop {
             // Accepting also reads, and writes what the streams have queued.
             loop {
@@ -128,6 +126,17 @@ pub async fn serve(stream: Stream, input: BytesMut, client: Rc<Client>) {
                 continue;
             }
             return Poll::Pending;
+        }
+    };
+    let end = poll_fn(|cx| {
+        let end = turn(cx);
+        // Also what was said last, a GOAWAY: as much of it as the client takes now.
+        match (link.poll_write_out(cx), end) {
+            (Poll::Ready(Err(error)), Poll::Pending) => {
+                tracing::debug!(%error, "HTTP/2 connection from a client ended");
+                Poll::Ready(Ok(()))
+            }
+            (_, end) => end,
         }
     })
     .await;
@@ -379,61 +388,6 @@ async fn write(
             outgoing.reset(Code::INTERNAL_ERROR);
             completion.failed(&error);
         }
-    }
-}
-
-/// A stream whose first bytes have been read already.
-struct Rewound {
-    input: BytesMut,
-    stream: Stream,
-}
-
-impl AsyncRead for Rewound {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.input.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(cx, buf);
-        }
-        let length = self.input.len().min(buf.remaining());
-        buf.put_slice(&self.input[..length]);
-        self.input.advance(length);
-        if self.input.is_empty() {
-            self.input = BytesMut::new();
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Rewound {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
