@@ -100,9 +100,9 @@ fn worker_random(client: &Client) -> u128 {
 
 fn may_repeat(error: &Error, method: &Method) -> bool {
     match error.replay {
-        Replay::NeverSent => {
-            matches!(error.reason, Reason::ConnectFailed | Reason::ConnectTimeout)
-        }
+        // A limit of ours stays where it is; a connection that failed, or that the upstream was
+        // leaving, may be followed by a better one.
+        Replay::NeverSent => is_endpoints_fault(error.reason),
         Replay::Reused => method.is_idempotent(),
         Replay::Refused | Replay::Unsafe => false,
     }

@@ -9,6 +9,7 @@ pub mod balancer;
 pub mod connect;
 pub mod endpoint;
 pub mod limits;
+mod opening;
 pub mod pool;
 pub mod resolution;
 pub mod set;

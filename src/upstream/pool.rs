@@ -16,10 +16,13 @@ use bytes::BytesMut;
 use tokio::{
     io::AsyncWriteExt,
     sync::{Notify, oneshot},
+    task::AbortHandle,
     time::Instant,
 };
 
-use super::{ConnectionPermit, Endpoint, EndpointId, Upstream, connect};
+use super::{
+    ConnectionPermit, Endpoint, EndpointId, PendingPermit, Upstream, connect, opening::Opening,
+};
 use crate::{
     error::{Error, Reason, Replay, Result},
     http::{
@@ -33,6 +36,9 @@ use crate::{
 
 /// How often idle connections are looked through for those that are too old or gone.
 const SWEEP: Duration = Duration::from_secs(1);
+
+/// Connections in a row that a pool may pass on among its own while others wait too.
+const OWN_TURNS: u8 = 7;
 
 /// One worker's pools, by endpoint.
 pub struct Pools {
@@ -54,9 +60,21 @@ struct Pool {
     idle: Vec<Box<Http1>>,
     /// Requests on this worker that wait while the upstream is at its connection limit.
     waiting: VecDeque<oneshot::Sender<Box<Http1>>>,
+    /// Connections that went to one of those.
+    handed_over: u8,
     shared: Vec<Rc<Http2>>,
     /// One of us is opening an HTTP/2 connection that others may then share.
-    opening: Option<Rc<Notify>>,
+    opening: Option<Rc<Opening>>,
+    /// Notified when a stream of a shared connection ends.
+    room: Rc<Notify>,
+    /// The task that gives up idle connections for others.
+    asked: AbortHandle,
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.asked.abort();
+    }
 }
 
 /// A connection to an HTTP/1.1 upstream.
@@ -142,7 +160,7 @@ impl Pools {
         endpoint: &Endpoint,
         client: &Conn,
     ) -> Result<Box<Http1>> {
-        let permit = upstream.limits.connection().await?;
+        let permit = self.permit(upstream).await?;
         self.open_http1(upstream, endpoint, permit, client).await
     }
 
@@ -177,51 +195,109 @@ impl Pools {
         endpoint: &Endpoint,
         client: &Conn,
     ) -> Result<Slot> {
-        loop {
-            let opening = {
-                let mut pools = self.endpoints.borrow_mut();
-                let pool = self.pool(&mut pools, upstream, endpoint.id);
-                if let Some(conn) = pool.shared.iter().find(|conn| conn.has_room()) {
-                    upstream.metrics.pool_hit(self.worker);
-                    return Ok(Slot::take(conn));
-                }
-                match &pool.opening {
-                    Some(opening) => Rc::clone(opening),
-                    None => {
-                        pool.opening = Some(Rc::default());
-                        drop(pools);
-                        return self.open_http2(upstream, endpoint, client).await;
-                    }
-                }
-            };
-            let _pending = upstream.limits.pending()?;
-            opening.notified().await;
+        if upstream.config.proxy_protocol.is_some() {
+            // Such a connection speaks for one client only: there is nothing to share.
+            upstream.metrics.pool_miss(self.worker);
+            let permit = self.permit(upstream).await?;
+            let room = Rc::default();
+            let conn = self
+                .open_http2(upstream, endpoint, permit, client, room)
+                .await?;
+            return Ok(Slot::take(&conn));
         }
-    }
-
-    async fn open_http2(
-        self: &Rc<Self>,
-        upstream: &Arc<Upstream>,
-        endpoint: &Endpoint,
-        client: &Conn,
-    ) -> Result<Slot> {
-        // Also when this future is dropped: the others must not wait for ever.
-        let _opened = Opened {
-            pools: self,
-            endpoint: endpoint.id,
-        };
-        upstream.metrics.pool_miss(self.worker);
-        let permit = upstream.limits.connection().await?;
-        let (stream, lease) = self.open(upstream, endpoint, permit, client).await?;
-        let conn = Http2::open(stream, lease, Instant::now()).await?;
-        let slot = Slot::take(&conn);
-        if upstream.config.proxy_protocol.is_none() {
+        loop {
+            let (opened, room) = match self.turn(upstream, endpoint.id) {
+                Turn::Take(slot) => {
+                    upstream.metrics.pool_hit(self.worker);
+                    return Ok(slot);
+                }
+                Turn::Wait(opening, room) => {
+                    let _pending = self.pending(upstream)?;
+                    let _counted = upstream.metrics.waiting(self.worker);
+                    tokio::select! {
+                        biased;
+                        opened = opening.ended() => opened?,
+                        () = room.notified() => {}
+                    }
+                    continue;
+                }
+                Turn::Open(opened, room) => (opened, room),
+            };
+            let permit = match upstream.limits.try_connection() {
+                Some(permit) => permit,
+                None => tokio::select! {
+                    biased;
+                    permit = self.permit(upstream) => permit?,
+                    // At the limit a stream that ends is as good as a connection.
+                    () = room.notified() => continue,
+                },
+            };
+            upstream.metrics.pool_miss(self.worker);
+            let conn = self
+                .open_http2(upstream, endpoint, permit, client, room)
+                .await
+                .inspect_err(|error| opened.opening.fail(error))?;
+            let slot = Slot::take(&conn);
             let mut pools = self.endpoints.borrow_mut();
             self.pool(&mut pools, upstream, endpoint.id)
                 .shared
                 .push(conn);
+            // `opened` looks into the pools as it goes.
+            drop(pools);
+            return Ok(slot);
         }
-        Ok(slot)
+    }
+
+    /// What a request for a place on a shared connection has to do.
+    fn turn<'p>(self: &'p Rc<Self>, upstream: &Arc<Upstream>, endpoint: EndpointId) -> Turn<'p> {
+        let mut pools = self.endpoints.borrow_mut();
+        let pool = self.pool(&mut pools, upstream, endpoint);
+        if let Some(conn) = pool.shared.iter().find(|conn| conn.has_room()) {
+            return Turn::Take(Slot::take(conn));
+        }
+        let room = Rc::clone(&pool.room);
+        if let Some(opening) = &pool.opening {
+            return Turn::Wait(Rc::clone(opening), room);
+        }
+        let opening = Rc::<Opening>::default();
+        pool.opening = Some(Rc::clone(&opening));
+        let opened = Opened {
+            pools: self,
+            endpoint,
+            opening,
+        };
+        Turn::Open(opened, room)
+    }
+
+    async fn open_http2(
+        &self,
+        upstream: &Arc<Upstream>,
+        endpoint: &Endpoint,
+        permit: ConnectionPermit,
+        client: &Conn,
+        room: Rc<Notify>,
+    ) -> Result<Rc<Http2>> {
+        let (stream, lease) = self.open(upstream, endpoint, permit, client).await?;
+        Http2::open(stream, lease, room, Instant::now()).await
+    }
+
+    /// The right to open a connection, waited for.
+    async fn permit(&self, upstream: &Arc<Upstream>) -> Result<ConnectionPermit> {
+        match upstream.limits.try_connection() {
+            Some(permit) => Ok(permit),
+            None => {
+                let pending = self.pending(upstream)?;
+                let _counted = upstream.metrics.waiting(self.worker);
+                Ok(pending.connection().await)
+            }
+        }
+    }
+
+    /// A place among those who wait.
+    fn pending(&self, upstream: &Arc<Upstream>) -> Result<PendingPermit> {
+        upstream.limits.pending().inspect_err(|error| {
+            upstream.metrics.limit_refused(self.worker, error.reason);
+        })
     }
 
     /// Takes a connection back after an exchange that left it clean.
@@ -236,12 +312,12 @@ impl Pools {
         };
         conn.reused = true;
         conn.idle_since = now;
-        while let Some(waiting) = pool.waiting.pop_front() {
-            match waiting.send(conn) {
-                Ok(()) => return,
-                Err(back) => conn = back,
-            }
+        if pool.owes_others() && pool.upstream.limits.give_up_one() {
+            return;
         }
+        let Some(mut conn) = pool.hand_over(conn) else {
+            return;
+        };
         if pool.upstream.limits.give_up_one() {
             return;
         }
@@ -270,17 +346,19 @@ impl Pools {
     /// Waits at the connection limit: for a connection that one of our own gives back, or for the
     /// right to open one that somebody else gives up.
     async fn wait(&self, upstream: &Arc<Upstream>, endpoint: EndpointId) -> Result<Waited> {
-        let pending = upstream.limits.pending().inspect_err(|error| {
-            upstream.metrics.limit_refused(self.worker, error.reason);
-        })?;
-        let (sender, receiver) = oneshot::channel();
+        let pending = self.pending(upstream)?;
+        let (sender, arrival) = oneshot::channel();
         if let Some(pool) = self.endpoints.borrow_mut().get_mut(&endpoint) {
-            pool.waiting.retain(|waiting| !waiting.is_closed());
-            pool.waiting.push_back(sender);
+            pool.enqueue(sender);
         }
         let _counted = upstream.metrics.waiting(self.worker);
+        let mut place = Place {
+            pools: self,
+            arrival,
+        };
         Ok(tokio::select! {
-            Ok(conn) = receiver => Waited::Connection(conn),
+            biased;
+            Ok(conn) = &mut place.arrival => Waited::Connection(conn),
             permit = pending.connection() => Waited::Permit(permit),
         })
     }
@@ -335,13 +413,16 @@ impl Pools {
         endpoint: EndpointId,
     ) -> &'p mut Pool {
         let pool = pools.entry(endpoint).or_insert_with(|| {
-            tokio::task::spawn_local(give_up(Rc::downgrade(self), endpoint, Arc::clone(upstream)));
+            let asked = give_up(Rc::downgrade(self), endpoint, Arc::clone(upstream));
             Pool {
                 upstream: Arc::clone(upstream),
                 idle: Vec::new(),
                 waiting: VecDeque::new(),
+                handed_over: 0,
                 shared: Vec::new(),
                 opening: None,
+                room: Rc::default(),
+                asked: tokio::task::spawn_local(asked).abort_handle(),
             }
         });
         // A reload may have put a successor in the upstream's place; the endpoint stayed.
@@ -382,6 +463,48 @@ impl Pools {
 }
 
 impl Pool {
+    fn enqueue(&mut self, sender: oneshot::Sender<Box<Http1>>) {
+        // Those who have left are looked for only before the queue would grow.
+        if self.waiting.len() == self.waiting.capacity() {
+            self.waiting.retain(|waiting| !waiting.is_closed());
+        }
+        self.waiting.push_back(sender);
+    }
+
+    /// Whether it is the turn of those who wait elsewhere: on other workers, for other endpoints.
+    /// They can only have a connection's place; without this a pool with a backlog of its own
+    /// would never give one up.
+    fn owes_others(&mut self) -> bool {
+        if self.handed_over < OWN_TURNS {
+            return false;
+        }
+        self.handed_over = 0;
+        let own = self.waiting.iter().filter(|own| !own.is_closed()).count();
+        self.upstream.limits.pending_requests() > own
+    }
+
+    /// Gives the connection to the one of our own who has waited longest, if any does. One that
+    /// the upstream has closed, or said something on that nobody asked for, is dropped.
+    fn hand_over(&mut self, mut conn: Box<Http1>) -> Option<Box<Http1>> {
+        while let Some(waiting) = self.waiting.pop_front() {
+            if waiting.is_closed() {
+                continue;
+            }
+            if !conn.wire.stream.is_silent() {
+                self.waiting.push_front(waiting);
+                return None;
+            }
+            match waiting.send(conn) {
+                Ok(()) => {
+                    self.handed_over = self.handed_over.saturating_add(1);
+                    return None;
+                }
+                Err(back) => conn = back,
+            }
+        }
+        Some(conn)
+    }
+
     fn retain_idle(&mut self, worker: usize, keep: impl Fn(&Http1) -> bool) {
         let before = self.idle.len();
         self.idle.retain(|conn| keep(conn));
@@ -406,19 +529,40 @@ enum Waited {
     Permit(ConnectionPermit),
 }
 
+/// A place in the queue for a connection. One that arrives as its request leaves goes back.
+struct Place<'a> {
+    pools: &'a Pools,
+    arrival: oneshot::Receiver<Box<Http1>>,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if let Ok(conn) = self.arrival.try_recv() {
+            self.pools.check_in(conn);
+        }
+    }
+}
+
+enum Turn<'p> {
+    Take(Slot),
+    /// Until another one has opened a connection, or a stream has ended.
+    Wait(Rc<Opening>, Rc<Notify>),
+    Open(Opened<'p>, Rc<Notify>),
+}
+
+/// Ends an opening, also when its request is dropped: the others must not wait for ever.
 struct Opened<'a> {
     pools: &'a Pools,
     endpoint: EndpointId,
+    opening: Rc<Opening>,
 }
 
 impl Drop for Opened<'_> {
     fn drop(&mut self) {
-        let mut pools = self.pools.endpoints.borrow_mut();
-        if let Some(pool) = pools.get_mut(&self.endpoint)
-            && let Some(opening) = pool.opening.take()
-        {
-            opening.notify_waiters();
+        if let Some(pool) = self.pools.endpoints.borrow_mut().get_mut(&self.endpoint) {
+            pool.opening = None;
         }
+        self.opening.end();
     }
 }
 
@@ -436,7 +580,7 @@ async fn give_up(pools: Weak<Pools>, endpoint: EndpointId, upstream: Arc<Upstrea
             return;
         };
         while !pool.idle.is_empty() && limits.give_up_one() {
-            pool.idle.swap_remove(0);
+            pool.idle.remove(0);
             pool.upstream.metrics.idle_removed(pools.worker);
         }
         pool.shared.retain(|conn| {

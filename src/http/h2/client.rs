@@ -12,7 +12,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use h2::{PingPong, Reason as Code, client::ResponseFuture};
 use http::{Method, Uri, header, uri};
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
     CONNECTION_WINDOW, MAX_RESPONSE_HEAD, SEND_BUFFER, STREAM_WINDOW,
@@ -43,6 +43,8 @@ pub struct Http2 {
     ping: RefCell<Option<PingPong>>,
     active: Cell<usize>,
     closed: Cell<bool>,
+    /// Notified when a stream has ended.
+    room: Rc<Notify>,
     pub born: Instant,
     idle_since: Cell<Instant>,
 }
@@ -57,11 +59,17 @@ impl std::fmt::Debug for Http2 {
 }
 
 impl Http2 {
-    /// Speaks the preface on `stream`; `held` is dropped when the connection has ended.
+    /// Speaks the preface on `stream`; `held` is dropped when the connection has ended, `room`
+    /// notified whenever one of its streams has.
     ///
     /// # Errors
     /// The preface could not be written.
-    pub async fn open<H: 'static>(stream: Stream, held: H, now: Instant) -> Result<Rc<Self>> {
+    pub async fn open<H: 'static>(
+        stream: Stream,
+        held: H,
+        room: Rc<Notify>,
+        now: Instant,
+    ) -> Result<Rc<Self>> {
         let mut builder = h2::client::Builder::new();
         builder
             .enable_push(false)
@@ -85,6 +93,7 @@ impl Http2 {
             ping: RefCell::new(connection.ping_pong()),
             active: Cell::new(0),
             closed: Cell::new(false),
+            room,
             born: now,
             idle_since: Cell::new(now),
         });
@@ -169,6 +178,7 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         self.0.active.set(self.0.active.get() - 1);
+        self.0.room.notify_one();
         if self.0.active.get() == 0 {
             self.0.idle_since.set(Instant::now());
         }
@@ -183,7 +193,8 @@ pub async fn send(slot: Slot, request: &mut Request) -> Result<Response> {
     let conn = Rc::clone(&slot.0);
     let sender = conn.send.borrow().clone();
     let mut sender = sender.ready().await.map_err(|error| {
-        conn.closed.set(true);
+        // The upstream has sent GOAWAY, and lives on for its older streams.
+        conn.retire();
         failed(error).replay(Replay::NeverSent)
     })?;
     let upgrade = request.upgrade.clone();
@@ -198,8 +209,11 @@ pub async fn send(slot: Slot, request: &mut Request) -> Result<Response> {
     let head = head_of(request)?;
     let bare = request.body.is_empty() && upgrade.is_none();
     let (response, stream) = sender.send_request(head, bare).map_err(|error| {
-        conn.closed.set(error.is_go_away() || error.is_io());
-        failed(error).replay(Replay::NeverSent)
+        if error.is_go_away() || error.is_io() {
+            conn.retire();
+        }
+        // The head has gone with it.
+        failed(error)
     })?;
     let upload = Upload {
         outgoing: if bare {
