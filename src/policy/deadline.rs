@@ -11,24 +11,13 @@ use std::{
 
 use pin_project_lite::pin_project;
 use tokio::time::{Sleep, sleep_until};
-use tower::{Layer, Service};
+use tower::Service;
 
 use super::{Answer, Call, Deadline};
 use crate::error::{Error, Reason, Result};
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct DeadlineLayer;
-
-#[derive(Clone, Copy, Debug)]
-pub(super) struct DeadlineService<S>(S);
-
-impl<S> Layer<S> for DeadlineLayer {
-    type Service = DeadlineService<S>;
-
-    fn layer(&self, inner: S) -> DeadlineService<S> {
-        DeadlineService(inner)
-    }
-}
+pub(super) struct DeadlineService<S>(pub(super) S);
 
 impl<'a, S> Service<Call<'a>> for DeadlineService<S>
 where

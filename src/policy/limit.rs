@@ -10,7 +10,7 @@ use std::{
 };
 
 use pin_project_lite::pin_project;
-use tower::{Layer, Service};
+use tower::Service;
 
 use super::{Answer, Call};
 use crate::{
@@ -19,18 +19,7 @@ use crate::{
 };
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct LimitLayer;
-
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Limit<S>(S);
-
-impl<S> Layer<S> for LimitLayer {
-    type Service = Limit<S>;
-
-    fn layer(&self, inner: S) -> Limit<S> {
-        Limit(inner)
-    }
-}
+pub(super) struct Limit<S>(pub(super) S);
 
 impl<'a, S> Service<Call<'a>> for Limit<S>
 where

@@ -1,8 +1,8 @@
 //! The one composition.
 
-use tower::{Service, ServiceBuilder, service_fn};
+use tower::{Service, ServiceBuilder, layer::layer_fn, service_fn};
 
-use super::{Answer, Call, attempt, deadline::DeadlineLayer, limit::LimitLayer};
+use super::{Answer, Call, attempt, deadline::DeadlineService, limit::Limit};
 use crate::error::Error;
 
 /// What a matched request passes, outermost first. The stack has no state: it is made for every
@@ -11,8 +11,8 @@ pub fn stack<'a>() -> impl Service<Call<'a>, Response = Answer, Error = Error> {
     ServiceBuilder::new()
         // Outermost, so that a request that waits for anything below holds its place: what waits
         // is load too.
-        .layer(LimitLayer)
+        .layer(layer_fn(Limit))
         // Above the attempts, which share the one deadline.
-        .layer(DeadlineLayer)
+        .layer(layer_fn(DeadlineService))
         .service(service_fn(attempt::run))
 }
