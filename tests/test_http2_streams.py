@@ -8,7 +8,6 @@ from support.h2raw import (
 )
 from support.h2rules import SERVED, Rules, check, gated, goaway, rst
 from support.upstream import EchoUpstream
-from support.wait import eventually
 
 PROTOCOL, CLOSED_STREAM = Code.PROTOCOL_ERROR, Code.STREAM_CLOSED
 rules = Rules()
@@ -292,18 +291,18 @@ def through(pillion, upstream):
     return pillion(http_config(upstream.address, upstream={"protocol": "http2"}))
 
 
-def test_concurrency_is_freed_by_a_reset(proxy, echo_for_all):
+def test_concurrency_is_freed_by_a_reset(pillion, echo):
     """5.1.2: closed streams don't count; a client may cancel and open others."""
+    proxy = pillion(http_config(echo.address))
     with dial(proxy.address()) as client:
-        heads = echo_for_all.heads
         streams = [client.request(path="/?gate=full") for _ in range(100)]
         client.sync()
-        eventually(lambda: echo_for_all.heads - heads == 100, "100 requests at the upstream")
+        echo.wait_heads(100)
         for stream in streams[:10]:
             client.rst(stream)
         for _ in range(10):
             assert client.response(client.request()).status == 200
-        echo_for_all.open_gate("full")
+        echo.open_gate("full")
         for stream in streams[10:]:
             assert client.response(stream).status == 200
 

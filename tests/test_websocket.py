@@ -43,7 +43,8 @@ def run(pillion, scenario, handler=echo_handler, server_options=None, **config):
 
     async def main():
         async with server(handler, **(server_options or {})) as (_, address):
-            proxy = await asyncio.to_thread(pillion, http_config(address, **config))
+            # In this thread: the process is tied to the thread that started it.
+            proxy = pillion(http_config(address, **config))
             async with asyncio.timeout(50):
                 await scenario(f"ws://{proxy.address()}/chat?room=1", proxy)
 
