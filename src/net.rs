@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
     net::{TcpStream, UnixStream},
@@ -52,6 +52,21 @@ impl Stream {
             drop(SockRef::from(stream).set_linger(reset.then_some(Duration::ZERO)));
         }
     }
+}
+
+/// A silent peer is probed after this long, this often, and given up after so many probes.
+pub(crate) const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_PROBES: u32 = 3;
+
+/// Lets the kernel find out when the peer of a TCP connection is gone without a word.
+pub fn probe_when_silent(socket: SockRef<'_>) -> io::Result<()> {
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(KEEPALIVE_IDLE)
+            .with_interval(KEEPALIVE_INTERVAL)
+            .with_retries(KEEPALIVE_PROBES),
+    )
 }
 
 /// Why an address can't be listened on, and what the usual way out is.

@@ -9,9 +9,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
-use crate::config::model::Address;
+use crate::{config::model::Address, net};
 
 /// Connections that the kernel keeps for us until they are accepted; it takes the smaller of this
 /// and `net.core.somaxconn`.
@@ -38,8 +38,9 @@ pub fn bind(address: &Address) -> io::Result<Listening> {
             if address.is_ipv6() {
                 socket.set_only_v6(true)?;
             }
-            // Accepted sockets inherit it: one system call less for each.
+            // Accepted sockets inherit these: system calls that not each of them needs.
             socket.set_tcp_nodelay(true)?;
+            net::probe_when_silent(SockRef::from(&socket))?;
             socket.bind(&(*address).into())?;
             socket.listen(BACKLOG)?;
             let actual = socket.local_addr()?.as_socket().unwrap_or(*address);
@@ -137,6 +138,20 @@ mod tests {
     use std::{net::TcpStream, os::unix::net::UnixStream};
 
     use super::*;
+
+    #[test]
+    fn accepted_sockets_have_no_delay_and_are_probed() {
+        let listening = bind(&Address::Tcp(([127, 0, 0, 1], 0).into())).unwrap();
+        let Address::Tcp(address) = listening.address() else {
+            panic!("{listening:?}")
+        };
+        let _client = TcpStream::connect(address).unwrap();
+        let flags = rustix::net::SocketFlags::CLOEXEC;
+        let accepted = rustix::net::accept_with(&listening, flags).unwrap();
+        let accepted = Socket::from(accepted);
+        assert!(accepted.tcp_nodelay().unwrap() && accepted.keepalive().unwrap());
+        assert_eq!(accepted.tcp_keepalive_time().unwrap(), net::KEEPALIVE_IDLE);
+    }
 
     fn folder(name: &str) -> PathBuf {
         let folder = std::env::temp_dir().join(format!("pillion-{}-{name}", std::process::id()));

@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, path::Path, pin::pin, sync::atomic::Ordering, time::Duration};
 
-use socket2::{SockRef, TcpKeepalive};
+use socket2::SockRef;
 use tokio::{
     net::{TcpStream, UnixStream},
     time::{sleep, timeout},
@@ -12,16 +12,11 @@ use super::endpoint::{Endpoint, Target};
 use crate::{
     config::model,
     error::{Error, Reason, Replay, Result},
-    net::Stream,
+    net::{self, Stream},
 };
 
 /// How long the first address has for itself (RFC 8305 section 8, "Connection Attempt Delay").
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-
-/// A silent peer is probed after this long, this often, and given up after so many probes.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEPALIVE_PROBES: u32 = 3;
 
 /// Between two attempts while a Unix socket's accept queue is full.
 const UNIX_RETRY: Duration = Duration::from_millis(5);
@@ -110,12 +105,7 @@ async fn tcp(address: SocketAddr) -> Result<Stream> {
         .map_err(|error| failed(&address, &error))?;
     // None of these keeps a connection from working; a peer that is gone already makes them fail.
     let _ = stream.set_nodelay(true);
-    let _ = SockRef::from(&stream).set_tcp_keepalive(
-        &TcpKeepalive::new()
-            .with_time(KEEPALIVE_IDLE)
-            .with_interval(KEEPALIVE_INTERVAL)
-            .with_retries(KEEPALIVE_PROBES),
-    );
+    let _ = net::probe_when_silent(SockRef::from(&stream));
     Ok(Stream::Tcp(stream))
 }
 
@@ -198,7 +188,7 @@ mod tests {
         assert!(stream.nodelay().unwrap());
         let socket = SockRef::from(&stream);
         assert!(socket.keepalive().unwrap());
-        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), net::KEEPALIVE_IDLE);
     }
 
     #[tokio::test]

@@ -12,11 +12,15 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use h2::{PingPong, Reason as Code, client::ResponseFuture};
 use http::{Method, Uri, header, uri};
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, OnceCell},
+    time::Instant,
+};
 
 use super::{
     CONNECTION_WINDOW, MAX_RESPONSE_HEAD, SEND_BUFFER, STREAM_WINDOW,
     body::{Incoming, Outgoing, Side, Stopped},
+    keepalive::KeepAlive,
     link::Link,
     tunnel::StreamIo,
 };
@@ -40,7 +44,9 @@ const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 /// A connection to an HTTP/2 upstream.
 pub struct Http2 {
     send: RefCell<h2::client::SendRequest<Bytes>>,
-    ping: RefCell<Option<PingPong>>,
+    ping: Option<Rc<RefCell<PingPong>>>,
+    /// Set once the upstream's first SETTINGS have come, or have been waited for.
+    settled: OnceCell<()>,
     active: Cell<usize>,
     closed: Cell<bool>,
     /// Notified when a stream has ended.
@@ -88,9 +94,12 @@ impl Http2 {
             .source(error)
             .replay(Replay::NeverSent)
         })?;
+        let ping = connection.ping_pong().map(RefCell::new).map(Rc::new);
+        let mut keep_alive = KeepAlive::new(ping.clone());
         let http2 = Rc::new(Self {
             send: RefCell::new(send),
-            ping: RefCell::new(connection.ping_pong()),
+            ping,
+            settled: OnceCell::new(),
             active: Cell::new(0),
             closed: Cell::new(false),
             room,
@@ -103,6 +112,10 @@ impl Http2 {
             let end = poll_fn(|cx| {
                 if let Poll::Ready(end) = Pin::new(&mut connection).poll(cx) {
                     return Poll::Ready(end.map_err(|error| error.to_string()));
+                }
+                let busy = driven.upgrade().is_some_and(|http2| http2.active.get() > 0);
+                if keep_alive.poll(cx, link.heard(), busy).is_ready() {
+                    return Poll::Ready(Err("it answers no PING".to_owned()));
                 }
                 match link.poll_write_out(cx) {
                     Poll::Ready(Err(error)) => Poll::Ready(Err(error.to_string())),
@@ -155,11 +168,15 @@ impl Http2 {
         if self.send.borrow().is_extended_connect_protocol_enabled() {
             return true;
         }
-        let ping = self.ping.borrow_mut().take();
-        if let Some(mut ping) = ping {
-            let _ = tokio::time::timeout(SETTINGS_WAIT, ping.ping(h2::Ping::opaque())).await;
-            *self.ping.borrow_mut() = Some(ping);
-        }
+        // One asks, the others wait with it.
+        let settled = async {
+            if let Some(ping) = &self.ping {
+                let _ = ping.borrow_mut().send_ping(h2::Ping::opaque());
+                let pong = poll_fn(|cx| ping.borrow_mut().poll_pong(cx));
+                let _ = tokio::time::timeout(SETTINGS_WAIT, pong).await;
+            }
+        };
+        self.settled.get_or_init(|| settled).await;
         self.send.borrow().is_extended_connect_protocol_enabled()
     }
 }

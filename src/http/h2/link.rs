@@ -29,6 +29,7 @@ struct Inner<S> {
     input: BytesMut,
     output: BytesMut,
     gathers: bool,
+    heard: u64,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
@@ -39,12 +40,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             input,
             output: BytesMut::new(),
             gathers: false,
+            heard: 0,
         })))
     }
 
     /// From now on somebody calls [`Self::poll_write_out`].
     pub(super) fn gather(&self) {
         self.0.borrow_mut().gathers = true;
+    }
+
+    /// Grows whenever the peer has said something.
+    pub(super) fn heard(&self) -> u64 {
+        self.0.borrow().heard
     }
 
     /// Writes what was gathered; ready when nothing is left.
@@ -82,7 +89,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Link<S> {
     ) -> Poll<io::Result<()>> {
         let inner = &mut *self.0.borrow_mut();
         if inner.input.is_empty() {
-            return Pin::new(&mut inner.stream).poll_read(cx, buf);
+            let before = buf.filled().len();
+            let read = Pin::new(&mut inner.stream).poll_read(cx, buf);
+            inner.heard += (buf.filled().len() - before) as u64;
+            return read;
         }
         let length = inner.input.len().min(buf.remaining());
         buf.put_slice(&inner.input[..length]);

@@ -3,6 +3,7 @@
 
 pub mod body;
 pub mod client;
+mod keepalive;
 mod link;
 pub mod server;
 pub mod tunnel;

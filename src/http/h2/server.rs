@@ -4,6 +4,7 @@
 //! to say, then the connection writes all their frames at once.
 
 use std::{
+    cell::RefCell,
     future::poll_fn,
     pin::{Pin, pin},
     rc::Rc,
@@ -20,6 +21,7 @@ use tokio::time::{Instant, timeout};
 use super::{
     CONNECTION_WINDOW, MAX_FAULTY_STREAMS, MAX_PENDING_RESETS, SEND_BUFFER, STREAM_WINDOW,
     body::{Incoming, Outgoing, Received, Side, Stopped},
+    keepalive::KeepAlive,
     link::Link,
     tunnel::StreamIo,
 };
@@ -73,6 +75,8 @@ pub async fn serve(stream: Stream, input: BytesMut, client: Rc<Client>) {
     let mut streams = FuturesUnordered::new();
     let mut ending = pin!(client.ended());
     let mut idle = pin!(tokio::time::sleep(limits.http2_idle_timeout));
+    let ping = conn.ping_pong().map(RefCell::new).map(Rc::new);
+    let mut keep_alive = KeepAlive::new(ping);
     let (mut going, mut cut) = (false, false);
     let mut busy = false;
     let mut turn = |cx: &mut Context<'_>| {
@@ -112,6 +116,10 @@ pub async fn serve(stream: Stream, input: BytesMut, client: Rc<Client>) {
                     idle.as_mut().reset(Instant::now() + patience);
                 }
                 tired = idle.as_mut().poll(cx).is_ready();
+            }
+            if keep_alive.poll(cx, link.heard(), busy).is_ready() {
+                tracing::debug!("an HTTP/2 client answers no PING");
+                return Poll::Ready(Ok(()));
             }
             if tired && going {
                 cut = true;
