@@ -3,13 +3,14 @@
 import fnmatch
 
 import pytest
+import test_http2_format
 import test_http2_frames
 import test_http2_messages
 import test_http2_streams
 import test_http2_upstream
 from support.h2rules import deviations
 
-TABLES = (test_http2_frames.rules, test_http2_streams.rules, test_http2_messages.rules)
+TABLES = (test_http2_format.rules, test_http2_frames.rules, test_http2_streams.rules, test_http2_messages.rules)
 RULES = [rule.id for table in TABLES for rule in table] + list(test_http2_upstream.BAD)
 
 

@@ -6,12 +6,11 @@ from support.h2raw import (
     CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, INITIAL_WINDOW, MAX_STREAMS, PRIORITY, PUSH_PROMISE,
     RST_STREAM, Code, Upstream, dial, u32,
 )
-from support.h2rules import SERVED, Rules, check, gated, goaway, rst
+from support.h2rules import FIELDS, SERVED, Rules, check, gated, goaway, rst
 from support.upstream import EchoUpstream
 
 PROTOCOL, CLOSED_STREAM = Code.PROTOCOL_ERROR, Code.STREAM_CLOSED
 rules = Rules()
-FIELDS = [(":method", "GET"), (":scheme", "http"), (":authority", "pillion.test"), (":path", "/")]
 
 
 @pytest.fixture(scope="module")

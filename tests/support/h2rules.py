@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .h2raw import H2, Code, Stream, dial
+from .h2raw import HEADERS, H2, Code, Stream, dial
 from .upstream import EchoUpstream
 from .wait import eventually
 
@@ -41,6 +41,23 @@ def rst(*codes: Code) -> set[Outcome]:
 def status(*codes: int) -> set[Outcome]:
     """A response of Pillion's own."""
     return {("status", code) for code in codes}
+
+
+# A whole request, to be sent as it is or with something wrong about it.
+FIELDS = [(":method", "GET"), (":scheme", "http"), (":authority", "pillion.test"), (":path", "/")]
+POST = [(":method", "POST"), *FIELDS[1:]]
+
+
+def upload(client: H2) -> Stream:
+    """A request whose body is open."""
+    return client.request("POST", end=False)
+
+
+def head(client: H2, flags: int, payload: bytes, stream: Stream | None = None) -> Stream:
+    """A HEADERS frame with a payload as given, on a new stream."""
+    stream = stream or client.reserve()
+    client.send_frame(HEADERS, flags, stream.id, payload)
+    return stream
 
 
 @dataclass(frozen=True)
