@@ -88,6 +88,7 @@ pub async fn handle(
 /// The reply to a head that could not be read.
 pub fn refused_head(client: &Rc<Client>, error: &Error) -> Reply {
     let mut completion = Completion::new(Rc::clone(client), Protocol::Http11, Instant::now());
+    completion.record().request_id = Some(client.new_request_id());
     completion.blame(error);
     let mut response = refusal(error, &completion, false);
     finish_headers(&mut response);
@@ -108,8 +109,10 @@ fn describe(completion: &mut Completion, request: &Request, client: &Client) {
         record.uri = Some(request.head.uri.clone());
         record.host = request.head.headers.get(header::HOST).cloned();
         record.user_agent = request.head.headers.get(header::USER_AGENT).cloned();
-        record.request_id = headers::request_id(&request.head.headers).cloned();
     }
+    // Known before anything can go wrong, so that a refusal has one too.
+    let brought = headers::request_id(&request.head.headers).cloned();
+    record.request_id = Some(brought.unwrap_or_else(|| client.new_request_id()));
 }
 
 async fn serve(
@@ -242,11 +245,10 @@ fn sanitize(
         // HTTP/1.0 may leave it out, HTTP/1.1 may not: then it asked for what it connected to.
         map.insert(header::HOST, client.local_host());
     }
-    if !seen.request_id || headers::request_id(map).is_none() {
-        let mut rng = client.worker.rng.borrow_mut();
-        let id = headers::new_request_id(rng.u64(..), rng.u64(..));
-        completion.record().request_id = Some(id.clone());
-        map.insert(headers::X_REQUEST_ID, id);
+    if (!seen.request_id || headers::request_id(map).is_none())
+        && let Some(id) = completion.request_id()
+    {
+        map.insert(headers::X_REQUEST_ID, id.clone());
     }
 }
 

@@ -125,6 +125,12 @@ impl Client {
         })
     }
 
+    /// For a request that brought none.
+    pub fn new_request_id(&self) -> HeaderValue {
+        let mut rng = self.worker.rng.borrow_mut();
+        headers::new_request_id(rng.u64(..), rng.u64(..))
+    }
+
     /// `Host` of a request that names none.
     pub fn local_host(&self) -> HeaderValue {
         match &self.conn.local {
