@@ -215,7 +215,9 @@ fn sanitize(
     let map = &mut request.head.headers;
     headers::strip_hop_by_hop(map, seen);
     let trusted = settings.trusted_hops > 0;
-    if !trusted {
+    if trusted {
+        completion.record().client = headers::client(map, settings.trusted_hops);
+    } else {
         headers::strip_ours(map, seen);
     }
     if seen.expect && !request.expects_continue {

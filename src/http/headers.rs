@@ -1,6 +1,6 @@
 //! Headers that a proxy takes away, adds or watches.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
@@ -162,6 +162,18 @@ pub fn is_loop(headers: &HeaderMap, pseudonym: &str) -> bool {
         .filter(|entry| entry.split_ascii_whitespace().nth(1) == Some(pseudonym))
         .count()
         >= LOOP
+}
+
+/// Who the request comes from where `hops` proxies in front are trusted: each of them appended whom
+/// it had it from, so it is that many from the right of `X-Forwarded-For`. What stands before that
+/// anybody may have written. `None` if there are fewer, or no address in that place.
+pub fn client(headers: &HeaderMap, hops: u8) -> Option<IpAddr> {
+    let lines = headers.get_all(X_FORWARDED_FOR).iter().rev();
+    let mut entries = lines.flat_map(|line| line.as_bytes().rsplit(|&byte| byte == b','));
+    let entry = entries.nth(usize::from(hops.checked_sub(1)?))?;
+    let entry = str::from_utf8(entry.trim_ascii()).ok()?;
+    let with_port = || Some(entry.parse::<SocketAddr>().ok()?.ip());
+    entry.parse().ok().or_else(with_port)
 }
 
 /// What is told of the client to the upstream.
@@ -358,6 +370,22 @@ mod tests {
             },
         );
         assert_eq!(headers["x-forwarded-for"], "127.0.0.1, 127.0.0.1");
+    }
+
+    #[test]
+    fn the_client_is_as_many_from_the_right_as_proxies_are_trusted() {
+        let headers = map(&[
+            ("x-forwarded-for", "6.6.6.6, 10.0.0.1"),
+            ("x-forwarded-for", "[2001:db8::1]:443,10.0.0.3"),
+        ]);
+        let client = |hops| client(&headers, hops).map(|ip| ip.to_string());
+        assert_eq!(client(0), None);
+        assert_eq!(client(1).as_deref(), Some("10.0.0.3"));
+        assert_eq!(client(2).as_deref(), Some("2001:db8::1"));
+        assert_eq!(client(3).as_deref(), Some("10.0.0.1"));
+        assert_eq!(client(5), None, "fewer than are trusted");
+        let odd = map(&[("x-forwarded-for", "unknown")]);
+        assert_eq!(super::client(&odd, 1), None);
     }
 
     #[test]

@@ -44,7 +44,10 @@ pub(super) fn write(out: &mut Vec<u8>, record: &Record, start: Timestamp) {
     object.number("bytes_sent", Some(record.bytes_sent));
     object.millis("duration_ms", Some(record.duration));
     object.millis("upstream_ms", record.upstream_duration);
-    object.address("peer", record.peer.as_ref());
+    match record.client {
+        Some(client) => object.text("peer", Some(client.to_string().as_bytes())),
+        None => object.address("peer", record.peer.as_ref()),
+    }
     object.text("request_id", bytes(&record.request_id));
     object.text("user_agent", bytes(&record.user_agent));
     out.extend_from_slice(b"}\n");
@@ -126,6 +129,13 @@ mod tests {
         assert_eq!(out.iter().filter(|&&byte| byte == b'\n').count(), 1);
         assert!(out.ends_with(b"\n"));
         serde_json::from_slice(&out).unwrap()
+    }
+
+    #[test]
+    fn who_proxies_vouch_for_stands_in_the_place_of_the_peer() {
+        let mut record = full();
+        record.client = Some([203, 0, 113, 7].into());
+        assert_eq!(line(&record)["peer"], "203.0.113.7");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::{
     borrow::Cow,
     cell::{Cell, RefCell},
     fmt,
+    net::IpAddr,
     sync::{
         Arc,
         mpsc::{SyncSender, TrySendError},
@@ -69,7 +70,10 @@ pub struct Record {
     pub bytes_sent: u64,
     /// From the request being sent to the upstream to the head of its response.
     pub upstream_duration: Option<Duration>,
+    /// The other end of the connection, or who that says it speaks for.
     pub peer: Option<Address>,
+    /// Who trusted proxies in front say the request comes from: written in the place of `peer`.
+    pub client: Option<IpAddr>,
     pub request_id: Option<HeaderValue>,
     pub user_agent: Option<HeaderValue>,
 }
@@ -95,6 +99,7 @@ impl Record {
             bytes_sent: 0,
             upstream_duration: None,
             peer: None,
+            client: None,
             request_id: None,
             user_agent: None,
         }

@@ -48,9 +48,10 @@ pub(super) fn write(out: &mut Vec<u8>, record: &Record, start: Timestamp) {
         None => out.push(b'-'),
     }
     out.extend_from_slice(b" \"");
-    match &record.peer {
-        Some(peer) => address(out, peer, Style::Text),
-        None => out.push(b'-'),
+    match (record.client, &record.peer) {
+        (Some(client), _) => out.extend_from_slice(client.to_string().as_bytes()),
+        (None, Some(peer)) => address(out, peer, Style::Text),
+        (None, None) => out.push(b'-'),
     }
     out.push(b'"');
     for value in [
