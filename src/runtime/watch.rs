@@ -24,6 +24,10 @@ use tokio::{
 
 /// A look without an event.
 const POLL: Duration = Duration::from_secs(30);
+/// The same where the kernel gave no watch (`fs.inotify.max_user_instances` is soon used up by many
+/// containers on one node): then looking is all there is, and a change shall still be live within
+/// 250 ms.
+const LOOK: Duration = Duration::from_millis(150);
 /// Changes come in several events: this long after the last of them it is looked,
 const QUIET: Duration = Duration::from_millis(20);
 /// and this long after the first at the latest, while more keep coming.
@@ -67,7 +71,7 @@ async fn run(path: PathBuf, mut folders: Folders, events: Arc<Notify>, changed: 
                 let latest = Instant::now() + PATIENCE;
                 while timeout_at(latest.min(Instant::now() + QUIET), events.notified()).await.is_ok() {}
             }
-            () = sleep(POLL) => {}
+            () = sleep(if folders.complete { POLL } else { LOOK }) => {}
             () = changed.closed() => return,
         }
         // The folders themselves may have been replaced. Then the message: what is looked at after
@@ -80,9 +84,11 @@ async fn run(path: PathBuf, mut folders: Folders, events: Arc<Notify>, changed: 
 
 /// The folders that are watched.
 struct Folders {
-    /// `None`: this machine has no more watches to give, and only the poll is left.
+    /// `None`: this machine has no more watches to give, and only looking is left.
     watcher: Option<RecommendedWatcher>,
     watched: BTreeSet<PathBuf>,
+    /// Every folder that matters is watched.
+    complete: bool,
 }
 
 impl Folders {
@@ -95,11 +101,12 @@ impl Folders {
             }
         });
         if let Err(error) = &watcher {
-            tracing::warn!(%error, "configuration is not watched, only looked at every 30 seconds");
+            tracing::warn!(%error, "configuration is not watched, but looked at every 150 ms");
         }
         Self {
             watcher: watcher.ok(),
             watched: BTreeSet::new(),
+            complete: false,
         }
     }
 
@@ -113,6 +120,7 @@ impl Folders {
             // It may be gone from the disk, and its watch with it.
             drop(watcher.unwatch(gone));
         }
+        let count = wanted.len();
         // Also those that were watched: the same name may be another folder now.
         self.watched = wanted
             .into_iter()
@@ -124,6 +132,7 @@ impl Folders {
                 }
             })
             .collect();
+        self.complete = self.watched.len() == count;
     }
 }
 

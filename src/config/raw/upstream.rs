@@ -163,8 +163,8 @@ impl Default for UpstreamTimeouts {
 pub(crate) struct Limits {
     /// Connections.
     pub(crate) connections: Count<1, 10_000_000>,
-    /// Requests that wait for a connection.
-    pub(crate) pending: Count<1, 10_000_000>,
+    /// Requests that wait for a connection; 0 lets none wait.
+    pub(crate) pending: Count<0, 10_000_000>,
     /// Requests in flight.
     pub(crate) requests: Count<1, 10_000_000>,
 }

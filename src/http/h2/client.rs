@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    CONNECTION_WINDOW, MAX_RESPONSE_HEAD, SEND_BUFFER, STREAM_WINDOW,
+    CONNECTION_WINDOW, DATA_FRAME_BUDGET, MAX_RESPONSE_HEAD, SEND_BUFFER, STREAM_WINDOW,
     body::{Incoming, Outgoing, Side, Stopped},
     keepalive::KeepAlive,
     link::Link,
@@ -83,6 +83,7 @@ impl Http2 {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(MAX_RESPONSE_HEAD)
             .max_send_buffer_size(SEND_BUFFER)
+            .data_frame_budget(DATA_FRAME_BUDGET)
             .initial_max_send_streams(MAX_STREAMS);
         let link = Link::new(stream, BytesMut::new());
         let handshake = builder.handshake(link.clone());

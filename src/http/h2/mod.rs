@@ -17,6 +17,10 @@ pub const STREAM_WINDOW: u32 = 64 * 1024;
 pub const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// Bytes that one stream may have queued for sending.
 pub const SEND_BUFFER: usize = 64 * 1024;
+/// DATA frames that were received and not yet taken may cost so much memory beyond their payload,
+/// which is all that windows count: about 16,000 frames of a few bytes. h2's own default would end
+/// connections of honest gRPC streams of tiny messages when we are slow for a moment.
+pub const DATA_FRAME_BUDGET: usize = 4 * 1024 * 1024;
 /// Largest header list, uncompressed, in an upstream's response.
 pub const MAX_RESPONSE_HEAD: u32 = 64 * 1024;
 /// Streams that the peer has reset and we have not yet looked at; more end the connection

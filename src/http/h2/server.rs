@@ -19,7 +19,8 @@ use http::{Method, Request as HttpRequest, StatusCode, header, uri::Scheme};
 use tokio::time::{Instant, timeout};
 
 use super::{
-    CONNECTION_WINDOW, MAX_FAULTY_STREAMS, MAX_PENDING_RESETS, SEND_BUFFER, STREAM_WINDOW,
+    CONNECTION_WINDOW, DATA_FRAME_BUDGET, MAX_FAULTY_STREAMS, MAX_PENDING_RESETS, SEND_BUFFER,
+    STREAM_WINDOW,
     body::{Incoming, Outgoing, Received, Side, Stopped},
     keepalive::KeepAlive,
     link::Link,
@@ -60,6 +61,7 @@ pub async fn serve(stream: Stream, input: BytesMut, client: Rc<Client>) {
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER)
+        .data_frame_budget(DATA_FRAME_BUDGET)
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
         .max_local_error_reset_streams(Some(MAX_FAULTY_STREAMS))
         .enable_connect_protocol();
