@@ -135,6 +135,21 @@ impl Body {
         }
     }
 
+    /// Whether all of it has been given out, trailers too, as far as can be told without asking
+    /// for a frame.
+    pub fn has_ended(&self) -> bool {
+        match self {
+            Self::Http2Request(body) => body.has_ended(),
+            Self::Http2Response(body) => body.has_ended(),
+            Self::Tee(tee) => tee.body.has_ended(),
+            // The length is that of the content alone where trailers may follow it.
+            Self::Copy(_) => false,
+            Self::Empty | Self::Full(_) | Self::Http1Request(_) | Self::Http1Response(_) => {
+                self.length() == Some(0)
+            }
+        }
+    }
+
     /// Whether nothing will come, not even trailers.
     pub fn is_empty(&self) -> bool {
         matches!(self, Self::Empty)

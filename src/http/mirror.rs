@@ -73,7 +73,10 @@ impl Tee {
             Poll::Ready(Some(Err(_))) => queue.finish(End::Lost),
             Poll::Pending => {}
         }
-        if matches!(polled, Poll::Ready(Some(Ok(_)))) && self.body.length() == Some(0) {
+        // Who knows by then that this was all asks no more.
+        if matches!(polled, Poll::Ready(Some(Ok(_))))
+            && (self.body.length() == Some(0) || self.body.has_ended())
+        {
             queue.finish(End::Whole);
         }
         polled

@@ -81,6 +81,12 @@ impl Incoming {
         self.remaining
     }
 
+    /// Whether the peer has ended the stream and all of it was taken. A length that is used up
+    /// tells less: trailers may follow.
+    pub fn has_ended(&self) -> bool {
+        self.recv.is_end_stream()
+    }
+
     /// The stream itself, for a tunnel.
     pub fn into_recv(self) -> RecvStream {
         self.recv
@@ -99,6 +105,7 @@ impl Incoming {
                     let length = data.len() as u64;
                     self.received.bytes.set(self.received.bytes() + length);
                     self.remaining = self.remaining.map(|left| left.saturating_sub(length));
+                    self.received.data_ended.set(self.recv.is_end_stream());
                     return Poll::Ready(Some(Ok(Frame::Data(data))));
                 }
                 Some(Err(error)) => return Poll::Ready(Some(Err(self.broken(error)))),
@@ -219,8 +226,8 @@ impl Outgoing {
                 }
                 match ready!(body.poll_frame(cx)) {
                     Some(Ok(Frame::Data(data))) => {
-                        // The end rides on the last piece where the length is known.
-                        self.last = body.length() == Some(0);
+                        // The end rides on the last piece where that is known to be one.
+                        self.last = body.has_ended();
                         self.pending = data;
                     }
                     Some(Ok(Frame::Trailers(trailers))) => {

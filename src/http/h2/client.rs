@@ -443,6 +443,10 @@ impl ResponseBody {
         self.incoming.length()
     }
 
+    pub fn has_ended(&self) -> bool {
+        self.incoming.has_ended()
+    }
+
     /// See [`Body::poll_upload`].
     pub fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<()> {
         if !self.upload.outgoing.is_done()
