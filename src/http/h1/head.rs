@@ -284,6 +284,13 @@ pub fn trailers(section: &[u8]) -> Result<HeaderMap, HeadError> {
 
 /// Whether a field must not be taken from a trailer section.
 pub fn forbidden_in_trailers(name: &HeaderName) -> bool {
+    const PREFIXES: [&str; 2] = ["x-forwarded-", "x-pillion-"];
+    const NAMES: [&str; 3] = ["keep-alive", "proxy-connection", "http2-settings"];
+    let text = name.as_str();
+    // What is not believed, or not passed on, in a head is neither in what some append to it.
+    if NAMES.contains(&text) || PREFIXES.iter().any(|prefix| text.starts_with(prefix)) {
+        return true;
+    }
     matches!(
         *name,
         header::TRANSFER_ENCODING
@@ -294,6 +301,7 @@ pub fn forbidden_in_trailers(name: &HeaderName) -> bool {
             | header::TRAILER
             | header::UPGRADE
             | header::AUTHORIZATION
+            | header::PROXY_AUTHENTICATE
             | header::PROXY_AUTHORIZATION
             | header::CONTENT_ENCODING
             | header::CONTENT_TYPE
@@ -302,6 +310,8 @@ pub fn forbidden_in_trailers(name: &HeaderName) -> bool {
             | header::EXPECT
             | header::MAX_FORWARDS
             | header::CACHE_CONTROL
+            | header::FORWARDED
+            | header::VIA
     )
 }
 
@@ -605,6 +615,17 @@ mod tests {
             let text = format!("CONNECT a:443 HTTP/1.1\r\nHost: a\r\n{line}\r\n\r\n");
             assert!(parse(&text).is_err(), "{line}");
         }
+    }
+
+    #[test]
+    fn trailers_frame_route_and_vouch_for_nothing() {
+        let section = b"X-Sum: 1\r\nContent-Length: 3\r\nX-Forwarded-For: ::1\r\n\
+            X-Pillion-Reason: x\r\nKeep-Alive: 1\r\nProxy-Connection: close\r\n\r\n";
+        let kept = trailers(section).unwrap();
+        assert_eq!(
+            (kept.len(), &kept["x-sum"]),
+            (1, &HeaderValue::from_static("1"))
+        );
     }
 
     #[test]
