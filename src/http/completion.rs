@@ -110,9 +110,11 @@ impl Completion {
         self.finish();
     }
 
-    /// It broke off after the head.
+    /// It broke off after the head. What the head has told of stays the reason.
     pub fn failed(mut self, error: &Error) {
-        self.blame(error);
+        if self.0.record.reason.is_none() {
+            self.blame(error);
+        }
         self.finish();
     }
 

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header, response, uri};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header, request, response, uri};
 use tokio::time::Instant;
 use tower::Service;
 
@@ -53,7 +53,7 @@ pub async fn handle(
         Protocol::from(request.head.version),
         start,
     );
-    describe(&mut completion, &request, &client);
+    describe(&mut completion, &request.head, &client);
     let grpc = grpc::is_grpc(&request.head.headers);
     let is_head = request.head.method == Method::HEAD;
     let outcome = serve(
@@ -85,13 +85,25 @@ pub async fn handle(
     }
 }
 
-/// The reply to a head that could not be read.
-pub fn refused_head(client: &Rc<Client>, error: &Error) -> Reply {
-    let mut completion = Completion::new(Rc::clone(client), Protocol::Http11, Instant::now());
-    completion.record().request_id = Some(client.new_request_id());
+/// The reply to a head that can't be served: `head` as far as it could be read.
+pub fn refused_head(
+    client: &Rc<Client>,
+    protocol: Protocol,
+    head: Option<&request::Parts>,
+    error: &Error,
+) -> Reply {
+    let mut completion = Completion::new(Rc::clone(client), protocol, Instant::now());
+    match head {
+        Some(head) => describe(&mut completion, head, client),
+        None => completion.record().request_id = Some(client.new_request_id()),
+    }
     completion.blame(error);
-    let mut response = refusal(error, &completion, false);
+    let is_grpc = head.is_some_and(|head| grpc::is_grpc(&head.headers));
+    let mut response = refusal(error, &completion, is_grpc);
     finish_headers(&mut response);
+    if head.is_some_and(|head| head.method == Method::HEAD) {
+        leave_out_body(&mut response);
+    }
     if error.reason != Reason::ClientClosed {
         completion.answered(response.head.status);
     }
@@ -102,16 +114,16 @@ pub fn refused_head(client: &Rc<Client>, error: &Error) -> Reply {
 }
 
 /// What the access log will say of the request, whatever becomes of it.
-fn describe(completion: &mut Completion, request: &Request, client: &Client) {
+fn describe(completion: &mut Completion, head: &request::Parts, client: &Client) {
     let record = completion.record();
-    record.method = Some(request.head.method.clone());
+    record.method = Some(head.method.clone());
     if client.worker.access_log.is_enabled() {
-        record.uri = Some(request.head.uri.clone());
-        record.host = request.head.headers.get(header::HOST).cloned();
-        record.user_agent = request.head.headers.get(header::USER_AGENT).cloned();
+        record.uri = Some(head.uri.clone());
+        record.host = head.headers.get(header::HOST).cloned();
+        record.user_agent = head.headers.get(header::USER_AGENT).cloned();
     }
     // Known before anything can go wrong, so that a refusal has one too.
-    let brought = headers::request_id(&request.head.headers).cloned();
+    let brought = headers::request_id(&head.headers).cloned();
     record.request_id = Some(brought.unwrap_or_else(|| client.new_request_id()));
 }
 

@@ -30,6 +30,7 @@ use crate::{
     error::{Error, Reason},
     net::Stream,
     snapshot::{HttpPlan, ListenerPlan, PlanKind},
+    telemetry::access_log::Protocol,
     worker::{Conn, Worker},
 };
 
@@ -62,7 +63,9 @@ pub async fn serve(stream: Stream, conn: Conn, worker: Rc<Worker>) {
         Err(_) if input.is_empty() => {}
         Err(_) => {
             let error = Error::new(Reason::HeadTimeout, "no whole head in time");
-            exchange::refused_head(&client, &error).completion.done();
+            // Only the beginning of a preface keeps one in doubt for so long.
+            let reply = exchange::refused_head(&client, Protocol::Http2, None, &error);
+            reply.completion.done();
         }
     }
 }

@@ -35,6 +35,7 @@ use crate::{
         upgrade,
     },
     net::Stream,
+    telemetry::access_log::Protocol,
 };
 
 /// Read ahead of a pipelining client while its request is served, at most this much.
@@ -506,7 +507,7 @@ impl Sender {
 
 /// Answers a head that could not be read, and closes.
 async fn refuse(inbound: &RefCell<Inbound>, client: &Rc<Client>, error: Error) {
-    let reply = exchange::refused_head(client, &error);
+    let mut reply = exchange::refused_head(client, Protocol::Http11, None, &error);
     if error.reason == Reason::ClientClosed {
         return reply.completion.done();
     }
@@ -523,6 +524,7 @@ async fn refuse(inbound: &RefCell<Inbound>, client: &Rc<Client>, error: Error) {
             Some("close"),
         );
         if let Body::Full(body) = &response.body {
+            reply.completion.bytes(0, body.len() as u64);
             output.data(body.clone());
         }
     }

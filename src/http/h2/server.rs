@@ -31,6 +31,7 @@ use crate::{
     http::{
         Client, OPENING, PREFACE,
         exchange::{self, Reply},
+        h1::head::MAX_HEADERS,
         message::{Body, Request, Upgrade},
         pace::Pace,
         spelling::Spelling,
@@ -38,6 +39,7 @@ use crate::{
     },
     net::Stream,
     router::Authority,
+    telemetry::access_log::Protocol,
 };
 
 /// How long a connection without streams waits, after the first GOAWAY, for the client to answer
@@ -174,13 +176,14 @@ fn ended(client: &Rc<Client>, error: h2::Error) {
     }
     let text = error.to_string();
     let error = Error::new(Reason::BadRequest, "").detail(format!("HTTP/2: {text}"));
-    exchange::refused_head(client, &error).completion.done();
+    let reply = exchange::refused_head(client, Protocol::Http2, None, &error);
+    reply.completion.done();
 }
 
 fn refused(client: &Rc<Client>, reason: Reason, what: &'static str) {
-    exchange::refused_head(client, &Error::new(reason, what))
-        .completion
-        .done();
+    let error = Error::new(reason, what);
+    let reply = exchange::refused_head(client, Protocol::Http2, None, &error);
+    reply.completion.done();
 }
 
 async fn serve_stream(
@@ -196,7 +199,7 @@ async fn serve_stream(
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     head.extensions.clear();
     if let Err(error) = check(&mut head, upgrade.as_ref()) {
-        let reply = exchange::refused_head(&client, &error);
+        let reply = exchange::refused_head(&client, Protocol::Http2, Some(&head), &error);
         return write(&mut respond, reply, None, &Rc::default()).await;
     }
     let method = head.method.clone();
@@ -314,6 +317,10 @@ fn check(head: &mut http::request::Parts, upgrade: Option<&Upgrade>) -> Result<(
         if let Ok(whole) = http::HeaderValue::from_bytes(&whole) {
             head.headers.insert(header::COOKIE, whole);
         }
+    }
+    // As many as over HTTP/1.1, which may be what the upstream speaks.
+    if head.headers.len() > MAX_HEADERS {
+        return Err(Error::new(Reason::HeadTooLarge, "too many headers"));
     }
     Ok(())
 }
