@@ -57,6 +57,10 @@ impl std::fmt::Debug for Pools {
 struct Pool {
     upstream: Arc<Upstream>,
     /// Newest last.
+    #[expect(
+        clippy::vec_box,
+        reason = "a connection moves to an exchange and back as a pointer"
+    )]
     idle: Vec<Box<Http1>>,
     /// Requests on this worker that wait while the upstream is at its connection limit.
     waiting: VecDeque<oneshot::Sender<Box<Http1>>>,
