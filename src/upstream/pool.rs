@@ -124,7 +124,9 @@ impl Pools {
                 () = tokio::time::sleep(SWEEP) => {}
                 () = worker.events.notified() => {}
             }
-            self.sweep(&worker, Instant::now());
+            let newest =
+                |name: &str| worker.with_snapshot(|newest| newest.upstreams.get(name).cloned());
+            self.sweep(newest, Instant::now());
         }
     }
 
@@ -437,10 +439,9 @@ impl Pools {
     }
 
     /// Closes what is too old, gone, or leads to an endpoint that its upstream no longer has.
-    fn sweep(&self, worker: &Worker, now: Instant) {
+    fn sweep(&self, newest: impl Fn(&str) -> Option<Arc<Upstream>>, now: Instant) {
         self.endpoints.borrow_mut().retain(|id, pool| {
-            let name = &pool.upstream.config.name;
-            let current = worker.with_snapshot(|snapshot| snapshot.upstreams.get(name).cloned());
+            let current = newest(&pool.upstream.config.name);
             let current = current.filter(|upstream| upstream.endpoints().contains(*id));
             let wanted = current.is_some();
             if let Some(upstream) = current {
@@ -461,6 +462,8 @@ impl Pools {
                 }
                 !conn.is_closed()
             });
+            // Those who were served otherwise, or left, must not keep the pool.
+            pool.waiting.retain(|waiting| !waiting.is_closed());
             wanted || pool.opening.is_some() || !pool.waiting.is_empty()
         });
     }
@@ -592,6 +595,35 @@ async fn give_up(pools: Weak<Pools>, endpoint: EndpointId, upstream: Arc<Upstrea
                 conn.retire();
             }
             !conn.is_closed()
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::LocalRuntime;
+
+    use super::*;
+    use crate::{config::model::EndpointAddress, upstream::tests::upstream};
+
+    #[test]
+    fn a_withdrawn_endpoint_s_pool_goes_once_nobody_waits() {
+        LocalRuntime::new().unwrap().block_on(async {
+            let upstream = upstream(&[EndpointAddress::Ip(([127, 0, 0, 1], 80).into())]);
+            let pools = Pools::new(0);
+            let endpoint = upstream.endpoints().endpoints()[0].id;
+            let (sender, arrival) = oneshot::channel();
+            pools
+                .pool(&mut pools.endpoints.borrow_mut(), &upstream, endpoint)
+                .enqueue(sender);
+
+            pools.sweep(|_| None, Instant::now());
+            assert_eq!(pools.endpoints.borrow().len(), 1, "somebody waits");
+            drop(arrival);
+            pools.sweep(|_| Some(Arc::clone(&upstream)), Instant::now());
+            assert_eq!(pools.endpoints.borrow().len(), 1, "it is wanted");
+            pools.sweep(|_| None, Instant::now());
+            assert!(pools.endpoints.borrow().is_empty());
         });
     }
 }
