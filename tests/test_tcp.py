@@ -140,6 +140,7 @@ def test_an_upstream_that_is_down(pillion, connect):
     line = proxy.access(listener="tcp")
     assert (line["reason"], line["flags"]) == ("connect_failed", "UF")
     proxy.wait_reason("connect_failed")
+    assert proxy.metrics().value("pillion_listener_connections_failed_total", reason="connect_failed") == 1
 
 
 def test_a_line_a_connection(talk):

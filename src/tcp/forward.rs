@@ -82,6 +82,9 @@ impl Drop for Line<'_> {
         record.bytes_sent = self.carried.b_to_a.get();
         let metrics = &self.conn.plan.metrics;
         metrics.bytes(self.worker.id, record.bytes_received, record.bytes_sent);
+        if let Some(reason) = record.reason {
+            metrics.failed(self.worker.id, reason);
+        }
         if self.worker.access_log.is_enabled() {
             record.peer = Some(self.conn.source());
             self.worker.access_log.write(record);
