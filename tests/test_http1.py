@@ -1,12 +1,13 @@
 """HTTP/1 on both sides: keep-alive, bodies, trailers, pipelining."""
 
 import hashlib
+import socket
 
 import pytest
 from support.client import chunked, fetch
 from support.config import http_config
 from support.upstream import header, headers, reply
-from support.wire import Closed
+from support.wire import Closed, Wire
 
 
 @pytest.fixture
@@ -161,6 +162,23 @@ def test_pipelined_after_close_is_not_answered(client, echo):
     assert client.read_response().json()["target"] == "/first"
     client.expect_closed()
     assert [request["target"] for request in echo.requests] == ["/first"]
+
+
+def test_a_cut_takes_nothing_along_that_was_before_it(proxy):
+    """Also with input unread, which makes a reset of a plain close."""
+    with socket.socket() as sock:
+        # So that the first response is still on its way, in the kernel, when the second one is cut.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(("127.0.0.1", proxy.port()))
+        client = Wire(sock)
+        head = " HTTP/1.1\r\nHost: app.test\r\n"
+        client.send(f"GET /first?size=15000{head}\r\nGET /second?size=1000&cut=500{head}\r\n")
+        client.send(f"POST /third{head}Content-Length: 100000\r\n\r\n" + "x" * 50000)
+        proxy.access(path="/second?size=1000&cut=500", reason="response_incomplete")
+        assert len(client.read_response().body) == 15000
+        with pytest.raises(Closed) as cut:
+            client.read_response()
+        assert not cut.value.reset
 
 
 def test_a_request_in_single_bytes(client):

@@ -19,8 +19,7 @@ use tokio::time::Sleep;
 use super::{
     decode::{Decoder, Step},
     encode,
-    head::{self, Framing, ResponseHead},
-    scan::Scanner,
+    head::{self, Framing, ResponseHead, Scanner},
 };
 use crate::{
     error::{Error, Reason, Replay, Result},

@@ -3,11 +3,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
 
-use super::{
-    head::{Framing, HeadError},
-    scan::Scanner,
-    trailers::trailers,
-};
+use super::head::{self, Framing, HeadError, Scanner};
 
 /// A chunk-size line, its extensions included, may be this long.
 const MAX_SIZE_LINE: usize = 256;
@@ -149,7 +145,7 @@ impl Chunk {
                     if section.len() == 2 {
                         return Ok(Step::End);
                     }
-                    let fields = trailers(&section)?;
+                    let fields = head::trailers(&section)?;
                     return Ok(if fields.is_empty() {
                         Step::End
                     } else {

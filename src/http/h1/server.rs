@@ -20,9 +20,8 @@ use tokio::{io::AsyncWrite, time::timeout};
 use super::{
     decode::{Decoder, Step},
     encode,
-    head::{self, Framing, HeadError, RequestHead},
+    head::{self, Framing, HeadError, RequestHead, Scanner},
     rest::Rest,
-    scan::{self, Scanner},
     wire::Wire,
 };
 use crate::{
@@ -203,7 +202,7 @@ async fn next_head<E: Future<Output = ()>>(
     let read = poll_fn(|cx| {
         let wire = &mut inbound.borrow_mut().wire;
         loop {
-            let scanned = scan::skip_empty_lines(&mut wire.input, &mut empty_lines, &mut scanner)
+            let scanned = head::skip_empty_lines(&mut wire.input, &mut empty_lines, &mut scanner)
                 .and_then(|()| scanner.scan(&wire.input, max_head_size));
             match scanned {
                 Ok(Some(length)) => {
@@ -406,7 +405,13 @@ async fn write_reply(
         Ok(()) => completion.done(),
         Err(error) => {
             completion.failed(&error);
-            return After::Abort;
+            // A cut shows in any other framing, and a reset would take responses along that are
+            // whole and on their way.
+            return if ends_by_closing {
+                After::Abort
+            } else {
+                After::Close
+            };
         }
     }
     if ends_by_closing {
