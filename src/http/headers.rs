@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::{h1::head::options, message::Upgrade};
+use super::{h1::fields::options, message::Upgrade};
 use crate::config::model::ForwardedHeaders;
 
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

@@ -7,6 +7,8 @@
 
 pub mod completion;
 pub mod exchange;
+#[cfg(test)]
+mod exchanges;
 pub mod grpc;
 pub mod h1;
 pub mod h2;

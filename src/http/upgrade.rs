@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     completion::Completion,
-    h1::{head::options, wire::Wire},
+    h1::{fields::options, wire::Wire},
     h2::tunnel::StreamIo,
     message::{Body, Request, Response, Upgrade},
     spelling::Spelling,

@@ -19,7 +19,8 @@ use tokio::time::Sleep;
 use super::{
     decode::{Decoder, Step},
     encode,
-    head::{self, Framing, ResponseHead, Scanner},
+    head::{self, Framing, ResponseHead},
+    scan::Scanner,
 };
 use crate::{
     error::{Error, Reason, Replay, Result},

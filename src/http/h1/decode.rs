@@ -3,7 +3,11 @@
 use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
 
-use super::head::{self, Framing, HeadError, Scanner};
+use super::{
+    head::{Framing, HeadError},
+    scan::Scanner,
+    trailers::trailers,
+};
 
 /// A chunk-size line, its extensions included, may be this long.
 const MAX_SIZE_LINE: usize = 256;
@@ -145,7 +149,7 @@ impl Chunk {
                     if section.len() == 2 {
                         return Ok(Step::End);
                     }
-                    let fields = head::trailers(&section)?;
+                    let fields = trailers(&section)?;
                     return Ok(if fields.is_empty() {
                         Step::End
                     } else {

@@ -3,7 +3,7 @@
 use bytes::{BufMut, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header};
 
-use super::head::{Framing, forbidden_in_trailers};
+use super::{head::Framing, trailers::forbidden_in_trailers};
 use crate::http::spelling::Spelling;
 
 /// Writes a request head. Framing and connection headers are this function's alone: whatever the

@@ -7,15 +7,13 @@
 
 use std::mem::MaybeUninit;
 
-use bytes::{Buf, Bytes, BytesMut};
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header, request, response,
-};
+use bytes::Bytes;
+use http::{Method, StatusCode, Uri, Version, header, request, response};
 
+use super::fields::Fields;
 use crate::{
     error::{Error, Reason},
-    http::spelling::{Observer, Spelling},
-    router::host,
+    http::spelling::Spelling,
 };
 
 /// More header lines than this are refused, in a head as in a trailer section.
@@ -60,45 +58,6 @@ pub fn may_be_response(buf: &[u8]) -> bool {
     buf.iter().zip(START).all(|(is, should)| is == should)
 }
 
-/// Finds the end of a head without looking at a byte twice, however it trickles in.
-#[derive(Debug, Default)]
-pub struct Scanner {
-    seen: usize,
-    line: usize,
-}
-
-impl Scanner {
-    /// The length of the head at the start of `buf`, once it is whole.
-    ///
-    /// # Errors
-    /// A line that doesn't end in CRLF, or more than `limit` bytes.
-    pub fn scan(&mut self, buf: &[u8], limit: usize) -> Result<Option<usize>, HeadError> {
-        while let Some(at) = memchr::memchr(b'\n', &buf[self.seen..]) {
-            let end = self.seen + at;
-            if end >= limit {
-                return Err(HeadError::TooLarge);
-            }
-            if end == 0 || buf[end - 1] != b'\r' {
-                return Err(HeadError::Bad("a line does not end in CRLF"));
-            }
-            self.seen = end + 1;
-            let blank = end - 1 == self.line;
-            self.line = self.seen;
-            if blank {
-                let whole = self.seen;
-                *self = Self::default();
-                return Ok(Some(whole));
-            }
-        }
-        self.seen = buf.len();
-        if buf.len() >= limit {
-            Err(HeadError::TooLarge)
-        } else {
-            Ok(None)
-        }
-    }
-}
-
 /// Why a head was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeadError {
@@ -128,27 +87,6 @@ impl HeadError {
             Self::Version => Error::new(Reason::UpstreamProtocol, "HTTP version not supported"),
         }
     }
-}
-
-/// Drops empty lines before a request line (RFC 9112 section 2.2). `scanner` may have seen half of
-/// one, and begins anew behind it.
-///
-/// # Errors
-/// More than a few of them are not an accident.
-pub fn skip_empty_lines(
-    buf: &mut BytesMut,
-    skipped: &mut u8,
-    scanner: &mut Scanner,
-) -> Result<(), HeadError> {
-    while buf.starts_with(b"\r\n") {
-        buf.advance(2);
-        *scanner = Scanner::default();
-        *skipped += 1;
-        if *skipped > 4 {
-            return Err(HeadError::Bad("empty lines instead of a request"));
-        }
-    }
-    Ok(())
 }
 
 /// Reads a whole request head.
@@ -260,181 +198,12 @@ pub fn response(head: Bytes, method: &Method) -> Result<ResponseHead, HeadError>
     })
 }
 
-/// Reads a trailer section, its final empty line included. Fields that would change how the
-/// message is framed, routed or authenticated are dropped (RFC 9110 section 6.5.1).
-pub fn trailers(section: &[u8]) -> Result<HeaderMap, HeadError> {
-    let mut lines = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let httparse::Status::Complete((_, lines)) =
-        httparse::parse_headers(section, &mut lines).map_err(why)?
-    else {
-        return Err(HeadError::Bad("an incomplete trailer section"));
-    };
-    let mut map = HeaderMap::with_capacity(lines.len());
-    for line in lines {
-        let name = HeaderName::from_bytes(line.name.as_bytes())
-            .map_err(|_| HeadError::Bad("a trailer name is not a token"))?;
-        let value = HeaderValue::from_bytes(line.value)
-            .map_err(|_| HeadError::Bad("an invalid trailer value"))?;
-        if !forbidden_in_trailers(&name) {
-            map.append(name, value);
-        }
-    }
-    Ok(map)
-}
-
-/// Whether a field must not be taken from a trailer section.
-pub fn forbidden_in_trailers(name: &HeaderName) -> bool {
-    const PREFIXES: [&str; 2] = ["x-forwarded-", "x-pillion-"];
-    const NAMES: [&str; 3] = ["keep-alive", "proxy-connection", "http2-settings"];
-    let text = name.as_str();
-    // What is not believed, or not passed on, in a head is neither in what some append to it.
-    if NAMES.contains(&text) || PREFIXES.iter().any(|prefix| text.starts_with(prefix)) {
-        return true;
-    }
-    matches!(
-        *name,
-        header::TRANSFER_ENCODING
-            | header::CONTENT_LENGTH
-            | header::HOST
-            | header::CONNECTION
-            | header::TE
-            | header::TRAILER
-            | header::UPGRADE
-            | header::AUTHORIZATION
-            | header::PROXY_AUTHENTICATE
-            | header::PROXY_AUTHORIZATION
-            | header::CONTENT_ENCODING
-            | header::CONTENT_TYPE
-            | header::CONTENT_RANGE
-            | header::SET_COOKIE
-            | header::EXPECT
-            | header::MAX_FORWARDS
-            | header::CACHE_CONTROL
-            | header::FORWARDED
-            | header::VIA
-    )
-}
-
 /// Responses that never have a body, whatever their headers say.
 pub fn bodiless(method: &Method, status: StatusCode) -> bool {
     *method == Method::HEAD
         || status.is_informational()
         || status == StatusCode::NO_CONTENT
         || status == StatusCode::NOT_MODIFIED
-}
-
-/// The header lines of a head, and those that decide about framing read on the way.
-struct Fields {
-    map: HeaderMap,
-    spelling: Spelling,
-    length: Option<u64>,
-    chunked: bool,
-    close: bool,
-    keep_alive: bool,
-    expects_continue: bool,
-    hosts: usize,
-}
-
-impl Fields {
-    fn read(head: &Bytes, lines: &[httparse::Header<'_>]) -> Result<Self, HeadError> {
-        let mut observer = Observer::new();
-        let mut fields = Self {
-            map: HeaderMap::with_capacity(lines.len() + 4),
-            spelling: Spelling::default(),
-            length: None,
-            chunked: false,
-            close: false,
-            keep_alive: false,
-            expects_continue: false,
-            hosts: 0,
-        };
-        for line in lines {
-            let raw = line.name.as_bytes();
-            let name = HeaderName::from_bytes(raw)
-                .map_err(|_| HeadError::Bad("a header name is not a token"))?;
-            let value = HeaderValue::from_maybe_shared(slice_of(head, line.value))
-                .map_err(|_| HeadError::Bad("an invalid header value"))?;
-            observer.see(&name, raw);
-            if fields.note(&name, &value)? {
-                fields.map.append(name, value);
-            }
-        }
-        fields.spelling = observer.finish(head, || {
-            lines
-                .iter()
-                .map(|line| place(head, line.name.as_bytes()))
-                .collect()
-        });
-        Ok(fields)
-    }
-
-    /// Takes in one line; false if it repeats what is known and is not to be kept.
-    fn note(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<bool, HeadError> {
-        match *name {
-            header::CONTENT_LENGTH => {
-                let length = decimal(value.as_bytes())
-                    .ok_or(HeadError::Bad("Content-Length is not a number"))?;
-                match self.length.replace(length) {
-                    Some(known) if known != length => {
-                        return Err(HeadError::Bad("Content-Length values that differ"));
-                    }
-                    // RFC 9110 section 8.6 lets equal ones be one.
-                    Some(_) => return Ok(false),
-                    None => {}
-                }
-            }
-            header::TRANSFER_ENCODING => {
-                if self.chunked || !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
-                    return Err(HeadError::Bad("Transfer-Encoding is not one chunked"));
-                }
-                self.chunked = true;
-            }
-            header::CONNECTION => {
-                for option in options(value) {
-                    self.close |= option.eq_ignore_ascii_case(b"close");
-                    self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
-                }
-            }
-            header::EXPECT => {
-                self.expects_continue |= value.as_bytes().eq_ignore_ascii_case(b"100-continue");
-            }
-            header::HOST => self.hosts += 1,
-            _ => {}
-        }
-        Ok(true)
-    }
-
-    /// RFC 9112 section 3.2: exactly one valid `Host`, though HTTP/1.0 may do without.
-    fn check_host(&self, version: Version, uri: &Uri) -> Result<(), HeadError> {
-        match (self.hosts, self.map.get(header::HOST)) {
-            (0, _) if version == Version::HTTP_10 => Ok(()),
-            (0, _) => Err(HeadError::Bad("no Host")),
-            (1, Some(value)) => {
-                let value = value.as_bytes();
-                // An absolute target overrides it (section 3.2.2), so it may be empty there.
-                if host::valid_host(value) || (value.is_empty() && uri.authority().is_some()) {
-                    Ok(())
-                } else {
-                    Err(HeadError::Bad("an invalid Host"))
-                }
-            }
-            _ => Err(HeadError::Bad("more than one Host")),
-        }
-    }
-
-    /// RFC 9112 section 9.3.
-    fn persists(&self, version: Version) -> bool {
-        !self.close && (version == Version::HTTP_11 || self.keep_alive)
-    }
-}
-
-/// The options of a `Connection` value.
-pub fn options(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
-    value
-        .as_bytes()
-        .split(|&byte| byte == b',')
-        .map(<[u8]>::trim_ascii)
-        .filter(|o| !o.is_empty())
 }
 
 fn target_of(method: &Method, target: Bytes) -> Result<Uri, HeadError> {
@@ -473,33 +242,7 @@ const fn version(minor: u8) -> Version {
     }
 }
 
-/// Digits alone, without sign or blank; `None` also when they overflow.
-fn decimal(digits: &[u8]) -> Option<u64> {
-    if digits.is_empty() {
-        return None;
-    }
-    digits.iter().try_fold(0u64, |sum, &byte| {
-        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
-        sum.checked_mul(10)?.checked_add(digit)
-    })
-}
-
-/// The part of `head` that `part` points into, without a copy.
-fn slice_of(head: &Bytes, part: &[u8]) -> Bytes {
-    if part.is_empty() {
-        Bytes::new()
-    } else {
-        head.slice_ref(part)
-    }
-}
-
-fn place(head: &Bytes, name: &[u8]) -> (u32, u32) {
-    let start = name.as_ptr().addr() - head.as_ptr().addr();
-    // A head is bounded far below 4 GiB by its limit.
-    (start as u32, name.len() as u32)
-}
-
-fn why(error: httparse::Error) -> HeadError {
+pub(super) fn why(error: httparse::Error) -> HeadError {
     match error {
         httparse::Error::HeaderName => HeadError::Bad("an invalid header name"),
         httparse::Error::HeaderValue => HeadError::Bad("an invalid header value"),
@@ -515,7 +258,10 @@ fn why(error: httparse::Error) -> HeadError {
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{
+        super::{scan::Scanner, trailers::trailers},
+        *,
+    };
 
     fn parse(text: &str) -> Result<RequestHead, HeadError> {
         let mut scanner = Scanner::default();
@@ -624,30 +370,8 @@ mod tests {
         let kept = trailers(section).unwrap();
         assert_eq!(
             (kept.len(), &kept["x-sum"]),
-            (1, &HeaderValue::from_static("1"))
+            (1, &http::HeaderValue::from_static("1"))
         );
-    }
-
-    #[test]
-    fn a_trickling_head_is_scanned_once() {
-        let text = b"GET / HTTP/1.1\r\nHost: x\r\n\r\nrest";
-        let mut scanner = Scanner::default();
-        for end in 0..text.len() - 4 {
-            assert_eq!(scanner.scan(&text[..end], 100), Ok(None), "{end}");
-        }
-        assert_eq!(scanner.scan(text, 100), Ok(Some(text.len() - 4)));
-    }
-
-    #[test]
-    fn an_empty_line_may_come_in_two_pieces() {
-        let (mut scanner, mut skipped, mut buf) = (Scanner::default(), 0, BytesMut::new());
-        for byte in *b"\r\nGET / HTTP/1.1\r\nHost: x\r\n\r" {
-            buf.extend_from_slice(&[byte]);
-            skip_empty_lines(&mut buf, &mut skipped, &mut scanner).unwrap();
-            assert_eq!(scanner.scan(&buf, 100), Ok(None));
-        }
-        buf.extend_from_slice(b"\n");
-        assert_eq!(scanner.scan(&buf, 100), Ok(Some(buf.len())));
     }
 
     #[test]

@@ -5,10 +5,13 @@ mod buffers;
 pub mod client;
 pub mod decode;
 pub mod encode;
+pub mod fields;
 pub mod head;
 pub mod output;
 mod rest;
+pub mod scan;
 pub mod server;
+pub mod trailers;
 pub mod wire;
 
 /// A buffer for the first bytes of a connection, before its protocol is known.

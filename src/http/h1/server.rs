@@ -20,8 +20,9 @@ use tokio::{io::AsyncWrite, time::timeout};
 use super::{
     decode::{Decoder, Step},
     encode,
-    head::{self, Framing, HeadError, RequestHead, Scanner},
+    head::{self, Framing, HeadError, RequestHead},
     rest::Rest,
+    scan::{self, Scanner},
     wire::Wire,
 };
 use crate::{
@@ -202,7 +203,7 @@ async fn next_head<E: Future<Output = ()>>(
     let read = poll_fn(|cx| {
         let wire = &mut inbound.borrow_mut().wire;
         loop {
-            let scanned = head::skip_empty_lines(&mut wire.input, &mut empty_lines, &mut scanner)
+            let scanned = scan::skip_empty_lines(&mut wire.input, &mut empty_lines, &mut scanner)
                 .and_then(|()| scanner.scan(&wire.input, max_head_size));
             match scanned {
                 Ok(Some(length)) => {

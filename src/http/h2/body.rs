@@ -13,7 +13,7 @@ use http::{HeaderMap, header};
 use crate::{
     error::{Error, Reason, Result},
     http::{
-        h1::head::forbidden_in_trailers,
+        h1::trailers::forbidden_in_trailers,
         message::{Body, Frame},
     },
 };
