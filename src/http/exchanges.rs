@@ -1,10 +1,10 @@
 //! Whole exchanges inside one process: a client on a memory stream, an upstream on loopback.
 
-use std::{collections::HashMap, future::Future, net::SocketAddr, rc::Rc, sync::Arc};
+use std::{cell::Cell, collections::HashMap, future::Future, net::SocketAddr, rc::Rc, sync::Arc};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     runtime::{Builder, LocalOptions},
 };
 
@@ -84,15 +84,24 @@ async fn read_until(stream: &mut (impl AsyncReadExt + Unpin), end: &str) -> Stri
     String::from_utf8(got).unwrap()
 }
 
+async fn read_chunked(stream: &mut (impl AsyncReadExt + Unpin)) -> Vec<u8> {
+    let mut body = Vec::new();
+    loop {
+        let line = read_until(stream, "\r\n").await;
+        let size = usize::from_str_radix(line.trim_end(), 16).unwrap();
+        let start = body.len();
+        body.resize(start + size + 2, 0);
+        stream.read_exact(&mut body[start..]).await.unwrap();
+        assert_eq!(body.split_off(start + size), b"\r\n");
+        if size == 0 {
+            return body;
+        }
+    }
+}
+
 /// More than the kernel's buffers hold, and no piece like another.
 fn large() -> Vec<u8> {
     (0u32..4_000_000).flat_map(u32::to_le_bytes).collect()
-}
-
-async fn early_response(stream: &mut TcpStream) {
-    read_until(stream, "\r\n\r\n").await;
-    let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nearly\r\n";
-    stream.write_all(head).await.unwrap();
 }
 
 #[test]
@@ -102,20 +111,33 @@ fn an_upload_that_goes_on_beside_its_response_arrives_whole() {
         let world = World::new(address, "");
         let (mut from_client, mut to_client) = tokio::io::split(world.connect(64 * 1024));
         let body = large();
+        let sent = Cell::new(0);
         let upload = async {
-            let head = format!(
-                "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n",
-                body.len()
-            );
-            to_client.write_all(head.as_bytes()).await.unwrap();
-            to_client.write_all(&body).await.unwrap();
+            let head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+            to_client.write_all(head).await.unwrap();
+            for piece in body.chunks(5000) {
+                let size = format!("{:x}\r\n", piece.len());
+                let chunk = [size.as_bytes(), piece, b"\r\n"].concat();
+                to_client.write_all(&chunk).await.unwrap();
+                sent.set(sent.get() + 1);
+            }
+            to_client.write_all(b"0\r\n\r\n").await.unwrap();
         };
         let download = async { read_until(&mut from_client, "0\r\n\r\n").await };
         let serve = async {
             let (mut stream, _) = listener.accept().await.unwrap();
-            early_response(&mut stream).await;
-            let mut got = vec![0; body.len()];
-            stream.read_exact(&mut got).await.unwrap();
+            read_until(&mut stream, "\r\n\r\n").await;
+            // Until every buffer on the way is full, the proxy's too.
+            let mut before = 0;
+            while sent.get() == 0 || sent.get() != before {
+                before = sent.get();
+                for _ in 0..1000 {
+                    tokio::task::yield_now().await;
+                }
+            }
+            let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nearly\r\n";
+            stream.write_all(head).await.unwrap();
+            let got = read_chunked(&mut stream).await;
             stream.write_all(b"0\r\n\r\n").await.unwrap();
             assert!(got == body, "the upload has a hole");
         };
