@@ -99,8 +99,8 @@ pub fn towards_http1(request: &mut Request, random: impl FnOnce() -> u128) -> Re
     if request.head.version != Version::HTTP_2 {
         return Restore::Nothing;
     }
+    // The version stays: another attempt has to know again what the client speaks.
     request.head.method = Method::GET;
-    request.head.version = Version::HTTP_11;
     // The stream's body is the tunnel: it is not a body of this request.
     let key = BASE64_STANDARD.encode(random().to_be_bytes());
     let key = HeaderValue::try_from(key).expect("base64 is a header value");
@@ -121,7 +121,8 @@ pub fn towards_http2(request: &mut Request) -> Restore {
         request.upgrade = None;
         return Restore::Nothing;
     }
-    Restore::ToHttp1(request.head.headers.remove(KEY))
+    // It is left out where the head is written; another attempt may need it again.
+    Restore::ToHttp1(request.head.headers.get(KEY).cloned())
 }
 
 impl Restore {
@@ -282,6 +283,22 @@ mod tests {
             asked(&[("connection", "upgrade"), ("upgrade", "h2c, websocket")]),
             websocket
         );
+    }
+
+    #[test]
+    fn another_attempt_translates_as_the_first() {
+        let mut request = Request::empty();
+        request.upgrade = Some(Upgrade::Protocol(HeaderValue::from_static("websocket")));
+        request.head.version = Version::HTTP_2;
+        for _ in 0..2 {
+            let restore = towards_http1(&mut request, || 7);
+            assert!(matches!(restore, Restore::ToHttp2(_)), "{restore:?}");
+        }
+        request.head.version = Version::HTTP_11;
+        for _ in 0..2 {
+            let restore = towards_http2(&mut request);
+            assert!(matches!(restore, Restore::ToHttp1(Some(_))), "{restore:?}");
+        }
     }
 
     #[test]

@@ -325,6 +325,8 @@ fn head_of(request: &mut Request) -> Result<http::Request<()>> {
     *head.version_mut() = http::Version::HTTP_2;
     if let Some(Upgrade::Protocol(protocol)) = &request.upgrade {
         *head.method_mut() = Method::CONNECT;
+        // RFC 8441 section 5 does without it.
+        parts.headers.remove(header::SEC_WEBSOCKET_KEY);
         let protocol = protocol.to_str().unwrap_or_default();
         head.extensions_mut()
             .insert(h2::ext::Protocol::from(protocol));
