@@ -5,18 +5,22 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header, request};
 use sha1::{Digest, Sha1};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::timeout_at,
+};
 
 use super::{
     completion::Completion,
     h1::{fields::options, wire::Wire},
     h2::tunnel::StreamIo,
     message::{Body, Request, Response, Upgrade},
+    pace::Pacing,
     spelling::Spelling,
 };
 use crate::{
     error::{Error, Reason, Result},
-    tcp::copy::{End, Leftovers, Patience, Side, copy_bidirectional},
+    tcp::copy::{Carried, End, Leftovers, Patience, Side, copy_counted},
     upstream::pool::Http1,
 };
 
@@ -204,30 +208,43 @@ async fn run<A>(near: &mut A, from_near: Bytes, tunnel: Tunnel, mut completion: 
 where
     A: AsyncRead + AsyncWrite + Unpin,
 {
-    let idle = completion.pacing().idle;
+    let Pacing { idle, deadline } = completion.pacing();
     let patience = Patience {
         idle,
         half_closed: idle,
     };
-    let outcome = match tunnel.0 {
-        Far::Http1(mut conn) => {
-            let from_b = std::mem::take(&mut conn.wire.input).freeze();
-            let leftovers = Leftovers {
-                from_a: from_near,
-                from_b,
-            };
-            copy_bidirectional(near, &mut conn.wire.stream, leftovers, patience).await
-        }
-        Far::Http2(mut io) => {
-            let leftovers = Leftovers {
-                from_a: from_near,
-                from_b: Bytes::new(),
-            };
-            copy_bidirectional(near, &mut *io, leftovers, patience).await
+    let carried = Carried::default();
+    let copying = async {
+        match tunnel.0 {
+            Far::Http1(mut conn) => {
+                let from_b = std::mem::take(&mut conn.wire.input).freeze();
+                let leftovers = Leftovers {
+                    from_a: from_near,
+                    from_b,
+                };
+                copy_counted(near, &mut conn.wire.stream, leftovers, patience, &carried).await
+            }
+            Far::Http2(mut io) => {
+                let leftovers = Leftovers {
+                    from_a: from_near,
+                    from_b: Bytes::new(),
+                };
+                copy_counted(near, &mut *io, leftovers, patience, &carried).await
+            }
         }
     };
-    completion.bytes(outcome.a_to_b, outcome.b_to_a);
-    match outcome.end {
+    let end = match deadline {
+        Some(deadline) => timeout_at(deadline, copying).await.ok(),
+        None => Some(copying.await),
+    };
+    completion.bytes(carried.a_to_b.get(), carried.b_to_a.get());
+    let Some(end) = end else {
+        return completion.failed(&Error::new(
+            Reason::TotalTimeout,
+            "the tunnel stood longer than its total timeout",
+        ));
+    };
+    match end {
         End::Closed => completion.done(),
         End::Idle => completion.failed(&Error::new(
             Reason::IdleTimeout,

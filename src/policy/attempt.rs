@@ -37,7 +37,10 @@ pub(super) async fn run(mut call: Call<'_>) -> Result<Answer> {
         let had_body = !call.request.body.is_empty();
         let outcome = {
             let _counted = call.upstream.metrics.running(worker.id);
-            attempt(&mut call, &in_flight, now).await
+            let watched = Watched(Some(&in_flight));
+            let outcome = attempt(&mut call, &in_flight, now).await;
+            watched.ended();
+            outcome
         };
         let error = match outcome {
             Ok(response) => {
@@ -62,6 +65,24 @@ pub(super) async fn run(mut call: Call<'_>) -> Result<Answer> {
             return Err(error);
         }
         tracing::debug!(%error, attempts = tried.len(), "attempt failed; another follows");
+    }
+}
+
+/// An attempt that may be cut, by its deadline or by a client that leaves: the endpoint has then
+/// not answered for so long. Without this one that never answers would keep looking fast.
+struct Watched<'a>(Option<&'a InFlight>);
+
+impl Watched<'_> {
+    fn ended(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Watched<'_> {
+    fn drop(&mut self) {
+        if let Some(in_flight) = self.0 {
+            in_flight.cut(Instant::now());
+        }
     }
 }
 

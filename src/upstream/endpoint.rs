@@ -32,6 +32,9 @@ impl fmt::Display for EndpointId {
     }
 }
 
+/// What an endpoint that has not been measured is taken to need, when somebody is tired of waiting.
+const UNKNOWN: Duration = Duration::from_secs(1);
+
 /// How an endpoint is reached.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
@@ -135,6 +138,15 @@ impl InFlight {
         self.endpoint.ewma.observe(rtt, now);
     }
 
+    /// The attempt was cut before its outcome: it would have taken longer than this. That is news
+    /// only if it is worse than what is known.
+    pub fn cut(&self, now: Instant) {
+        let waited = now.saturating_duration_since(self.started);
+        if waited > self.endpoint.latency().unwrap_or(UNKNOWN) {
+            self.observe(waited, now);
+        }
+    }
+
     /// The attempt failed by the endpoint's fault (refused, reset, timed out). Without this an
     /// endpoint that fails fast would look fast and draw all requests to itself.
     pub fn failed(&self, now: Instant) {
@@ -145,5 +157,23 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.endpoint.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cut_attempt_tells_only_bad_news() {
+        let start = Instant::now();
+        let endpoint = Endpoint::new(Target::tcp(([127, 0, 0, 1], 1).into()), start);
+        let in_flight = InFlight::start(Arc::clone(&endpoint), start);
+        in_flight.cut(start + Duration::from_millis(5));
+        assert_eq!(endpoint.latency(), None);
+        in_flight.cut(start + Duration::from_secs(15));
+        assert_eq!(endpoint.latency(), Some(Duration::from_secs(15)));
+        in_flight.cut(start + Duration::from_secs(2));
+        assert_eq!(endpoint.latency(), Some(Duration::from_secs(15)));
     }
 }
