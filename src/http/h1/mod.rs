@@ -1,7 +1,7 @@
 //! HTTP/1.1 (RFC 9112) on both sides, our own: what is strict, what is buffered and when memory
 //! is given back is decided here.
 
-mod buffers;
+pub(super) mod buffers;
 pub mod client;
 pub mod decode;
 pub mod encode;

@@ -7,6 +7,7 @@
 use std::{
     cell::RefCell,
     io::{self, IoSlice},
+    mem,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
@@ -15,10 +16,12 @@ use std::{
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::http::h1::buffers;
+
 /// Writes up to this size are gathered; a copy of more costs as much as the write that it saves.
 const SMALL: usize = 4 * 1024;
 /// What is gathered at most; a peer that reads slower than that stops the connection as ever.
-const LIMIT: usize = 32 * 1024;
+const LIMIT: usize = 16 * 1024;
 
 /// One end goes to h2, the other stays with the task that drives the connection and calls
 /// [`Self::poll_write_out`] at the end of each turn.
@@ -70,7 +73,9 @@ impl<S: AsyncWrite + Unpin> Inner<S> {
             self.output.advance(written);
         }
         // An idle connection holds no buffer.
-        self.output = BytesMut::new();
+        if self.output.capacity() > 0 {
+            buffers::give_back(mem::take(&mut self.output));
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -121,6 +126,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Link<S> {
         let inner = &mut *self.0.borrow_mut();
         let length = bufs.iter().map(|buf| buf.len()).sum::<usize>();
         if inner.gathers && length <= SMALL && inner.output.len() + length <= LIMIT {
+            if inner.output.capacity() == 0 {
+                inner.output = buffers::lend(LIMIT);
+            }
             for buf in bufs {
                 inner.output.extend_from_slice(buf);
             }
