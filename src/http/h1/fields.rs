@@ -22,10 +22,15 @@ pub(super) struct Fields {
 }
 
 impl Fields {
-    pub(super) fn read(head: &Bytes, lines: &[httparse::Header<'_>]) -> Result<Self, HeadError> {
+    /// `room` is for the headers that will be added on the way.
+    pub(super) fn read(
+        head: &Bytes,
+        lines: &[httparse::Header<'_>],
+        room: usize,
+    ) -> Result<Self, HeadError> {
         let mut observer = Observer::new();
         let mut fields = Self {
-            map: HeaderMap::with_capacity(lines.len() + 4),
+            map: HeaderMap::with_capacity(lines.len() + room),
             spelling: Spelling::default(),
             length: None,
             chunked: false,

@@ -19,6 +19,10 @@ use crate::{
 /// More header lines than this are refused, in a head as in a trailer section.
 pub const MAX_HEADERS: usize = 100;
 
+/// What a request gets on its way: `Via`, the id, who asked. A map that has to grow for them costs
+/// more than all of them.
+const ADDED: usize = 8;
+
 /// How the length of a body is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
@@ -105,7 +109,7 @@ pub fn request(head: Bytes) -> Result<RequestHead, HeadError> {
     };
     let method = Method::from_bytes(method.as_bytes())
         .map_err(|_| HeadError::Bad("the method is not a token"))?;
-    let fields = Fields::read(&head, parsed.headers)?;
+    let fields = Fields::read(&head, parsed.headers, ADDED)?;
     let version = version(minor);
     let uri = target_of(&method, head.slice_ref(target.as_bytes()))?;
     fields.check_host(version, &uri)?;
@@ -158,7 +162,7 @@ pub fn response(head: Bytes, method: &Method) -> Result<ResponseHead, HeadError>
         return Err(HeadError::Bad("no status line"));
     };
     let status = StatusCode::from_u16(code).map_err(|_| HeadError::Bad("no such status code"))?;
-    let mut fields = Fields::read(&head, parsed.headers)?;
+    let mut fields = Fields::read(&head, parsed.headers, 0)?;
     let version = version(minor);
     if fields.chunked && fields.length.is_some() {
         return Err(HeadError::Bad("both Transfer-Encoding and Content-Length"));
