@@ -73,6 +73,7 @@ def test_a_client_that_does_not_read_stops_the_upstream(exchange):
         x.client.peer.credit = True
         x.client.peer.window_update(0, 1 << 20)
         x.client.peer.window_update(x.client.stream.id, 1 << 20)
+    x.end()
     x.until(lambda: x.client.complete, "the response", timeout=50)
     assert len(x.body) == HUGE
 

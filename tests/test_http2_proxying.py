@@ -138,6 +138,22 @@ def test_trailers_of_the_response(exchange, with_body):
     assert x.trailers == {"x-sum": "42"} and x.body == (b"body" if with_body else b"")
 
 
+@pytest.mark.parametrize("versions", [("h2", "h2")], ids=["h2-to-h2"])
+def test_trailers_follow_a_body_of_known_length(exchange):
+    x = exchange
+    x.ask("POST", "/", [("content-length", "4")], body=True)
+    x.arrive()
+    x.send(b"body")
+    x.finish([("x-sum", "1")])
+    x.arrived_whole()
+    assert x.request_trailers == {"x-sum": "1"} and x.request_body == b"body"
+    x.answer(200, [("content-length", "4")], body=True)
+    x.reply(b"ydob")
+    x.end([("x-sum", "2")])
+    x.done()
+    assert x.trailers == {"x-sum": "2"} and x.body == b"ydob"
+
+
 @pytest.mark.parametrize("versions", [("h2", "h2"), ("h1", "h2")], ids=["h2-to-h2", "h1-to-h2"])
 def test_trailers_of_the_request_need_no_announcement_towards_http2(exchange):
     x = exchange
