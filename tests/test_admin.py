@@ -138,7 +138,8 @@ def test_hostile_admin_requests(proxy):
         with RawClient(proxy.admin) as client:
             try:
                 client.send(data).half_close()
-            except ConnectionError:
+            except OSError:
+                # It may have been closed on us already, which is an answer too.
                 pass
             client.recv_all()
     assert proxy.admin_get("/livez").status == 200
