@@ -1,6 +1,6 @@
 //! Responses of our own making: what rules say in place of an upstream, and what went wrong.
 
-use std::cell::Cell;
+use std::{borrow::Cow, cell::Cell};
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     config::model::{Address, DirectResponse, Redirect},
-    error::{Error, Reason, Result},
+    error::{Error, Origin, Reason, Result},
     router,
     snapshot::{ListenerPlan, RoutePlan},
 };
@@ -78,7 +78,7 @@ pub fn refusal(error: &Error, completion: &Completion, grpc: bool) -> Response {
             HeaderValue::from_static("application/grpc"),
         );
         map.insert(grpc::STATUS, HeaderValue::from(u16::from(row.grpc)));
-        map.insert(grpc::MESSAGE, grpc::message(&error.to_string()));
+        map.insert(grpc::MESSAGE, grpc::message(&public(error)));
         response
     } else {
         let mut response = local(row.status, Bytes::from(format!("{}\n", public(error))));
@@ -109,7 +109,7 @@ pub fn refusal(error: &Error, completion: &Completion, grpc: bool) -> Response {
     response
 }
 
-/// RFC 9209. Addresses of endpoints stay inside; what failed does not.
+/// RFC 9209.
 fn proxy_status(error: &Error, completion: &Completion) -> String {
     let mut text = format!("pillion; error={}", error.reason.row().proxy_status);
     if completion.trail().endpoint().is_some() {
@@ -131,11 +131,15 @@ fn proxy_status(error: &Error, completion: &Completion) -> String {
     text
 }
 
+/// What a client may know. A detail that was made for the occasion names endpoints where it is
+/// about an upstream: that stays in the log, under the id that the response carries.
 fn public(error: &Error) -> String {
-    if error.detail.is_empty() {
-        error.reason.name().to_owned()
-    } else {
-        format!("{}: {}", error.reason, error.detail)
+    let inside =
+        error.reason.row().origin == Origin::Upstream && matches!(error.detail, Cow::Owned(_));
+    match &*error.detail {
+        "" => error.reason.name().to_owned(),
+        _ if inside => format!("{}: the access log says more", error.reason),
+        detail => format!("{}: {detail}", error.reason),
     }
 }
 
