@@ -138,8 +138,35 @@ def test_trailers_of_the_response(exchange, with_body):
     assert x.trailers == {"x-sum": "42"} and x.body == (b"body" if with_body else b"")
 
 
-@pytest.mark.parametrize("versions", [("h2", "h2")], ids=["h2-to-h2"])
+@pytest.mark.parametrize("versions", [("h2", "h2"), ("h2", "h1"), ("h1", "h2")],
+                         ids=["h2-to-h2", "h2-to-h1", "h1-to-h2"])
 def test_trailers_follow_a_body_of_known_length(exchange):
+    """HTTP/1.1 has none behind a length: announced ones turn the body into a chunked one."""
+    x = exchange
+    if x.versions[0] == "h2":
+        x.ask("POST", "/", [("content-length", "4"), ("trailer", "x-sum")], body=True)
+        x.arrive()
+        x.send(b"body")
+        x.finish([("x-sum", "1")])
+    else:
+        x.ask("GET", "/")
+        x.arrive()
+    x.arrived_whole()
+    if x.versions[0] == "h2":
+        assert x.request_trailers == {"x-sum": "1"} and x.request_body == b"body"
+    if x.versions[1] == "h2":
+        x.answer(200, [("content-length", "4"), ("trailer", "x-sum")], body=True)
+        x.reply(b"ydob")
+        x.end([("x-sum", "2")])
+        x.done()
+        assert x.trailers == {"x-sum": "2"} and x.body == b"ydob"
+    else:
+        x.answer(200)
+        assert x.done().status == 200
+
+
+@pytest.mark.parametrize("versions", [("h2", "h2")], ids=["h2-to-h2"])
+def test_trailers_need_no_announcement_between_two_of_http2(exchange):
     x = exchange
     x.ask("POST", "/", [("content-length", "4")], body=True)
     x.arrive()

@@ -150,6 +150,14 @@ impl Body {
         }
     }
 
+    /// The length that HTTP/1.1 may tell of the body: none where `headers` announce trailers, which
+    /// HTTP/2 lets follow a known length and HTTP/1.1 only a chunked body.
+    pub fn framed_length(&self, headers: &HeaderMap) -> Option<u64> {
+        let trailers = matches!(self, Self::Http2Request(_) | Self::Http2Response(_))
+            && headers.contains_key(http::header::TRAILER);
+        if trailers { None } else { self.length() }
+    }
+
     /// Whether nothing will come, not even trailers.
     pub fn is_empty(&self) -> bool {
         matches!(self, Self::Empty)

@@ -92,7 +92,7 @@ struct Exchange {
 impl Exchange {
     fn start(mut conn: Box<Http1>, request: &mut Request) -> Self {
         let body = std::mem::take(&mut request.body);
-        let framing = match body.length() {
+        let framing = match body.framed_length(&request.head.headers) {
             Some(0) => Framing::None,
             Some(length) => Framing::Length(length),
             None => Framing::Chunked,

@@ -344,7 +344,10 @@ async fn write_reply(
     }
 
     let bodiless = head::bodiless(method, status);
-    let framing = encode::framing_for(version, response.body.length(), bodiless);
+    let framing = {
+        let length = response.body.framed_length(&response.head.headers);
+        encode::framing_for(version, length, bodiless)
+    };
     // An upload that goes on beside the response is not ours to drop.
     let is_wanted = Rc::strong_count(inbound) > 1;
     let complete = {
