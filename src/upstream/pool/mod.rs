@@ -4,6 +4,8 @@
 //! a connection and giving it back meet no lock. The newest connection is used first, so that the
 //! others grow old and go; each is tested before it is used again.
 
+mod connection;
+
 use std::{
     cell::RefCell,
     collections::{HashMap, VecDeque},
@@ -20,6 +22,8 @@ use tokio::{
     time::Instant,
 };
 
+pub use self::connection::Http1;
+use self::connection::Lease;
 use super::{
     ConnectionPermit, Endpoint, EndpointId, PendingPermit, Upstream, connect, opening::Opening,
 };
@@ -78,34 +82,6 @@ struct Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         self.asked.abort();
-    }
-}
-
-/// A connection to an HTTP/1.1 upstream.
-#[derive(Debug)]
-pub struct Http1 {
-    pub wire: Wire,
-    /// It has carried an exchange before.
-    pub reused: bool,
-    endpoint: EndpointId,
-    lease: Lease,
-    idle_since: Instant,
-    /// Not to be used again from then on.
-    expires: Option<Instant>,
-    reusable: bool,
-}
-
-/// A connection's place in the upstream's counts.
-#[derive(Debug)]
-struct Lease {
-    upstream: Arc<Upstream>,
-    worker: usize,
-    _permit: ConnectionPermit,
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.upstream.metrics.connection_closed(self.worker);
     }
 }
 
@@ -518,16 +494,6 @@ impl Pool {
         for _ in self.idle.len()..before {
             self.upstream.metrics.idle_removed(worker);
         }
-    }
-}
-
-impl Http1 {
-    /// Neither too old nor too long idle, still open, and nothing unasked-for has come in.
-    fn is_usable(&self, now: Instant) -> bool {
-        let idle = self.lease.upstream.config.idle_timeout;
-        now.saturating_duration_since(self.idle_since) < idle
-            && self.expires.is_none_or(|at| now < at)
-            && self.wire.stream.is_silent()
     }
 }
 
