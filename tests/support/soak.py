@@ -189,6 +189,10 @@ def accounts_agree(proxy: Pillion, ledger: Ledger, listener: str = "web", passin
         for route in {labels["route"] for _, labels, _ in metrics.samples if "route" in labels} - set(passing):
             done = metrics.value("pillion_http_requests_total", route=route)
             assert routed[route] == done, f"{route}: {routed[route]} lines, counted {done}"
+        # The client may have its answer a moment before it is counted and logged.
+        told = {number_of(line) for line in lines if line["listener"] == listener}
+        waiting = [number for number, outcome in ledger.ended.items() if outcome != "left" and number not in told]
+        assert not waiting, f"no line yet for {waiting[:5]}"
         return lines
 
     lines = eventually(complete, "log and counters agree")
