@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header, request, response, uri};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header, request, response};
 use tokio::time::Instant;
 use tower::Service;
 
@@ -485,9 +485,4 @@ async fn discard(mut body: Body, deadline: Option<Deadline>) {
 /// Whether a response has no body by its nature (RFC 9110 section 6.4.1).
 pub fn is_bodiless(method: &Method, head: &response::Parts) -> bool {
     super::h1::head::bodiless(method, head.status)
-}
-
-/// The authority of an HTTP/2 request as `Host`.
-pub fn host_of(uri: &uri::Uri) -> Option<HeaderValue> {
-    HeaderValue::from_str(uri.authority()?.as_str()).ok()
 }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::{h1::fields::options, message::Upgrade};
+use super::h1::fields::options;
 use crate::config::model::ForwardedHeaders;
 
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -276,13 +276,6 @@ pub fn new_request_id(high: u64, low: u64) -> HeaderValue {
         }
     }
     HeaderValue::from_bytes(&text).expect("hexadecimal digits and dashes are a header value")
-}
-
-/// The `Upgrade` that goes on towards an HTTP/1.1 upstream.
-pub fn set_upgrade(headers: &mut HeaderMap, upgrade: Option<&Upgrade>) {
-    if let Some(Upgrade::Protocol(protocol)) = upgrade {
-        headers.insert(header::UPGRADE, protocol.clone());
-    }
 }
 
 #[cfg(test)]

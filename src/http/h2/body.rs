@@ -87,11 +87,6 @@ impl Incoming {
         self.recv.is_end_stream()
     }
 
-    /// The stream itself, for a tunnel.
-    pub fn into_recv(self) -> RecvStream {
-        self.recv
-    }
-
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame>>> {
         self.received.asked.set(true);
         while !self.received.data_ended() {
