@@ -181,6 +181,19 @@ def test_a_cut_takes_nothing_along_that_was_before_it(proxy):
         assert not cut.value.reset
 
 
+def test_an_upload_that_nobody_reads_takes_nothing_along_that_was_before_it(proxy):
+    """However much of it is on the way: closing with input unread would reset the connection."""
+    with socket.socket() as sock:
+        # So that the first response is still on its way, in the kernel, when the second is refused.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(("127.0.0.1", proxy.port()))
+        client = Wire(sock)
+        head = " HTTP/1.1\r\nHost: app.test\r\n"
+        client.send(f"GET /first?size=15000{head}\r\nPOST /second{head}Content-Length: no number\r\n\r\n" + "x" * 4_000_000)
+        assert len(client.read_response().body) == 15000
+        assert client.read_response().status == 400
+
+
 def test_a_request_in_single_bytes(client):
     for byte in b"POST /slow HTTP/1.1\r\nHost: app.test\r\nContent-Length: 3\r\n\r\nabc":
         client.send(bytes([byte]))

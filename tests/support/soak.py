@@ -158,6 +158,13 @@ def number_of(line: dict) -> int | None:
     return int(last) if last.isdigit() else None
 
 
+def connection_of(told: list[dict], lines: list[dict]) -> str:
+    """What else the log has of the connections that these lines came by."""
+    peers = {line["peer"] for line in told}
+    return "\n".join(f"  {line['peer']} {line['start_time']} {line['path']} {line['status']} {line['reason']} {line['detail']}"
+                     for line in lines if line["peer"] in peers)
+
+
 def accounts_agree(proxy: Pillion, ledger: Ledger, listener: str = "web", passing: tuple[str, ...] = ()):
     """The client's account, the access log and the counters tell the same.
 
@@ -213,7 +220,8 @@ def accounts_agree(proxy: Pillion, ledger: Ledger, listener: str = "web", passin
         else:
             good = len(told) == 1 and told[0]["reason"] == outcome
         if not good:
-            ledger.blame(f"request {number} ended {outcome!r} for the client, and in the log: {told}")
+            ledger.blame(f"request {number} ended {outcome!r} for the client, and in the log: {told}\n"
+                         + connection_of(told, lines))
     assert not ledger.wrong, "\n".join(ledger.wrong)
     unknown = set(by_number) - set(ledger.ended)
     assert not unknown, f"lines of requests that were never made: {sorted(unknown)[:10]}"

@@ -42,9 +42,10 @@ use crate::{
 /// Read ahead of a pipelining client while its request is served, at most this much.
 const READ_AHEAD: usize = 16 * 1024;
 /// A connection that must be closed with input unread is read on for so much and so long, lest a
-/// reset destroys the response on its way (RFC 9112 section 9.6).
-const LINGER_BYTES: usize = 256 * 1024;
-const LINGER_TIME: Duration = Duration::from_secs(1);
+/// reset destroys the responses on their way (RFC 9112 section 9.6). What is read is dropped, so
+/// that the time is the true limit; the bytes bound what a fast sender can make us read.
+const LINGER_BYTES: usize = 16 * 1024 * 1024;
+const LINGER_TIME: Duration = Duration::from_secs(2);
 
 /// Serves requests until the connection ends. `input` was read while the protocol was detected.
 pub async fn serve(stream: Stream, input: BytesMut, client: Rc<Client>) {
