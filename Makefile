@@ -13,8 +13,8 @@ export PILLION_BIN ?= $(abspath $(TARGET))/quick/pillion
 COMPARE = $(VENV)/bin/python benches/compare
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build setup test test-rust test-peers test-long bench bench-quick bench-docs \
-	bench-micro bench-setup lint fmt deny
+.PHONY: help demo build setup test test-rust test-peers test-long bench bench-quick \
+	bench-docs bench-instructions bench-micro bench-setup lint fmt deny
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -28,7 +28,7 @@ build: ## the program as it is shipped, link-time optimised: target/release/pill
 setup: ## what the tests need: peers from Debian's packages, Python's from PyPI
 	@VENV=$(VENV) tests/setup
 
-test: setup test-rust test-peers ## every test, against real peers
+test: setup test-rust test-peers bench-instructions ## every test, against real peers
 
 test-rust:
 	$(CARGO) test --locked
@@ -55,6 +55,10 @@ bench-quick: ## the same in one round of a second, kept nowhere: does it still w
 
 bench-docs: ## puts a set of results, BENCH_SET=benches/results/DATE, into docs/performance.md
 	$(COMPARE) document $(BENCH_SET)
+
+bench-instructions: ## instructions an exchange beside those stored; BLESS=1 stores them
+	@command -v valgrind >/dev/null || $(MAKE) setup
+	BLESS=$(BLESS) $(CARGO) bench --locked --profile counted --bench instructions
 
 bench-micro: ## criterion: the hot parts one by one
 	$(CARGO) bench --locked

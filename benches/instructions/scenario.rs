@@ -1,0 +1,167 @@
+//! What is counted, and the scripts of both sides.
+
+use futures_util::future::join_all;
+
+use crate::{h1, h2, tcp};
+
+/// Each message has a body of this size, where it has one.
+const SMALL: usize = 1024;
+const LARGE: usize = 1024 * 1024;
+
+pub(crate) struct Scenario {
+    pub(crate) name: &'static str,
+    /// What one count is for.
+    pub(crate) unit: &'static str,
+    pub(crate) listener: Front,
+    pub(crate) upstream: Back,
+    /// Clients that ask at the same time, each on a connection of its own.
+    pub(crate) clients: usize,
+    /// Turns of each client before counting begins, and while it lasts.
+    pub(crate) warm: usize,
+    pub(crate) turns: usize,
+    /// Units in one turn of one client.
+    pub(crate) units: usize,
+}
+
+/// What clients speak.
+#[derive(Clone, Copy)]
+pub(crate) enum Front {
+    /// One request a turn.
+    Http1 { sends: usize, gets: usize },
+    /// A turn is so many streams, begun in one write.
+    Http2 { streams: usize, script: h2::Script },
+    /// A turn is a connection: opened, some bytes there and back, closed.
+    Tcp,
+}
+
+/// What the upstream speaks.
+#[derive(Clone, Copy)]
+pub(crate) enum Back {
+    Http1 { gets: usize, sends: usize },
+    Http2(h2::Script),
+    Tcp,
+}
+
+pub(crate) const SCENARIOS: [Scenario; 7] = [
+    Scenario {
+        name: "h1-h1",
+        unit: "request",
+        listener: Front::Http1 {
+            sends: 0,
+            gets: SMALL,
+        },
+        upstream: Back::Http1 {
+            gets: 0,
+            sends: SMALL,
+        },
+        clients: 16,
+        warm: 8,
+        turns: 32,
+        units: 1,
+    },
+    Scenario {
+        name: "h2-h1",
+        unit: "request",
+        listener: Front::Http2 {
+            streams: 16,
+            script: h2::Script::Get { body: SMALL },
+        },
+        upstream: Back::Http1 {
+            gets: 0,
+            sends: SMALL,
+        },
+        clients: 1,
+        warm: 8,
+        turns: 64,
+        units: 16,
+    },
+    Scenario {
+        name: "h1-h2",
+        unit: "request",
+        listener: Front::Http1 {
+            sends: 0,
+            gets: SMALL,
+        },
+        upstream: Back::Http2(h2::Script::Get { body: SMALL }),
+        clients: 16,
+        warm: 8,
+        turns: 32,
+        units: 1,
+    },
+    Scenario {
+        name: "grpc",
+        unit: "call",
+        listener: Front::Http2 {
+            streams: 16,
+            script: h2::Script::Grpc,
+        },
+        upstream: Back::Http2(h2::Script::Grpc),
+        clients: 1,
+        warm: 8,
+        turns: 64,
+        units: 16,
+    },
+    Scenario {
+        name: "download",
+        unit: "64 KiB",
+        listener: Front::Http1 {
+            sends: 0,
+            gets: LARGE,
+        },
+        upstream: Back::Http1 {
+            gets: 0,
+            sends: LARGE,
+        },
+        clients: 1,
+        warm: 4,
+        turns: 32,
+        units: LARGE / (64 * 1024),
+    },
+    Scenario {
+        name: "upload",
+        unit: "64 KiB",
+        listener: Front::Http1 {
+            sends: LARGE,
+            gets: 0,
+        },
+        upstream: Back::Http1 {
+            gets: LARGE,
+            sends: 0,
+        },
+        clients: 1,
+        warm: 4,
+        turns: 32,
+        units: LARGE / (64 * 1024),
+    },
+    Scenario {
+        name: "tcp",
+        unit: "connection",
+        listener: Front::Tcp,
+        upstream: Back::Tcp,
+        clients: 8,
+        warm: 8,
+        turns: 32,
+        units: 1,
+    },
+];
+
+/// One client, between two turns.
+pub(crate) enum Client {
+    Http1(h1::Client),
+    Http2(Box<h2::Client>),
+    Tcp(tcp::Client),
+}
+
+/// So many turns of every client, side by side.
+pub(crate) async fn play(clients: &mut [Client], turns: usize) {
+    join_all(clients.iter_mut().map(async |client| {
+        for _ in 0..turns {
+            match client {
+                Client::Http1(client) => client.turn().await,
+                Client::Http2(client) => client.turn().await,
+                Client::Tcp(client) => client.turn().await,
+            }
+        }
+    }))
+    .await;
+}

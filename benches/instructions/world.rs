@@ -1,0 +1,145 @@
+//! One worker with one listener and one upstream, as the program makes them, and scripts around it.
+
+use std::{
+    collections::HashMap,
+    fs,
+    os::{fd::OwnedFd, unix::net::UnixStream as StdStream},
+    path::PathBuf,
+    process,
+    rc::Rc,
+    sync::Arc,
+};
+
+use pillion::{
+    config::{self, model::Address},
+    listener::{self, accept::Accepted},
+    snapshot::{Bound, ListenerId, Snapshot},
+    telemetry::{LogWriter, Registry},
+    worker::{Permit, Shared, Worker},
+};
+use tokio::net::{UnixListener, UnixStream};
+
+use crate::{
+    h1, h2,
+    scenario::{Back, Client, Front, Scenario},
+    tcp,
+};
+
+const LISTENER: ListenerId = ListenerId(0);
+
+pub(crate) struct World {
+    worker: Rc<Worker>,
+    directory: PathBuf,
+    _log: LogWriter,
+}
+
+impl World {
+    pub(crate) fn start(scenario: &Scenario) -> Rc<Self> {
+        let directory = std::env::temp_dir().join(format!("pillion-counts-{}", process::id()));
+        fs::create_dir(&directory).expect("a folder of our own");
+        let socket = directory.join("upstream");
+        answer(
+            UnixListener::bind(&socket).expect("a socket"),
+            scenario.upstream,
+        );
+
+        let front = match scenario.listener {
+            Front::Tcp => "tcp",
+            Front::Http1 { .. } | Front::Http2 { .. } => "http",
+        };
+        let back = match scenario.upstream {
+            Back::Http2(_) => "http2",
+            Back::Http1 { .. } | Back::Tcp => "http1",
+        };
+        let text = format!(
+            "accessLog: {{ enabled: false }}
+listeners: [{{ name: web, address: \"unix:web\", protocol: {front}, upstream: app }}]
+upstreams: [{{ name: app, endpoints: [\"unix:{}\"], protocol: {back} }}]",
+            socket.display()
+        );
+        let config = match config::parse("counted.yaml", &text, &|_| None) {
+            Ok(loaded) => loaded.config,
+            Err(error) => panic!("{error}"),
+        };
+        let registry = Registry::new(1);
+        let log = LogWriter::start(&config.access_log, Arc::clone(registry.process()))
+            .expect("a log that is off");
+        // Never listened on: connections are handed over as if they had been accepted.
+        let bound = Bound {
+            id: LISTENER,
+            address: Address::Unix("web".into()),
+        };
+        let sockets = HashMap::from([("web".into(), bound)]);
+        let snapshot = Snapshot::compile(Arc::new(config), &sockets, None, &registry);
+        let (shared, _) = Shared::new(snapshot, registry, 1);
+        let worker = Worker::new(0, shared, log.worker());
+        worker.rng.borrow_mut().seed(7);
+        // The worker's own task, which sweeps its pools every second, is left out: the clock has no
+        // say in what is counted.
+        Rc::new(Self {
+            worker,
+            directory,
+            _log: log,
+        })
+    }
+
+    /// A client's end of a connection that is being served.
+    pub(crate) fn connect(&self) -> UnixStream {
+        let (client, served) = StdStream::pair().expect("a pair of sockets");
+        for end in [&client, &served] {
+            end.set_nonblocking(true)
+                .expect("a socket that waits for nobody");
+        }
+        let accepted = Accepted {
+            socket: OwnedFd::from(served),
+            peer: Address::Tcp(([192, 0, 2, 1], 4242).into()),
+            plan: self.worker.plan(LISTENER).expect("the one listener"),
+            permit: Permit::take(&self.worker.shared, 0, &Arc::default(), 1).expect("a place"),
+        };
+        listener::serve(accepted, &self.worker);
+        UnixStream::from_std(client).expect("a socket of this runtime")
+    }
+
+    pub(crate) async fn clients(self: &Rc<Self>, scenario: &Scenario) -> Vec<Client> {
+        let mut clients = Vec::new();
+        for _ in 0..scenario.clients {
+            clients.push(match scenario.listener {
+                Front::Http1 { sends, gets } => {
+                    Client::Http1(h1::Client::new(self.connect(), sends, gets))
+                }
+                Front::Http2 { streams, script } => {
+                    let client = h2::Client::connect(self.connect(), streams, script).await;
+                    Client::Http2(Box::new(client))
+                }
+                Front::Tcp => Client::Tcp(tcp::Client(Rc::clone(self))),
+            });
+        }
+        clients
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // What is left in the folder for temporary files harms nobody.
+        drop(fs::remove_dir_all(&self.directory));
+    }
+}
+
+/// Answers every connection by the script.
+fn answer(listener: UnixListener, script: Back) {
+    tokio::task::spawn_local(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            match script {
+                Back::Http1 { gets, sends } => {
+                    tokio::task::spawn_local(h1::answer(stream, gets, sends));
+                }
+                Back::Http2(script) => {
+                    tokio::task::spawn_local(h2::answer(stream, script, h2::Table::Used));
+                }
+                Back::Tcp => {
+                    tokio::task::spawn_local(tcp::answer(stream));
+                }
+            }
+        }
+    });
+}
