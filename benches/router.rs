@@ -4,12 +4,13 @@
 use std::{hint::black_box, sync::Arc, time::Duration};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use http::{HeaderMap, HeaderValue, Method};
+use http::Method;
 use pillion::{
     config::model::{
         Action, Backslash, EscapedSlash, Filters, Hostname, Match, PathMatch, PathPolicy, Pattern,
         Route, Rule, Timeouts,
     },
+    http::fields::Fields,
     router::{Authority, Lookup, Router, normalize},
 };
 
@@ -109,7 +110,7 @@ fn measure(
     let requests: Vec<_> = (0..REQUESTS)
         .map(|n| request(n * size / REQUESTS))
         .collect();
-    let headers = headers();
+    let fields = fields();
     let mut next = 0;
     group.bench_with_input(BenchmarkId::new(name, size), &router, |bencher, router| {
         bencher.iter(|| {
@@ -120,7 +121,7 @@ fn measure(
                 path,
                 query: None,
                 method: &Method::GET,
-                headers: &headers,
+                fields: &fields,
             };
             router
                 .find(black_box(&lookup))
@@ -160,11 +161,9 @@ fn host(index: usize) -> String {
     format!("service-{index}.shop.example")
 }
 
-fn headers() -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    headers.insert("accept", HeaderValue::from_static("*/*"));
-    headers.insert("user-agent", HeaderValue::from_static("bench"));
-    headers
+fn fields() -> Fields {
+    let lines = [("Accept", "*/*"), ("User-Agent", "bench")];
+    lines.into_iter().collect()
 }
 
 fn route(hostname: Option<Hostname>, path: PathMatch) -> Arc<Route> {

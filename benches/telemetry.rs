@@ -3,9 +3,10 @@
 use std::{hint::black_box, sync::Arc, time::Duration};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use http::{HeaderValue, Method, StatusCode, Uri};
+use http::{Method, StatusCode, Uri};
 use pillion::{
     config::model::{AccessLog as Config, LogFormat, LogOutput},
+    http::request_id::RequestId,
     telemetry::{LogWriter, Record, Registry, access_log::Protocol},
 };
 use tokio::time::Instant;
@@ -67,13 +68,11 @@ fn record() -> Record {
     record.endpoint = Some("127.0.0.1:9000".into());
     record.method = Some(Method::GET);
     record.uri = Some(Uri::from_static("/api/v1/items/7?full=1"));
-    record.host = Some(HeaderValue::from_static("shop.example"));
+    record.host = Some(b"shop.example"[..].into());
     record.status = Some(StatusCode::OK);
     record.bytes_sent = 1024;
     record.upstream_duration = Some(Duration::from_micros(600));
-    record.request_id = Some(HeaderValue::from_static(
-        "5f0c1d52-8a3f-4c1e-9a52-2c0a6d1b7e11",
-    ));
-    record.user_agent = Some(HeaderValue::from_static("curl/8.14.1"));
+    record.request_id = Some(RequestId::new(7, 11));
+    record.user_agent = Some(b"curl/8.14.1"[..].into());
     record
 }

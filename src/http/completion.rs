@@ -5,7 +5,7 @@ use std::{borrow::Cow, rc::Rc, sync::Arc};
 use http::{Method, StatusCode};
 use tokio::time::Instant;
 
-use super::{Client, pace::Pacing};
+use super::{Client, pace::Pacing, request_id::RequestId};
 use crate::{
     error::{Error, Reason},
     policy::{Held, Trail},
@@ -67,7 +67,7 @@ impl Completion {
         self.0.held = Some(held);
     }
 
-    pub fn request_id(&self) -> Option<&http::HeaderValue> {
+    pub fn request_id(&self) -> Option<&RequestId> {
         self.0.record.request_id.as_ref()
     }
 

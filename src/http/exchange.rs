@@ -11,18 +11,21 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header, request, response};
+use http::{HeaderValue, Method, StatusCode, Uri};
 use tokio::time::Instant;
 use tower::Service;
 
 pub use super::completion::Completion;
 use super::{
-    Client, grpc, headers, http_plan,
+    Client,
+    fields::Fields,
+    grpc, headers, http_plan,
     local::{finish_headers, leave_out_body, redirected, refusal, respond},
-    message::{Body, Request, Response, Upgrade},
-    mirror,
+    message::{Body, Request, RequestHead, Response, Upgrade},
+    mirror, name,
     pace::{Pace, Pacing},
-    target,
+    request_id::RequestId,
+    target::{self, Target},
 };
 use crate::{
     config::model::HttpListener,
@@ -54,7 +57,7 @@ pub async fn handle(
         start,
     );
     describe(&mut completion, &request.head, &client);
-    let grpc = grpc::is_grpc(&request.head.headers);
+    let grpc = grpc::is_grpc(&request.head.fields);
     let is_head = request.head.method == Method::HEAD;
     let outcome = serve(
         &client,
@@ -89,7 +92,7 @@ pub async fn handle(
 pub fn refused_head(
     client: &Rc<Client>,
     protocol: Protocol,
-    head: Option<&request::Parts>,
+    head: Option<&RequestHead>,
     error: &Error,
 ) -> Reply {
     let mut completion = Completion::new(Rc::clone(client), protocol, Instant::now());
@@ -98,7 +101,7 @@ pub fn refused_head(
         None => completion.record().request_id = Some(client.new_request_id()),
     }
     completion.blame(error);
-    let is_grpc = head.is_some_and(|head| grpc::is_grpc(&head.headers));
+    let is_grpc = head.is_some_and(|head| grpc::is_grpc(&head.fields));
     let mut response = refusal(error, &completion, is_grpc);
     finish_headers(&mut response);
     if head.is_some_and(|head| head.method == Method::HEAD) {
@@ -114,16 +117,16 @@ pub fn refused_head(
 }
 
 /// What the access log will say of the request, whatever becomes of it.
-fn describe(completion: &mut Completion, head: &request::Parts, client: &Client) {
+fn describe(completion: &mut Completion, head: &RequestHead, client: &Client) {
     let record = completion.record();
     record.method = Some(head.method.clone());
     if client.worker.access_log.is_enabled() {
         record.uri = Some(head.uri.clone());
-        record.host = head.headers.get(header::HOST).cloned();
-        record.user_agent = head.headers.get(header::USER_AGENT).cloned();
+        record.host = head.fields.get(&name::HOST).map(Box::from);
+        record.user_agent = head.fields.get(&name::USER_AGENT).map(Box::from);
     }
     // Known before anything can go wrong, so that a refusal has one too.
-    let brought = headers::request_id(&head.headers).cloned();
+    let brought = RequestId::brought(&head.fields);
     record.request_id = Some(brought.unwrap_or_else(|| client.new_request_id()));
 }
 
@@ -138,37 +141,26 @@ async fn serve(
     let http = http_plan(plan);
     let settings = &http.http;
     let upgrade = request.upgrade.as_ref();
-    let target = {
-        let head = &mut request.head;
-        target::settle(&mut head.uri, &mut head.headers, settings.path, upgrade)?
-    };
-    let host = target.name()?;
+    let target = target::settle(&mut request.head, settings.path, upgrade)?;
     if upgrade == Some(&Upgrade::Connect) && !settings.allow_connect {
         return Err(Error::new(
             Reason::ConnectNotAllowed,
             "CONNECT is not allowed here",
         ));
     }
-    let seen = headers::Seen::of(&request.head.headers);
-    if seen.via && headers::is_loop(&request.head.headers, &client.pseudonym) {
+    if headers::is_loop(&request.head.fields, &client.pseudonym) {
         return Err(Error::new(
             Reason::LoopDetected,
             "the request has passed here three times",
         ));
     }
-    sanitize(
-        client,
-        settings,
-        request,
-        seen,
-        target.host.as_ref(),
-        completion,
-    );
+    sanitize(client, settings, request, &target, completion);
 
+    let host = target.name(&request.head.fields)?;
     let (route, prefix) =
         find(http, request, &host).ok_or_else(|| no_route(&host, &request.head.uri))?;
     let route = Arc::clone(route);
-    let total = total_deadline(&route, &request.head.headers, start);
+    let total = total_deadline(&route, &request.head.fields, start);
     completion.matched(&route, total);
     match &route.action {
         PlannedAction::Respond(direct) => Ok(respond(&route, direct)),
@@ -177,6 +169,7 @@ async fn serve(
         }
         PlannedAction::Forward(forward) => {
             let deadline = head_deadline(&route, total, start);
+            drop(host);
             let forwarded = forwarded(
                 client, &route, forward, request, prefix, completion, deadline,
             );
@@ -201,7 +194,7 @@ fn find<'p>(
         path,
         query: head.uri.query(),
         method: &head.method,
-        headers: &head.headers,
+        fields: &head.fields,
     };
     match http.router.find(&lookup) {
         Some(found) => Some((found.plan, found.prefix)),
@@ -219,50 +212,43 @@ fn sanitize(
     client: &Client,
     settings: &HttpListener,
     request: &mut Request,
-    seen: headers::Seen,
-    host: Option<&HeaderValue>,
+    target: &Target,
     completion: &mut Completion,
 ) {
     let version = request.head.version;
-    let map = &mut request.head.headers;
-    headers::strip_hop_by_hop(map, seen);
+    let fields = &mut request.head.fields;
+    headers::strip_hop_by_hop(fields);
     let trusted = settings.trusted_hops > 0;
     if trusted {
-        completion.record().client = headers::client(map, settings.trusted_hops);
+        completion.record().client = headers::client(fields, settings.trusted_hops);
     } else {
-        headers::strip_ours(map, seen);
+        headers::strip_ours(fields);
     }
-    if seen.expect && !request.expects_continue {
+    if !request.expects_continue {
         // Nobody waits for it; passed on, it would only cost a round trip.
-        map.remove(header::EXPECT);
+        fields.remove(&name::EXPECT);
     }
     headers::forward(
-        map,
-        seen,
+        fields,
         &headers::Forwarding {
             style: settings.forwarded,
             trusted,
             client: client.address,
             client_text: &client.address_text,
-            host,
+            host: target.host,
         },
     );
     if settings.via {
-        let via = client.via(version);
-        if seen.via {
-            headers::append(map, header::VIA, &via);
-        } else {
-            map.insert(header::VIA, via);
-        }
+        headers::join(fields, name::VIA, client.via(version).as_bytes());
     }
-    if host.is_none() {
+    if target.host.is_none() {
         // HTTP/1.0 may leave it out, HTTP/1.1 may not: then it asked for what it connected to.
-        map.insert(header::HOST, client.local_host());
+        fields.insert(&name::HOST, client.local_host().as_bytes());
     }
-    if (!seen.request_id || headers::request_id(map).is_none())
-        && let Some(id) = completion.request_id()
+    if let Some(id) = completion.request_id()
+        && id.is_new()
     {
-        map.insert(headers::X_REQUEST_ID, id.clone());
+        fields.insert(&name::X_REQUEST_ID, id.as_bytes());
     }
 }
 
@@ -292,16 +278,16 @@ fn head_deadline(route: &RoutePlan, total: Option<Instant>, start: Instant) -> O
 }
 
 /// Until the end of the response: the route's total, or the caller's own patience.
-fn total_deadline(route: &RoutePlan, headers: &HeaderMap, start: Instant) -> Option<Instant> {
+fn total_deadline(route: &RoutePlan, fields: &Fields, start: Instant) -> Option<Instant> {
     soonest(
         start,
-        [route.timeouts.total, patience(headers).unwrap_or_default()],
+        [route.timeouts.total, patience(fields).unwrap_or_default()],
     )
 }
 
 /// A gRPC caller's deadline; none that is over before it has begun.
-fn patience(headers: &HeaderMap) -> Option<Duration> {
-    grpc::timeout(headers).map(|timeout| timeout.clamp(Duration::from_millis(1), MAX_PATIENCE))
+fn patience(fields: &Fields) -> Option<Duration> {
+    grpc::timeout(fields).map(|timeout| timeout.clamp(Duration::from_millis(1), MAX_PATIENCE))
 }
 
 /// Longer than this is no deadline to speak of, and must not overflow a clock.
@@ -322,12 +308,12 @@ async fn forwarded(
     };
     let filters = &route.filters;
     rewrite(filters, request, prefix)?;
-    edit(&filters.request_headers, &mut request.head.headers)?;
-    edit(&backend.filters.request_headers, &mut request.head.headers)?;
+    router::edit_headers(&filters.request_headers, &mut request.head.fields);
+    router::edit_headers(&backend.filters.request_headers, &mut request.head.fields);
     mirror_request(client, &route.mirrors, request, deadline);
 
     let call = Call {
-        request: std::mem::replace(request, Request::empty()),
+        request: std::mem::take(request),
         client,
         upstream: &backend.upstream,
         deadline,
@@ -338,43 +324,35 @@ async fn forwarded(
     let mut response = answer.response;
     let tunnel = response.tunnel.is_some();
     let switched = tunnel
-        .then(|| response.head.headers.get(header::UPGRADE).cloned())
+        .then(|| response.head.fields.get(&name::UPGRADE).map(<[u8]>::to_vec))
         .flatten();
-    let map = &mut response.head.headers;
-    let seen = headers::Seen::of(map);
-    headers::strip_hop_by_hop(map, seen);
-    headers::strip_ours(map, seen);
     let status = response.head.status;
+    let fields = &mut response.head.fields;
+    headers::strip_hop_by_hop(fields);
+    headers::strip_ours(fields);
     if tunnel || status.is_informational() || status == StatusCode::NO_CONTENT {
         // RFC 9110 section 8.6: a client that took it in earnest would wait for a body.
-        map.remove(header::CONTENT_LENGTH);
+        fields.remove(&name::CONTENT_LENGTH);
     }
     if let Some(protocol) = switched {
-        map.insert(header::UPGRADE, protocol);
+        fields.insert(&name::UPGRADE, &protocol);
     }
     declare_trailers(&mut response);
-    edit(
-        &backend.filters.response_headers,
-        &mut response.head.headers,
-    )?;
-    edit(&filters.response_headers, &mut response.head.headers)?;
+    let fields = &mut response.head.fields;
+    router::edit_headers(&backend.filters.response_headers, fields);
+    router::edit_headers(&filters.response_headers, fields);
     Ok(response)
 }
 
 /// Trailers of gRPC are known beforehand; HTTP/1.1 wants them declared (RFC 9110 section 6.6.2).
 fn declare_trailers(response: &mut Response) {
-    let map = &mut response.head.headers;
+    let fields = &mut response.head.fields;
     if matches!(response.body, Body::Http2Response(_))
-        && grpc::is_grpc(map)
-        && !map.contains_key(header::TRAILER)
+        && grpc::is_grpc(fields)
+        && !fields.contains(&name::TRAILER)
     {
-        map.insert(header::TRAILER, grpc::TRAILERS);
+        fields.append(&name::TRAILER, grpc::TRAILERS);
     }
-}
-
-fn edit(edits: &crate::config::model::HeaderEdits, map: &mut HeaderMap) -> Result<()> {
-    router::edit_headers(edits, map)
-        .map_err(|error| Error::new(Reason::HeadTooLarge, "too many headers").source(error))
 }
 
 fn rewrite(
@@ -394,7 +372,7 @@ fn rewrite(
         let host = HeaderValue::from_str(hostname).map_err(|error| {
             Error::new(Reason::Internal, "the rewritten host is none").source(error)
         })?;
-        request.head.headers.insert(header::HOST, host);
+        request.head.fields.insert(&name::HOST, host.as_bytes());
     }
     Ok(())
 }
@@ -440,14 +418,8 @@ fn mirror_request(
             request.body = body;
             copy
         };
-        let (mut head, ()) = http::Request::new(()).into_parts();
-        head.method = request.head.method.clone();
-        head.uri = request.head.uri.clone();
-        head.version = request.head.version;
-        head.headers = request.head.headers.clone();
         let copy = Request {
-            head,
-            spelling: request.spelling.clone(),
+            head: request.head.clone(),
             body,
             expects_continue: false,
             upgrade: None,
@@ -483,6 +455,6 @@ async fn discard(mut body: Body, deadline: Option<Deadline>) {
 }
 
 /// Whether a response has no body by its nature (RFC 9110 section 6.4.1).
-pub fn is_bodiless(method: &Method, head: &response::Parts) -> bool {
-    super::h1::head::bodiless(method, head.status)
+pub fn is_bodiless(method: &Method, status: StatusCode) -> bool {
+    super::h1::head::bodiless(method, status)
 }

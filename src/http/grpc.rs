@@ -2,29 +2,23 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
-
-pub const STATUS: HeaderName = HeaderName::from_static("grpc-status");
-pub const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
-const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+use super::{fields::Fields, name};
 
 /// Trailers that a gRPC response may end with: declared where it goes on over HTTP/1.1.
-pub const TRAILERS: HeaderValue =
-    HeaderValue::from_static("grpc-status, grpc-message, grpc-status-details-bin");
+pub const TRAILERS: &[u8] = b"grpc-status, grpc-message, grpc-status-details-bin";
 
 /// `content-type: application/grpc`, alone or followed by `+` or `;`.
-pub fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).is_some_and(|value| {
+pub fn is_grpc(fields: &Fields) -> bool {
+    fields.get(&name::CONTENT_TYPE).is_some_and(|value| {
         value
-            .as_bytes()
             .strip_prefix(b"application/grpc")
             .is_some_and(|rest| rest.is_empty() || rest[0] == b'+' || rest[0] == b';')
     })
 }
 
 /// The caller's patience: at most eight digits and a unit. What can't be read is no deadline.
-pub fn timeout(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(TIMEOUT)?.as_bytes();
+pub fn timeout(fields: &Fields) -> Option<Duration> {
+    let text = fields.get(&name::GRPC_TIMEOUT)?;
     let (unit, digits) = text.split_last()?;
     if digits.is_empty() || digits.len() > 8 {
         return None;
@@ -46,7 +40,7 @@ pub fn timeout(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// A message as `grpc-message` carries it: percent-encoded but for printable ASCII.
-pub fn message(text: &str) -> HeaderValue {
+pub fn message(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         if (b' '..=b'~').contains(&byte) && byte != b'%' {
@@ -55,18 +49,17 @@ pub fn message(text: &str) -> HeaderValue {
             encoded.push_str(&format!("%{byte:02X}"));
         }
     }
-    HeaderValue::try_from(encoded).unwrap_or_else(|_| HeaderValue::from_static(""))
+    encoded
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn with(name: &'static str, value: &'static str) -> HeaderMap {
-        HeaderMap::from_iter([(
-            HeaderName::from_static(name),
-            HeaderValue::from_static(value),
-        )])
+    fn with(name: &str, value: &str) -> Fields {
+        let mut fields = Fields::default();
+        fields.push(name.as_bytes(), value.as_bytes());
+        fields
     }
 
     #[test]

@@ -1,15 +1,16 @@
 //! Responses of our own making: what rules say in place of an upstream, and what went wrong.
 
-use std::{borrow::Cow, cell::Cell};
+use std::{borrow::Cow, cell::RefCell};
 
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, header};
+use http::StatusCode;
 
 use super::{
     completion::Completion,
-    grpc, headers,
-    message::{Body, Request, Response},
-    spelling::Spelling,
+    fields::{Fields, Spelling},
+    grpc,
+    message::{Body, Request, Response, ResponseHead},
+    name,
 };
 use crate::{
     config::model::{Address, DirectResponse, Redirect},
@@ -25,13 +26,13 @@ pub fn respond(route: &RoutePlan, direct: &DirectResponse) -> Response {
         Bytes::copy_from_slice(direct.body.as_bytes()),
     );
     if !direct.body.is_empty() {
+        let content_type = direct.content_type.as_bytes();
         response
             .head
-            .headers
-            .insert(header::CONTENT_TYPE, direct.content_type.clone());
+            .fields
+            .append(&name::CONTENT_TYPE, content_type);
     }
-    // A full map is an impossibility here: it holds three.
-    let _ = router::edit_headers(&route.filters.response_headers, &mut response.head.headers);
+    router::edit_headers(&route.filters.response_headers, &mut response.head.fields);
     response
 }
 
@@ -62,8 +63,9 @@ pub fn redirected(
     let location = router::location(redirect, &target)
         .map_err(|error| Error::new(Reason::BadRequest, "no Location can be made").source(error))?;
     let mut response = local(redirect.status, Bytes::new());
-    response.head.headers.insert(header::LOCATION, location);
-    let _ = router::edit_headers(&route.filters.response_headers, &mut response.head.headers);
+    let fields = &mut response.head.fields;
+    fields.append(&name::LOCATION, location.as_bytes());
+    router::edit_headers(&route.filters.response_headers, fields);
     Ok(response)
 }
 
@@ -72,39 +74,35 @@ pub fn refusal(error: &Error, completion: &Completion, grpc: bool) -> Response {
     let row = error.reason.row();
     let mut response = if grpc {
         let mut response = local(StatusCode::OK, Bytes::new());
-        let map = &mut response.head.headers;
-        map.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/grpc"),
+        let fields = &mut response.head.fields;
+        fields.append(&name::CONTENT_TYPE, b"application/grpc");
+        let status = itoa::Buffer::new().format(row.grpc).to_owned();
+        fields.append(&name::GRPC_STATUS, status.as_bytes());
+        fields.append(
+            &name::GRPC_MESSAGE,
+            grpc::message(&public(error)).as_bytes(),
         );
-        map.insert(grpc::STATUS, HeaderValue::from(u16::from(row.grpc)));
-        map.insert(grpc::MESSAGE, grpc::message(&public(error)));
         response
     } else {
         let mut response = local(row.status, Bytes::from(format!("{}\n", public(error))));
-        let map = &mut response.head.headers;
-        map.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("text/plain; charset=utf-8"),
-        );
+        let fields = &mut response.head.fields;
+        fields.append(&name::CONTENT_TYPE, b"text/plain; charset=utf-8");
         if error.reason == Reason::ConnectNotAllowed {
-            map.insert(
-                header::ALLOW,
-                HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH"),
+            fields.append(
+                &name::ALLOW,
+                b"GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH",
             );
         }
         response
     };
-    let map = &mut response.head.headers;
-    map.insert(
-        headers::X_PILLION_REASON,
-        HeaderValue::from_static(row.name),
+    let fields = &mut response.head.fields;
+    fields.append(&name::X_PILLION_REASON, row.name.as_bytes());
+    fields.append(
+        &name::PROXY_STATUS,
+        proxy_status(error, completion).as_bytes(),
     );
-    if let Ok(status) = HeaderValue::try_from(proxy_status(error, completion)) {
-        map.insert(headers::PROXY_STATUS, status);
-    }
     if let Some(id) = completion.request_id() {
-        map.insert(headers::X_REQUEST_ID, id.clone());
+        fields.append(&name::X_REQUEST_ID, id.as_bytes());
     }
     response
 }
@@ -145,18 +143,15 @@ fn public(error: &Error) -> String {
 
 /// A response of our own making.
 fn local(status: StatusCode, body: Bytes) -> Response {
-    let (mut head, ()) = http::Response::new(()).into_parts();
-    head.status = status;
-    head.headers
-        .insert(header::SERVER, HeaderValue::from_static("pillion"));
+    let mut fields = Fields::new(Spelling::Canonical);
+    fields.append(&name::SERVER, b"pillion");
     let body = if body.is_empty() {
         Body::Empty
     } else {
         Body::Full(body)
     };
     Response {
-        head,
-        spelling: Spelling::default(),
+        head: ResponseHead { status, fields },
         body,
         tunnel: None,
     }
@@ -165,36 +160,36 @@ fn local(status: StatusCode, body: Bytes) -> Response {
 /// A response of our own to HEAD tells the length that one to GET would have.
 pub fn leave_out_body(response: &mut Response) {
     if let Body::Full(body) = &response.body {
-        let length = HeaderValue::from(body.len());
-        response.head.headers.insert(header::CONTENT_LENGTH, length);
+        let length = itoa::Buffer::new().format(body.len()).to_owned();
+        response
+            .head
+            .fields
+            .insert(&name::CONTENT_LENGTH, length.as_bytes());
         response.body = Body::Empty;
     }
 }
 
 /// RFC 9110 section 6.6.1: a message without a date gets one from the first who has a clock.
 pub fn finish_headers(response: &mut Response) {
-    if !response.head.headers.contains_key(header::DATE) {
-        response.head.headers.insert(header::DATE, date());
+    let fields = &mut response.head.fields;
+    if !fields.contains(&name::DATE) {
+        with_date(|date| fields.append(&name::DATE, date));
     }
 }
 
-/// The date of this second, as text; made once a second and worker.
-fn date() -> HeaderValue {
+/// Hands on the date of this second as text, which is made once a second and worker.
+fn with_date(take: impl FnOnce(&[u8])) {
     thread_local! {
-        static DATE: Cell<Option<(u64, HeaderValue)>> = const { Cell::new(None) };
+        static DATE: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
     }
     let now = std::time::SystemTime::now();
     let second = now
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
-    let cached = DATE.take().filter(|(of, _)| *of == second);
-    let (_, value) = cached.unwrap_or_else(|| {
-        let text = httpdate::fmt_http_date(now);
-        (
-            second,
-            HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("")),
-        )
+    DATE.with_borrow_mut(|(of, text)| {
+        if *of != second || text.is_empty() {
+            (*of, *text) = (second, httpdate::fmt_http_date(now));
+        }
+        take(text.as_bytes());
     });
-    DATE.set(Some((second, value.clone())));
-    value
 }

@@ -6,21 +6,38 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, request, response};
+use http::{HeaderValue, Method, StatusCode, Uri, Version};
 
 use super::{
+    fields::Fields,
     h1, h2,
     mirror::{Copy, Tee},
-    spelling::Spelling,
+    name,
     upgrade::Tunnel,
 };
 use crate::error::Result;
 
+/// What a request says before its body.
+#[derive(Clone, Debug, Default)]
+pub struct RequestHead {
+    pub method: Method,
+    pub uri: Uri,
+    /// That the client spoke.
+    pub version: Version,
+    pub fields: Fields,
+}
+
+/// What a response says before its body.
+#[derive(Debug, Default)]
+pub struct ResponseHead {
+    pub status: StatusCode,
+    pub fields: Fields,
+}
+
 /// A request: its head is moved on, its body streams.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Request {
-    pub head: request::Parts,
-    pub spelling: Spelling,
+    pub head: RequestHead,
     pub body: Body,
     /// The body is not to be asked for before the upstream says `100 Continue`.
     pub expects_continue: bool,
@@ -28,25 +45,10 @@ pub struct Request {
     pub upgrade: Option<Upgrade>,
 }
 
-impl Request {
-    /// A request for nothing: what is left where one has been moved on.
-    pub fn empty() -> Self {
-        let (head, ()) = http::Request::new(()).into_parts();
-        Self {
-            head,
-            spelling: Spelling::default(),
-            body: Body::Empty,
-            expects_continue: false,
-            upgrade: None,
-        }
-    }
-}
-
 /// A response from an upstream, or one made here.
 #[derive(Debug)]
 pub struct Response {
-    pub head: response::Parts,
-    pub spelling: Spelling,
+    pub head: ResponseHead,
     pub body: Body,
     /// The far end of a tunnel, where the upstream agreed to one.
     pub tunnel: Option<Tunnel>,
@@ -58,7 +60,7 @@ pub enum Upgrade {
     /// `CONNECT authority`.
     Connect,
     /// `Upgrade: protocol` (RFC 9110 section 7.8), or `:protocol` (RFC 8441).
-    Protocol(http::HeaderValue),
+    Protocol(HeaderValue),
 }
 
 /// A piece of a body.
@@ -66,7 +68,7 @@ pub enum Upgrade {
 pub enum Frame {
     Data(Bytes),
     /// At most one, and the last.
-    Trailers(HeaderMap),
+    Trailers(Fields),
 }
 
 /// A body that streams: nothing is read before it is asked for.
@@ -150,11 +152,11 @@ impl Body {
         }
     }
 
-    /// The length that HTTP/1.1 may tell of the body: none where `headers` announce trailers, which
+    /// The length that HTTP/1.1 may tell of the body: none where `fields` announce trailers, which
     /// HTTP/2 lets follow a known length and HTTP/1.1 only a chunked body.
-    pub fn framed_length(&self, headers: &HeaderMap) -> Option<u64> {
+    pub fn framed_length(&self, fields: &Fields) -> Option<u64> {
         let trailers = matches!(self, Self::Http2Request(_) | Self::Http2Response(_))
-            && headers.contains_key(http::header::TRAILER);
+            && fields.contains(&name::TRAILER);
         if trailers { None } else { self.length() }
     }
 

@@ -9,6 +9,7 @@ pub mod completion;
 pub mod exchange;
 #[cfg(test)]
 mod exchanges;
+pub mod fields;
 pub mod grpc;
 pub mod h1;
 pub mod h2;
@@ -16,17 +17,21 @@ pub mod headers;
 pub mod local;
 pub mod message;
 pub mod mirror;
+pub mod name;
 pub mod pace;
-pub mod spelling;
+pub mod request_id;
 pub mod target;
 pub mod upgrade;
 
-use std::{cell::RefCell, future::poll_fn, net::IpAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow, cell::RefCell, future::poll_fn, net::IpAddr, rc::Rc, sync::Arc, time::Duration,
+};
 
 use bytes::BytesMut;
-use http::{HeaderValue, Version};
+use http::Version;
 use tokio::{io::AsyncReadExt, time::timeout};
 
+use self::request_id::RequestId;
 use crate::{
     config::model::{Address, HttpListener},
     error::{Error, Reason},
@@ -95,12 +100,12 @@ pub struct Client {
     plan: RefCell<Arc<ListenerPlan>>,
     /// Who connects, without the port; `None` over a Unix socket.
     pub address: Option<IpAddr>,
-    /// `address` as a header value.
-    pub address_text: HeaderValue,
+    /// `address` as text.
+    pub address_text: Box<str>,
     /// Our name in `Via`: unique to this process and listener.
     pub pseudonym: Box<str>,
     /// What is appended to `Via` for a request over HTTP/1.1.
-    via: HeaderValue,
+    via: Box<str>,
 }
 
 impl Client {
@@ -109,9 +114,7 @@ impl Client {
             Address::Tcp(address) => Some(address.ip().to_canonical()),
             Address::Unix(_) => None,
         };
-        let address_text = address
-            .and_then(|ip| HeaderValue::try_from(ip.to_string()).ok())
-            .unwrap_or(HeaderValue::from_static("unknown"));
+        let address_text = address.map_or_else(|| "unknown".into(), |ip| ip.to_string().into());
         let pseudonym = format!(
             "pillion-{:012x}-{}",
             worker.shared.process_id >> 16,
@@ -126,31 +129,30 @@ impl Client {
             address,
             address_text,
             pseudonym: pseudonym.into(),
-            via,
+            via: via.into(),
         })
     }
 
     /// For a request that brought none.
-    pub fn new_request_id(&self) -> HeaderValue {
+    pub fn new_request_id(&self) -> RequestId {
         let mut rng = self.worker.rng.borrow_mut();
-        headers::new_request_id(rng.u64(..), rng.u64(..))
+        RequestId::new(rng.u64(..), rng.u64(..))
     }
 
     /// `Host` of a request that names none.
-    pub fn local_host(&self) -> HeaderValue {
+    pub fn local_host(&self) -> String {
         match &self.conn.local {
-            Address::Tcp(address) => HeaderValue::try_from(address.to_string()).ok(),
-            Address::Unix(_) => None,
+            Address::Tcp(address) => address.to_string(),
+            Address::Unix(_) => "localhost".to_owned(),
         }
-        .unwrap_or(HeaderValue::from_static("localhost"))
     }
 
     /// What is appended to `Via` for a request by this version (RFC 9110 section 7.6.3).
-    pub fn via(&self, version: Version) -> HeaderValue {
+    pub fn via(&self, version: Version) -> Cow<'_, str> {
         match version {
-            Version::HTTP_10 => via_of("1.0", &self.pseudonym),
-            Version::HTTP_2 => via_of("2", &self.pseudonym),
-            _ => self.via.clone(),
+            Version::HTTP_10 => via_of("1.0", &self.pseudonym).into(),
+            Version::HTTP_2 => via_of("2", &self.pseudonym).into(),
+            _ => Cow::Borrowed(&*self.via),
         }
     }
 
@@ -190,9 +192,8 @@ impl Client {
     }
 }
 
-fn via_of(version: &str, pseudonym: &str) -> HeaderValue {
-    HeaderValue::try_from(format!("{version} {pseudonym}"))
-        .expect("hexadecimal digits and dashes are a header value")
+fn via_of(version: &str, pseudonym: &str) -> String {
+    format!("{version} {pseudonym}")
 }
 
 /// The HTTP half of a plan. Only HTTP listeners' connections come here, and a reload that makes

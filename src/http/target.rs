@@ -3,9 +3,13 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, HeaderValue, Uri, header, uri::PathAndQuery};
+use http::{Uri, uri::PathAndQuery};
 
-use super::message::Upgrade;
+use super::{
+    fields::{Fields, Place},
+    message::{RequestHead, Upgrade},
+    name,
+};
 use crate::{
     config::model::PathPolicy,
     error::{Error, Reason, Result},
@@ -15,8 +19,8 @@ use crate::{
 /// Where a settled request goes.
 #[derive(Debug)]
 pub struct Target {
-    /// As it is forwarded; `None` where HTTP/1.0 named none.
-    pub host: Option<HeaderValue>,
+    /// Where in the fields its host is, as it is forwarded; `None` where HTTP/1.0 named none.
+    pub host: Option<Place>,
 }
 
 impl Target {
@@ -24,43 +28,42 @@ impl Target {
     ///
     /// # Errors
     /// A host that is none.
-    pub fn name(&self) -> Result<Cow<'_, str>> {
-        let Some(host) = &self.host else {
+    pub fn name<'f>(&self, fields: &'f Fields) -> Result<Cow<'f, str>> {
+        let Some(host) = self.host else {
             return Ok(Cow::Borrowed(""));
         };
-        Ok(Authority::parse(host.as_bytes())
+        Ok(Authority::parse(fields.at(host))
             .map_err(|_| Error::new(Reason::BadRequest, "an invalid host"))?
             .host)
     }
 }
 
-/// Brings `uri` and `Host` into one form: origin form in the one, what was asked for in the other.
+/// Brings target and `Host` into one form: origin form in the one, what was asked for in the other.
 ///
 /// # Errors
 /// A path that the policy refuses.
 pub fn settle(
-    uri: &mut Uri,
-    headers: &mut HeaderMap,
+    head: &mut RequestHead,
     policy: PathPolicy,
     upgrade: Option<&Upgrade>,
 ) -> Result<Target> {
+    let RequestHead { uri, fields, .. } = head;
     // The target's own authority is the one that counts (RFC 9112 section 3.2.2, RFC 9113
     // section 8.3.1).
     if let Some(authority) = uri.authority() {
-        let host = HeaderValue::from_str(authority.as_str())
-            .map_err(|_| Error::new(Reason::BadRequest, "an invalid authority"))?;
+        let host = authority.as_str().as_bytes();
         if upgrade != Some(&Upgrade::Connect)
             && uri.scheme().is_some()
-            && let Some(given) = headers.get(header::HOST)
-            && !given.as_bytes().eq_ignore_ascii_case(host.as_bytes())
-            && headers.get_all(header::HOST).iter().count() > 1
+            && let Some(given) = fields.get(&name::HOST)
+            && !given.eq_ignore_ascii_case(host)
+            && fields.get_all(&name::HOST).count() > 1
         {
             return Err(Error::new(Reason::BadRequest, "more than one Host"));
         }
-        headers.insert(header::HOST, host);
+        fields.insert(&name::HOST, host);
     }
     let target = Target {
-        host: headers.get(header::HOST).cloned(),
+        host: fields.place(&name::HOST),
     };
     if upgrade == Some(&Upgrade::Connect) {
         return Ok(target);

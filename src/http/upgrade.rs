@@ -3,7 +3,7 @@
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header, request};
+use http::{HeaderValue, Method, StatusCode, Version};
 use sha1::{Digest, Sha1};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -12,11 +12,12 @@ use tokio::{
 
 use super::{
     completion::Completion,
-    h1::{fields::options, wire::Wire},
+    h1::wire::Wire,
     h2::tunnel::StreamIo,
-    message::{Body, Request, Response, Upgrade},
+    headers::members,
+    message::{Body, Request, RequestHead, Response, ResponseHead, Upgrade},
+    name,
     pace::Pacing,
-    spelling::Spelling,
 };
 use crate::{
     error::{Error, Reason, Result},
@@ -27,8 +28,8 @@ use crate::{
 const WEBSOCKET: &[u8] = b"websocket";
 /// RFC 6455 section 1.3.
 const WEBSOCKET_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-const KEY: HeaderName = header::SEC_WEBSOCKET_KEY;
-const ACCEPT: HeaderName = header::SEC_WEBSOCKET_ACCEPT;
+const KEY: name::Name = name::SEC_WEBSOCKET_KEY;
+const ACCEPT: name::Name = name::SEC_WEBSOCKET_ACCEPT;
 
 /// The upstream's end of a tunnel.
 #[derive(Debug)]
@@ -52,31 +53,28 @@ impl Tunnel {
 
 /// What a request over HTTP/1.1 asks to become. `h2c` is not on offer: RFC 9113 section 3.1 has
 /// withdrawn it, and honouring it behind a proxy has been a hole.
-pub fn asked_by_http1(head: &request::Parts) -> Option<Upgrade> {
+pub fn asked_by_http1(head: &RequestHead) -> Option<Upgrade> {
     if head.method == Method::CONNECT {
         return Some(Upgrade::Connect);
     }
-    let protocol = head.headers.get(header::UPGRADE)?;
+    let protocol = head.fields.get(&name::UPGRADE)?;
     let listed = head
-        .headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .flat_map(options)
+        .fields
+        .get_all(&name::CONNECTION)
+        .flat_map(members)
         .any(|option| option.eq_ignore_ascii_case(b"upgrade"));
-    let offered = options(protocol).find(|name| !name.eq_ignore_ascii_case(b"h2c"))?;
+    let offered = members(protocol).find(|name| !name.eq_ignore_ascii_case(b"h2c"))?;
     (listed && head.version == Version::HTTP_11)
         .then(|| HeaderValue::from_bytes(offered).ok().map(Upgrade::Protocol))?
 }
 
 /// What a request over HTTP/2 asks to become.
-pub fn asked_by_http2(head: &request::Parts) -> Option<Upgrade> {
-    if head.method != Method::CONNECT {
+pub fn asked_by_http2(method: &Method, protocol: Option<&str>) -> Option<Upgrade> {
+    if method != Method::CONNECT {
         return None;
     }
-    match head.extensions.get::<h2::ext::Protocol>() {
-        Some(protocol) => HeaderValue::from_str(protocol.as_str())
-            .ok()
-            .map(Upgrade::Protocol),
+    match protocol {
+        Some(protocol) => HeaderValue::from_str(protocol).ok().map(Upgrade::Protocol),
         None => Some(Upgrade::Connect),
     }
 }
@@ -86,9 +84,9 @@ pub fn asked_by_http2(head: &request::Parts) -> Option<Upgrade> {
 pub enum Restore {
     Nothing,
     /// The client spoke HTTP/2, the upstream HTTP/1.1: the key that we made for it.
-    ToHttp2(HeaderValue),
+    ToHttp2(Box<[u8]>),
     /// The other way round: the key that the client made.
-    ToHttp1(Option<HeaderValue>),
+    ToHttp1(Option<Box<[u8]>>),
 }
 
 /// Writes the wish the way HTTP/1.1 does.
@@ -98,8 +96,8 @@ pub fn towards_http1(request: &mut Request, random: impl FnOnce() -> u128) -> Re
     };
     request
         .head
-        .headers
-        .insert(header::UPGRADE, protocol.clone());
+        .fields
+        .insert(&name::UPGRADE, protocol.as_bytes());
     if request.head.version != Version::HTTP_2 {
         return Restore::Nothing;
     }
@@ -107,9 +105,8 @@ pub fn towards_http1(request: &mut Request, random: impl FnOnce() -> u128) -> Re
     request.head.method = Method::GET;
     // The stream's body is the tunnel: it is not a body of this request.
     let key = BASE64_STANDARD.encode(random().to_be_bytes());
-    let key = HeaderValue::try_from(key).expect("base64 is a header value");
-    request.head.headers.insert(KEY, key.clone());
-    Restore::ToHttp2(key)
+    request.head.fields.insert(&KEY, key.as_bytes());
+    Restore::ToHttp2(key.into_bytes().into())
 }
 
 /// Writes the wish the way HTTP/2 does. Only WebSocket has a form there; any other protocol is
@@ -126,7 +123,7 @@ pub fn towards_http2(request: &mut Request) -> Restore {
         return Restore::Nothing;
     }
     // It is left out where the head is written; another attempt may need it again.
-    Restore::ToHttp1(request.head.headers.get(KEY).cloned())
+    Restore::ToHttp1(request.head.fields.get(&KEY).map(Box::from))
 }
 
 impl Restore {
@@ -146,23 +143,24 @@ impl Restore {
                     }
                     return Ok(response);
                 }
-                let headers = &mut response.head.headers;
-                if headers.remove(ACCEPT).as_ref() != Some(&accept(&key)) {
+                let fields = &mut response.head.fields;
+                if fields.get(&ACCEPT) != Some(accept(&key).as_bytes()) {
                     return Err(Error::new(
                         Reason::UpstreamProtocol,
                         "the upstream's Sec-WebSocket-Accept does not fit our key",
                     ));
                 }
-                headers.remove(header::UPGRADE);
+                fields.remove(&ACCEPT);
+                fields.remove(&name::UPGRADE);
                 response.head.status = StatusCode::OK;
             }
             Self::ToHttp1(key) => {
                 if response.tunnel.is_some() {
                     response.head.status = StatusCode::SWITCHING_PROTOCOLS;
-                    let headers = &mut response.head.headers;
-                    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+                    let fields = &mut response.head.fields;
+                    fields.insert(&name::UPGRADE, WEBSOCKET);
                     if let Some(key) = key {
-                        headers.insert(ACCEPT, accept(&key));
+                        fields.insert(&ACCEPT, accept(&key).as_bytes());
                     }
                 }
             }
@@ -172,20 +170,17 @@ impl Restore {
 }
 
 /// RFC 6455 section 4.2.2.
-fn accept(key: &HeaderValue) -> HeaderValue {
+fn accept(key: &[u8]) -> String {
     let mut hash = Sha1::new();
-    hash.update(key.as_bytes());
+    hash.update(key);
     hash.update(WEBSOCKET_GUID);
-    HeaderValue::try_from(BASE64_STANDARD.encode(hash.finalize()))
-        .expect("base64 is a header value")
+    BASE64_STANDARD.encode(hash.finalize())
 }
 
 /// A `CONNECT` is answered here: the tunnel's far end is a new connection to the endpoint.
 pub fn connected(conn: Box<Http1>) -> Response {
-    let (head, ()) = http::Response::new(()).into_parts();
     Response {
-        head,
-        spelling: Spelling::default(),
+        head: ResponseHead::default(),
         body: Body::Empty,
         tunnel: Some(Tunnel::http1(conn)),
     }
@@ -271,14 +266,11 @@ where
 mod tests {
     use super::*;
 
-    fn asked(lines: &[(&'static str, &'static str)]) -> Option<Upgrade> {
-        let mut request = http::Request::new(());
-        for (name, value) in lines {
-            request
-                .headers_mut()
-                .append(*name, HeaderValue::from_static(value));
-        }
-        asked_by_http1(&request.into_parts().0)
+    fn asked(lines: &[(&str, &str)]) -> Option<Upgrade> {
+        asked_by_http1(&RequestHead {
+            fields: lines.iter().copied().collect(),
+            ..RequestHead::default()
+        })
     }
 
     #[test]
@@ -304,7 +296,7 @@ mod tests {
 
     #[test]
     fn another_attempt_translates_as_the_first() {
-        let mut request = Request::empty();
+        let mut request = Request::default();
         request.upgrade = Some(Upgrade::Protocol(HeaderValue::from_static("websocket")));
         request.head.version = Version::HTTP_2;
         for _ in 0..2 {
@@ -320,7 +312,7 @@ mod tests {
 
     #[test]
     fn the_accept_of_the_rfc() {
-        let key = HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==");
-        assert_eq!(accept(&key), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        let key = b"dGhlIHNhbXBsZSBub25jZQ==";
+        assert_eq!(accept(key), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 }

@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderName, Method};
 use proptest::{prelude::*, sample::select};
 use regex::Regex;
 
 use super::{Lookup, Router, decode, pairs};
-use crate::config::model::{
-    Action, Filters, HeaderMatch, Hostname, Match, PathMatch, Pattern, QueryMatch, Route, Rule,
-    Timeouts, ValueMatch,
+use crate::{
+    config::model::{
+        Action, Filters, HeaderMatch, Hostname, Match, PathMatch, Pattern, QueryMatch, Route, Rule,
+        Timeouts, ValueMatch,
+    },
+    http::fields::Fields,
 };
 
 /// Goes through every match of every rule and keeps the best: the route, the rule, and the bytes
@@ -80,10 +83,9 @@ fn conditions_hold(wanted: &Match, request: &Lookup<'_>) -> bool {
     };
     let header_is = |wanted: &HeaderMatch| {
         let lines: Vec<_> = request
-            .headers
+            .fields
             .get_all(&wanted.name)
-            .iter()
-            .map(|l| l.to_str().unwrap())
+            .map(|line| str::from_utf8(line).unwrap())
             .collect();
         !lines.is_empty() && value_is(&wanted.value, &lines.join(", "))
     };
@@ -189,14 +191,11 @@ fn route() -> impl Strategy<Value = Arc<Route>> {
     })
 }
 
-fn headers() -> impl Strategy<Value = HeaderMap> {
+fn fields() -> impl Strategy<Value = Fields> {
     let line = (0_usize..3, select(vec!["1", "2", "a b"]));
     prop::collection::vec(line, 0..8).prop_map(|lines| {
-        let mut headers = HeaderMap::new();
-        for (index, value) in lines {
-            headers.append(&HEADERS[index], HeaderValue::from_static(value));
-        }
-        headers
+        let line = |(index, value): (usize, _)| (["x", "y", "z"][index], value);
+        lines.into_iter().map(line).collect()
     })
 }
 
@@ -211,7 +210,7 @@ proptest! {
                 prop_oneof![9 => path(), 1 => Just("*".to_owned())],
                 prop::option::of("([xyz]|%7[89])(=(1|2|a(\\+|%20)b))?(&[xyz]=[12]){0,4}"),
                 select(vec![Method::GET, Method::POST, Method::HEAD]),
-                headers(),
+                fields(),
             ),
             1..12,
         ),
@@ -220,8 +219,8 @@ proptest! {
             (0..route.rules.len()).map(move |rule| (route.clone(), rule, (index, rule)))
         });
         let router = Router::new(entries);
-        for (host, path, query, method, headers) in &requests {
-            let request = Lookup { host, path, query: query.as_deref(), method, headers };
+        for (host, path, query, method, fields) in &requests {
+            let request = Lookup { host, path, query: query.as_deref(), method, fields };
             let found = router.find(&request).map(|found| (*found.plan, found.prefix));
             prop_assert_eq!(found, find(&routes, &request), "{:?}", request);
         }

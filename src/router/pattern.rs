@@ -88,10 +88,13 @@ impl Patterns {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, Method};
+    use http::Method;
 
     use super::*;
-    use crate::config::model::{Match, PathMatch};
+    use crate::{
+        config::model::{Match, PathMatch},
+        http::fields::Fields,
+    };
 
     fn candidate(plan: usize, method: Option<Method>) -> Candidate {
         let path = PathMatch::Exact("".into());
@@ -115,13 +118,13 @@ mod tests {
     }
 
     fn find(patterns: &Patterns, path: &str) -> Option<usize> {
-        let (method, headers) = (&Method::GET, &HeaderMap::new());
+        let (method, fields) = (&Method::GET, &Fields::default());
         patterns.find(&Lookup {
             host: "",
             path,
             query: None,
             method,
-            headers,
+            fields,
         })
     }
 

@@ -1,25 +1,27 @@
 //! What filters do to a request: headers, path, redirect.
 
 use http::{
-    HeaderMap, HeaderValue,
-    header::{InvalidHeaderValue, MaxSizeReached},
+    HeaderValue,
+    header::InvalidHeaderValue,
     uri::{InvalidUri, PathAndQuery},
 };
 
-use crate::config::model::{HeaderEdits, PathRewrite, Redirect};
+use crate::{
+    config::model::{HeaderEdits, PathRewrite, Redirect},
+    http::fields::Fields,
+};
 
-/// Removes, sets and adds, in this order. Fails only when the map is full (32,768 entries).
-pub fn edit_headers(edits: &HeaderEdits, headers: &mut HeaderMap) -> Result<(), MaxSizeReached> {
+/// Removes, sets and adds, in this order.
+pub fn edit_headers(edits: &HeaderEdits, fields: &mut Fields) {
     for name in &edits.remove {
-        headers.remove(name);
+        fields.remove(name);
     }
     for (name, value) in &edits.set {
-        headers.try_insert(name, value.clone())?;
+        fields.insert(name, value.as_bytes());
     }
     for (name, value) in &edits.add {
-        headers.try_append(name, value.clone())?;
+        fields.append(name, value.as_bytes());
     }
-    Ok(())
 }
 
 /// The new target of a request: `path`, rewritten, with its query.
@@ -175,25 +177,21 @@ mod tests {
     fn headers_are_removed_then_set_then_added() {
         let name = |text: &str| text.parse::<HeaderName>().unwrap();
         let pair = |key: &str, value| (name(key), HeaderValue::from_static(value));
-        let mut headers: HeaderMap = [
-            pair("a", "1"),
-            pair("a", "2"),
-            pair("b", "1"),
-            pair("c", "1"),
-        ]
-        .into_iter()
-        .collect();
+        let lines = [("A", "1"), ("a", "2"), ("b", "1"), ("c", "1")];
+        let mut fields = lines.into_iter().collect();
         let edits = HeaderEdits {
             set: vec![pair("a", "3"), pair("d", "1")],
             add: vec![pair("a", "4"), pair("b", "2")],
             remove: vec![name("b"), name("absent")],
         };
-        edit_headers(&edits, &mut headers).unwrap();
-        let values = |key: &str| headers.get_all(key).iter().collect::<Vec<_>>();
-        assert_eq!(values("a"), ["3", "4"]);
-        assert_eq!(values("b"), ["2"]);
-        assert_eq!(values("c"), ["1"]);
-        assert_eq!(values("d"), ["1"]);
+        edit_headers(&edits, &mut fields);
+        let values = |key: &str| -> Vec<Vec<u8>> {
+            fields.get_all(&name(key)).map(<[u8]>::to_vec).collect()
+        };
+        assert_eq!(values("a"), [b"3", b"4"]);
+        assert_eq!(values("b"), [b"2"]);
+        assert_eq!(values("c"), [b"1"]);
+        assert_eq!(values("d"), [b"1"]);
     }
 
     #[test]

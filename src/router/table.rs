@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
-use http::{HeaderMap, Method};
+use http::Method;
 
 use super::{
     condition::{Candidate, settle},
@@ -10,7 +10,10 @@ use super::{
     pattern::Patterns,
     tree::Tree,
 };
-use crate::config::model::{Backslash, EscapedSlash, Hostname, PathMatch, PathPolicy, Route};
+use crate::{
+    config::model::{Backslash, EscapedSlash, Hostname, PathMatch, PathPolicy, Route},
+    http::fields::Fields,
+};
 
 /// Every rule a listener serves, each with what the caller keeps for it.
 ///
@@ -37,7 +40,7 @@ pub struct Lookup<'a> {
     /// Without its `?`.
     pub query: Option<&'a str>,
     pub method: &'a Method,
-    pub headers: &'a HeaderMap,
+    pub fields: &'a Fields,
 }
 
 /// What a request matched.
@@ -106,7 +109,7 @@ impl<T> Router<T> {
     ///     path: "/items/7",
     ///     query: None,
     ///     method: &http::Method::GET,
-    ///     headers: &http::HeaderMap::new(),
+    ///     fields: &pillion::http::fields::Fields::default(),
     /// });
     /// assert_eq!(found.map(|found| (*found.plan, found.prefix)), Some(("items", 6)));
     /// ```
@@ -288,13 +291,12 @@ mod tests {
             Some((path, query)) => (path, Some(query)),
             None => (target, None),
         };
-        let headers = ["h", "i"].map(|name| (name.parse().unwrap(), "1".parse().unwrap()));
         let request = Lookup {
             host,
             path,
             query,
             method: &Method::GET,
-            headers: &headers.into_iter().collect(),
+            fields: &[("h", "1"), ("i", "1")].into_iter().collect(),
         };
         router
             .find(&request)

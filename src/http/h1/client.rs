@@ -13,20 +13,21 @@ use std::{
     time::Duration,
 };
 
-use http::{Method, StatusCode, header};
+use bytes::Buf;
+use http::{Method, StatusCode};
 use tokio::time::Sleep;
 
 use super::{
     decode::{Decoder, Step},
     encode,
-    head::{self, Framing, ResponseHead},
+    head::{self, Framing, ReceivedResponse},
     scan::Scanner,
 };
 use crate::{
     error::{Error, Reason, Replay, Result},
     http::{
         message::{Body, Frame, Request, Response, Upgrade},
-        spelling::Spelling,
+        name,
         upgrade::Tunnel,
     },
     upstream::pool::{Http1, Pools},
@@ -63,7 +64,6 @@ pub async fn send(conn: Box<Http1>, request: &mut Request, pools: &Rc<Pools>) ->
 struct Upload {
     body: Body,
     framing: Framing,
-    spelling: Spelling,
     state: Uploading,
     started: bool,
 }
@@ -92,7 +92,7 @@ struct Exchange {
 impl Exchange {
     fn start(mut conn: Box<Http1>, request: &mut Request) -> Self {
         let body = std::mem::take(&mut request.body);
-        let framing = match body.framed_length(&request.head.headers) {
+        let framing = match body.framed_length(&request.head.fields) {
             Some(0) => Framing::None,
             Some(length) => Framing::Length(length),
             None => Framing::Chunked,
@@ -101,15 +101,7 @@ impl Exchange {
             Upgrade::Protocol(_) => Some("Upgrade"),
             Upgrade::Connect => None,
         });
-        encode::request(
-            conn.wire.output.head(),
-            &request.head.method,
-            &request.head.uri,
-            &request.head.headers,
-            &request.spelling,
-            framing,
-            connection,
-        );
+        encode::request(conn.wire.output.head(), &request.head, framing, connection);
         let state = if framing == Framing::None {
             Uploading::Done
         } else if request.expects_continue {
@@ -120,7 +112,6 @@ impl Exchange {
         let upload = Upload {
             body,
             framing,
-            spelling: request.spelling.clone(),
             state,
             started: false,
         };
@@ -135,7 +126,7 @@ impl Exchange {
     }
 
     /// Drives the upload and reads until the final head is there.
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead>> {
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ReceivedResponse>> {
         // A failing upload ends the exchange only if it fails on the client's side.
         if let Poll::Ready(Err(error)) = self.upload.poll(cx, &mut self.conn) {
             return Poll::Ready(Err(error));
@@ -147,13 +138,14 @@ impl Exchange {
                 .scan(input, MAX_HEAD)
                 .map_err(head::HeadError::of_response)?
             {
-                let text = input.split_to(length).freeze();
-                let head =
-                    head::response(text, &self.method).map_err(head::HeadError::of_response)?;
-                if !is_interim(head.parts.status) {
+                let head = head::response(&input[..length], &self.method);
+                input.advance(length);
+                let head = head.map_err(head::HeadError::of_response)?;
+                let status = head.head.status;
+                if !is_interim(status) {
                     return Poll::Ready(Ok(head));
                 }
-                self.note_interim(head.parts.status)?;
+                self.note_interim(status)?;
                 if let Poll::Ready(Err(error)) = self.upload.poll(cx, &mut self.conn) {
                     return Poll::Ready(Err(error));
                 }
@@ -217,28 +209,27 @@ impl Exchange {
 
     fn finish(
         self,
-        head: ResponseHead,
+        received: ReceivedResponse,
         upgrade: Option<&Upgrade>,
         pools: &Rc<Pools>,
     ) -> Result<Response> {
-        let ResponseHead {
-            parts,
-            spelling,
+        let ReceivedResponse {
+            head,
             framing,
             keep_alive,
-        } = head;
+        } = received;
         let switched = match upgrade {
-            Some(Upgrade::Connect) => parts.status.is_success(),
+            Some(Upgrade::Connect) => head.status.is_success(),
             Some(Upgrade::Protocol(asked)) => {
-                parts.status == StatusCode::SWITCHING_PROTOCOLS
-                    && parts
-                        .headers
-                        .get(header::UPGRADE)
-                        .is_some_and(|got| got.as_bytes().eq_ignore_ascii_case(asked.as_bytes()))
+                head.status == StatusCode::SWITCHING_PROTOCOLS
+                    && head
+                        .fields
+                        .get(&name::UPGRADE)
+                        .is_some_and(|got| got.eq_ignore_ascii_case(asked.as_bytes()))
             }
             None => false,
         };
-        if parts.status == StatusCode::SWITCHING_PROTOCOLS && !switched {
+        if head.status == StatusCode::SWITCHING_PROTOCOLS && !switched {
             return Err(Error::new(
                 Reason::UpstreamProtocol,
                 "the upstream switched to a protocol that was not asked for",
@@ -254,8 +245,7 @@ impl Exchange {
             }
             let tunnel = Tunnel::http1(self.conn);
             return Ok(Response {
-                head: parts,
-                spelling,
+                head,
                 body: Body::Empty,
                 tunnel: Some(tunnel),
             });
@@ -274,8 +264,7 @@ impl Exchange {
             Body::Http1Response(Box::new(body))
         };
         Ok(Response {
-            head: parts,
-            spelling,
+            head,
             body,
             tunnel: None,
         })
@@ -330,7 +319,7 @@ impl Upload {
                 },
                 Poll::Ready(Some(Ok(Frame::Trailers(trailers)))) => {
                     if self.framing == Framing::Chunked {
-                        encode::last_chunk(output.head(), Some(&trailers), &self.spelling);
+                        encode::last_chunk(output.head(), Some(&trailers));
                     }
                     self.state = Uploading::Done;
                     return Ok(false);
@@ -338,7 +327,7 @@ impl Upload {
                 Poll::Ready(Some(Err(error))) => return Err(error),
                 Poll::Ready(None) => {
                     if self.framing == Framing::Chunked {
-                        encode::last_chunk(output.head(), None, &self.spelling);
+                        encode::last_chunk(output.head(), None);
                     }
                     self.state = Uploading::Done;
                     return Ok(false);

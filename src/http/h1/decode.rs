@@ -1,13 +1,13 @@
 //! Bodies of HTTP/1.1, read strictly (RFC 9112 sections 6.3 and 7.1).
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::HeaderMap;
 
 use super::{
     head::{Framing, HeadError},
     scan::Scanner,
     trailers::trailers,
 };
+use crate::http::fields::Fields;
 
 /// A chunk-size line, its extensions included, may be this long.
 const MAX_SIZE_LINE: usize = 256;
@@ -40,7 +40,7 @@ enum Chunk {
 #[derive(Debug)]
 pub enum Step {
     Data(Bytes),
-    Trailers(HeaderMap),
+    Trailers(Fields),
     /// The buffer holds nothing that can be given out.
     More,
     End,

@@ -1,142 +1,131 @@
 //! Message heads and ends of HTTP/1.1, written in exactly one canonical framing.
 
 use bytes::{BufMut, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header};
+use http::{Method, Version};
 
 use super::{head::Framing, trailers::forbidden_in_trailers};
-use crate::http::spelling::Spelling;
+use crate::http::{
+    fields::{Fields, Spelling},
+    message::{RequestHead, ResponseHead},
+    name::{self, Kind},
+};
 
-/// Writes a request head. Framing and connection headers are this function's alone: whatever the
-/// map says of them is not written.
+/// Framing and connection are this module's alone: whatever the fields say of them is not written.
+const OURS: u32 = Kind::Connection.bit() | Kind::TransferEncoding.bit();
+const LENGTH: u32 = Kind::ContentLength.bit();
+const HOST: u32 = Kind::Host.bit();
+
+/// Writes a request head.
 pub fn request(
     out: &mut BytesMut,
-    method: &Method,
-    uri: &Uri,
-    headers: &HeaderMap,
-    spelling: &Spelling,
+    head: &RequestHead,
     framing: Framing,
     connection: Option<&'static str>,
 ) {
+    let RequestHead {
+        method,
+        uri,
+        fields,
+        ..
+    } = head;
     out.reserve(512);
     out.put_slice(method.as_str().as_bytes());
     out.put_u8(b' ');
-    if *method == Method::CONNECT {
-        out.put_slice(
-            uri.authority()
-                .map_or("", |authority| authority.as_str())
-                .as_bytes(),
-        );
+    let target = if *method == Method::CONNECT {
+        uri.authority().map(|authority| authority.as_str())
     } else {
         // Origin form towards an origin server (RFC 9112 section 3.2.1).
-        out.put_slice(
-            uri.path_and_query()
-                .map_or("/", |target| target.as_str())
-                .as_bytes(),
-        );
-    }
+        Some(uri.path_and_query().map_or("/", |target| target.as_str()))
+    };
+    out.put_slice(target.unwrap_or_default().as_bytes());
     out.put_slice(b" HTTP/1.1\r\n");
     // RFC 9110 section 7.2: Host first.
-    if let Some(host) = headers.get(header::HOST) {
-        line(out, &header::HOST, host, spelling);
-    }
-    fields(out, headers, spelling, Framing::None, true);
+    fields.write(!HOST, out);
+    let told = tells(fields, framing);
+    fields.write(OURS | HOST | if told { 0 } else { LENGTH }, out);
     // A method that commonly has a body says that there is none (RFC 9110 section 8.6).
     let says_none = framing == Framing::None
         && (*method == Method::POST || *method == Method::PUT || *method == Method::PATCH);
-    ending(out, spelling, framing, says_none, connection);
+    let framing = match framing {
+        Framing::Length(_) if told => Framing::None,
+        Framing::None if says_none => Framing::Length(0),
+        _ => framing,
+    };
+    ending(out, fields.spelling(), framing, connection);
 }
 
-/// Writes a response head; see [`request`]. With [`Framing::None`] a `content-length` that the map
-/// holds is written: a response to HEAD, or a 304, tells the length that a GET would have.
+/// Writes a response head; see [`request`]. With [`Framing::None`] a `content-length` among the
+/// fields is written: a response to HEAD, or a 304, tells the length that a GET would have.
 pub fn response(
     out: &mut BytesMut,
-    status: StatusCode,
-    headers: &HeaderMap,
-    spelling: &Spelling,
+    head: &ResponseHead,
     framing: Framing,
     connection: Option<&'static str>,
 ) {
+    let ResponseHead { status, fields } = head;
     out.reserve(512);
     out.put_slice(b"HTTP/1.1 ");
     out.put_slice(status.as_str().as_bytes());
     out.put_u8(b' ');
     out.put_slice(status.canonical_reason().unwrap_or("").as_bytes());
     out.put_slice(b"\r\n");
-    fields(out, headers, spelling, framing, false);
-    ending(out, spelling, framing, false, connection);
+    let told = framing == Framing::None || tells(fields, framing);
+    fields.write(OURS | if told { 0 } else { LENGTH }, out);
+    let framing = if told { Framing::None } else { framing };
+    ending(out, fields.spelling(), framing, connection);
+}
+
+/// Whether the line that says this length stands among the fields already, in its one form.
+fn tells(fields: &Fields, framing: Framing) -> bool {
+    match framing {
+        Framing::Length(length) => {
+            fields.get(&name::CONTENT_LENGTH) == Some(itoa::Buffer::new().format(length).as_bytes())
+        }
+        _ => false,
+    }
 }
 
 /// Writes the last chunk and, if there are any, the trailers.
-pub fn last_chunk(out: &mut BytesMut, trailers: Option<&HeaderMap>, spelling: &Spelling) {
+pub fn last_chunk(out: &mut BytesMut, trailers: Option<&Fields>) {
     out.put_slice(b"0\r\n");
-    for (name, value) in trailers.into_iter().flatten() {
-        if !forbidden_in_trailers(name) {
-            line(out, name, value, spelling);
+    if let Some(trailers) = trailers {
+        if trailers.iter().any(|(name, _)| forbidden_in_trailers(name)) {
+            let mut allowed = trailers.clone();
+            allowed.remove_if(|name, _| forbidden_in_trailers(name));
+            allowed.write(0, out);
+        } else {
+            trailers.write(0, out);
         }
     }
     out.put_slice(b"\r\n");
-}
-
-fn fields(
-    out: &mut BytesMut,
-    headers: &HeaderMap,
-    spelling: &Spelling,
-    framing: Framing,
-    request: bool,
-) {
-    for (name, value) in headers {
-        let ours = match *name {
-            header::CONNECTION | header::TRANSFER_ENCODING => true,
-            header::CONTENT_LENGTH => request || framing != Framing::None,
-            header::HOST => request,
-            _ => false,
-        };
-        if !ours {
-            line(out, name, value, spelling);
-        }
-    }
 }
 
 fn ending(
     out: &mut BytesMut,
-    spelling: &Spelling,
+    spelling: Spelling,
     framing: Framing,
-    says_none: bool,
     connection: Option<&'static str>,
 ) {
+    let lower = spelling == Spelling::Lower;
+    let spelled =
+        |canonical: &'static [u8], small: &'static [u8]| if lower { small } else { canonical };
     match framing {
         Framing::Length(length) => {
-            spelling.write(&header::CONTENT_LENGTH, out);
-            out.put_slice(b": ");
+            out.put_slice(spelled(b"Content-Length: ", b"content-length: "));
             out.put_slice(itoa::Buffer::new().format(length).as_bytes());
             out.put_slice(b"\r\n");
         }
-        Framing::None if says_none => {
-            spelling.write(&header::CONTENT_LENGTH, out);
-            out.put_slice(b": 0\r\n");
-        }
-        Framing::Chunked => {
-            spelling.write(&header::TRANSFER_ENCODING, out);
-            out.put_slice(b": chunked\r\n");
-        }
+        Framing::Chunked => out.put_slice(spelled(
+            b"Transfer-Encoding: chunked\r\n",
+            b"transfer-encoding: chunked\r\n",
+        )),
         Framing::None | Framing::UntilClose => {}
     }
     if let Some(option) = connection {
-        line(
-            out,
-            &header::CONNECTION,
-            &HeaderValue::from_static(option),
-            spelling,
-        );
+        out.put_slice(spelled(b"Connection: ", b"connection: "));
+        out.put_slice(option.as_bytes());
+        out.put_slice(b"\r\n");
     }
-    out.put_slice(b"\r\n");
-}
-
-fn line(out: &mut BytesMut, name: &http::HeaderName, value: &HeaderValue, spelling: &Spelling) {
-    out.reserve(name.as_str().len() + value.len() + 4);
-    spelling.write(name, out);
-    out.put_slice(b": ");
-    out.put_slice(value.as_bytes());
     out.put_slice(b"\r\n");
 }
 
@@ -152,6 +141,8 @@ pub fn framing_for(version: Version, length: Option<u64>, bodiless: bool) -> Fra
 
 #[cfg(test)]
 mod tests {
+    use http::{StatusCode, Uri};
+
     use super::*;
 
     fn text(write: impl FnOnce(&mut BytesMut)) -> String {
@@ -160,60 +151,74 @@ mod tests {
         String::from_utf8(out.to_vec()).unwrap()
     }
 
+    fn fields(lines: &[(&str, &str)]) -> Fields {
+        let mut fields = Fields::default();
+        for (name, value) in lines {
+            fields.push(name.as_bytes(), value.as_bytes());
+        }
+        fields
+    }
+
+    fn answer(fields: Fields, framing: Framing, connection: Option<&'static str>) -> String {
+        let head = ResponseHead {
+            status: StatusCode::OK,
+            fields,
+        };
+        text(|out| response(out, &head, framing, connection))
+    }
+
     #[test]
     fn one_framing_only() {
-        let mut headers = HeaderMap::new();
-        headers.insert("content-length", HeaderValue::from_static("7"));
-        headers.insert("transfer-encoding", HeaderValue::from_static("chunked"));
-        headers.insert("connection", HeaderValue::from_static("x"));
-        headers.insert("host", HeaderValue::from_static("h"));
-        let spelling = Spelling::default();
-        let got = text(|out| {
-            let uri = Uri::from_static("http://other/a?b");
-            request(
-                out,
-                &Method::POST,
-                &uri,
-                &headers,
-                &spelling,
-                Framing::Chunked,
-                None,
-            );
-        });
+        let lines = [
+            ("Content-Length", "7"),
+            ("Transfer-Encoding", "chunked"),
+            ("Connection", "x"),
+            ("A", "1"),
+            ("Host", "h"),
+        ];
+        let head = RequestHead {
+            method: Method::POST,
+            uri: Uri::from_static("http://other/a?b"),
+            version: Version::HTTP_11,
+            fields: fields(&lines),
+        };
         assert_eq!(
-            got,
-            "POST /a?b HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+            text(|out| request(out, &head, Framing::Chunked, None)),
+            "POST /a?b HTTP/1.1\r\nHost: h\r\nA: 1\r\nTransfer-Encoding: chunked\r\n\r\n"
         );
-        let got = text(|out| {
-            response(
-                out,
-                StatusCode::OK,
-                &headers,
-                &spelling,
-                Framing::Length(3),
-                Some("close"),
-            );
-        });
         assert_eq!(
-            got,
-            "HTTP/1.1 200 OK\r\nHost: h\r\nContent-Length: 3\r\nConnection: close\r\n\r\n"
+            text(|out| request(out, &head, Framing::Length(7), None)),
+            "POST /a?b HTTP/1.1\r\nHost: h\r\nContent-Length: 7\r\nA: 1\r\n\r\n"
+        );
+        assert_eq!(
+            answer(fields(&lines[..4]), Framing::Length(3), Some("close")),
+            "HTTP/1.1 200 OK\r\nA: 1\r\nContent-Length: 3\r\nConnection: close\r\n\r\n"
+        );
+        assert_eq!(
+            answer(
+                fields(&[("content-length", "03")]),
+                Framing::Length(3),
+                None
+            ),
+            "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n",
+            "only one form of a number"
         );
     }
 
     #[test]
     fn a_response_to_head_keeps_its_length() {
-        let mut headers = HeaderMap::new();
-        headers.insert("content-length", HeaderValue::from_static("7"));
-        let got = text(|out| {
-            response(
-                out,
-                StatusCode::OK,
-                &headers,
-                &Spelling::default(),
-                Framing::None,
-                None,
-            );
-        });
-        assert_eq!(got, "HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n");
+        assert_eq!(
+            answer(fields(&[("Content-Length", "7")]), Framing::None, None),
+            "HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn trailers_hold_no_framing() {
+        let trailers = fields(&[("X-A", "1"), ("Content-Length", "7"), ("X-B", "2")]);
+        assert_eq!(
+            text(|out| last_chunk(out, Some(&trailers))),
+            "0\r\nX-A: 1\r\nX-B: 2\r\n\r\n"
+        );
     }
 }

@@ -7,21 +7,20 @@
 
 use std::mem::MaybeUninit;
 
-use bytes::Bytes;
-use http::{Method, StatusCode, Uri, Version, header, request, response};
+use http::{Method, StatusCode, Uri, Version};
 
-use super::fields::Fields;
+use super::claims::Claims;
 use crate::{
     error::{Error, Reason},
-    http::spelling::Spelling,
+    http::{
+        fields::Fields,
+        message::{RequestHead, ResponseHead},
+        name,
+    },
 };
 
 /// More header lines than this are refused, in a head as in a trailer section.
 pub const MAX_HEADERS: usize = 100;
-
-/// What a request gets on its way: `Via`, the id, who asked. A map that has to grow for them costs
-/// more than all of them.
-const ADDED: usize = 8;
 
 /// How the length of a body is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,9 +36,8 @@ pub enum Framing {
 
 /// A request head and what it means for the connection.
 #[derive(Debug)]
-pub struct RequestHead {
-    pub parts: request::Parts,
-    pub spelling: Spelling,
+pub struct ReceivedRequest {
+    pub head: RequestHead,
     pub framing: Framing,
     /// The client lets the connection live on.
     pub keep_alive: bool,
@@ -49,9 +47,8 @@ pub struct RequestHead {
 
 /// A response head and what it means for the connection.
 #[derive(Debug)]
-pub struct ResponseHead {
-    pub parts: response::Parts,
-    pub spelling: Spelling,
+pub struct ReceivedResponse {
+    pub head: ResponseHead,
     pub framing: Framing,
     pub keep_alive: bool,
 }
@@ -94,11 +91,11 @@ impl HeadError {
 }
 
 /// Reads a whole request head.
-pub fn request(head: Bytes) -> Result<RequestHead, HeadError> {
+pub fn request(text: &[u8]) -> Result<ReceivedRequest, HeadError> {
     let mut lines = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut parsed = httparse::Request::new(&mut []);
     let status = httparse::ParserConfig::default()
-        .parse_request_with_uninit_headers(&mut parsed, &head, &mut lines)
+        .parse_request_with_uninit_headers(&mut parsed, text, &mut lines)
         .map_err(why)?;
     if !status.is_complete() {
         return Err(HeadError::Bad("an empty line inside the head"));
@@ -109,12 +106,12 @@ pub fn request(head: Bytes) -> Result<RequestHead, HeadError> {
     };
     let method = Method::from_bytes(method.as_bytes())
         .map_err(|_| HeadError::Bad("the method is not a token"))?;
-    let fields = Fields::read(&head, parsed.headers, ADDED)?;
-    let version = version(minor);
-    let uri = target_of(&method, head.slice_ref(target.as_bytes()))?;
-    fields.check_host(version, &uri)?;
+    let (version, uri) = (version(minor), target_of(&method, target)?);
+    let mut fields = Fields::over(text, parsed.headers);
+    let claims = Claims::of(&mut fields)?;
+    claims.check_host(&fields, version, &uri)?;
 
-    let framing = match (fields.chunked, fields.length) {
+    let framing = match (claims.chunked, claims.length) {
         (true, Some(_)) => {
             return Err(HeadError::Bad("both Transfer-Encoding and Content-Length"));
         }
@@ -130,30 +127,27 @@ pub fn request(head: Bytes) -> Result<RequestHead, HeadError> {
         // RFC 9110 section 9.3.6 knows none; where the tunnel begins would be a guess.
         return Err(HeadError::Bad("CONNECT with a body"));
     }
-    let keep_alive = fields.persists(version);
-    let expects_continue =
-        fields.expects_continue && version == Version::HTTP_11 && framing != Framing::None;
-
-    let (mut parts, ()) = http::Request::new(()).into_parts();
-    parts.method = method;
-    parts.uri = uri;
-    parts.version = version;
-    parts.headers = fields.map;
-    Ok(RequestHead {
-        parts,
-        spelling: fields.spelling,
+    Ok(ReceivedRequest {
         framing,
-        keep_alive,
-        expects_continue,
+        keep_alive: claims.persists(version),
+        expects_continue: claims.expects_continue
+            && version == Version::HTTP_11
+            && framing != Framing::None,
+        head: RequestHead {
+            method,
+            uri,
+            version,
+            fields,
+        },
     })
 }
 
 /// Reads a whole response head; `method` is that of the request it answers.
-pub fn response(head: Bytes, method: &Method) -> Result<ResponseHead, HeadError> {
+pub fn response(text: &[u8], method: &Method) -> Result<ReceivedResponse, HeadError> {
     let mut lines = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut parsed = httparse::Response::new(&mut []);
     let status = httparse::ParserConfig::default()
-        .parse_response_with_uninit_headers(&mut parsed, &head, &mut lines)
+        .parse_response_with_uninit_headers(&mut parsed, text, &mut lines)
         .map_err(why)?;
     if !status.is_complete() {
         return Err(HeadError::Bad("an empty line inside the head"));
@@ -162,43 +156,37 @@ pub fn response(head: Bytes, method: &Method) -> Result<ResponseHead, HeadError>
         return Err(HeadError::Bad("no status line"));
     };
     let status = StatusCode::from_u16(code).map_err(|_| HeadError::Bad("no such status code"))?;
-    let mut fields = Fields::read(&head, parsed.headers, 0)?;
+    let mut fields = Fields::over(text, parsed.headers);
+    let claims = Claims::of(&mut fields)?;
     let version = version(minor);
-    if fields.chunked && fields.length.is_some() {
+    if claims.chunked && claims.length.is_some() {
         return Err(HeadError::Bad("both Transfer-Encoding and Content-Length"));
     }
-    if fields.chunked && version == Version::HTTP_10 {
+    if claims.chunked && version == Version::HTTP_10 {
         return Err(HeadError::Bad("Transfer-Encoding in HTTP/1.0"));
     }
     let tunnel = *method == Method::CONNECT && status.is_success();
     if tunnel {
         // RFC 9110 section 9.3.6: they have no meaning there.
-        fields.map.remove(header::CONTENT_LENGTH);
-        fields.map.remove(header::TRANSFER_ENCODING);
+        fields.remove(&name::CONTENT_LENGTH);
+        fields.remove(&name::TRANSFER_ENCODING);
     }
     // RFC 9112 section 6.3, in its order.
     let framing = if tunnel || bodiless(method, status) {
         Framing::None
-    } else if fields.chunked {
+    } else if claims.chunked {
         Framing::Chunked
     } else {
-        match fields.length {
+        match claims.length {
             Some(0) => Framing::None,
             Some(length) => Framing::Length(length),
             None => Framing::UntilClose,
         }
     };
-    let keep_alive = framing != Framing::UntilClose && !tunnel && fields.persists(version);
-
-    let (mut parts, ()) = http::Response::new(()).into_parts();
-    parts.status = status;
-    parts.version = version;
-    parts.headers = fields.map;
-    Ok(ResponseHead {
-        parts,
-        spelling: fields.spelling,
+    Ok(ReceivedResponse {
         framing,
-        keep_alive,
+        keep_alive: framing != Framing::UntilClose && !tunnel && claims.persists(version),
+        head: ResponseHead { status, fields },
     })
 }
 
@@ -210,13 +198,13 @@ pub fn bodiless(method: &Method, status: StatusCode) -> bool {
         || status == StatusCode::NOT_MODIFIED
 }
 
-fn target_of(method: &Method, target: Bytes) -> Result<Uri, HeadError> {
+fn target_of(method: &Method, target: &str) -> Result<Uri, HeadError> {
     // `Uri` would cut a fragment off in silence; it has no place here (RFC 9112 section 3.2).
-    if target.contains(&b'#') {
+    if target.contains('#') {
         return Err(HeadError::Bad("a fragment in the request target"));
     }
-    let uri = Uri::from_maybe_shared(target)
-        .map_err(|_| HeadError::Bad("the request target is not a URI"))?;
+    let uri =
+        Uri::try_from(target).map_err(|_| HeadError::Bad("the request target is not a URI"))?;
     let fits = if *method == Method::CONNECT {
         // authority-form alone (RFC 9112 section 3.2.3)
         uri.scheme().is_none() && uri.path_and_query().is_none() && uri.port_u16().is_some()
@@ -267,10 +255,10 @@ mod tests {
         *,
     };
 
-    fn parse(text: &str) -> Result<RequestHead, HeadError> {
+    fn parse(text: &str) -> Result<ReceivedRequest, HeadError> {
         let mut scanner = Scanner::default();
         match scanner.scan(text.as_bytes(), 65536)? {
-            Some(length) => request(Bytes::copy_from_slice(&text.as_bytes()[..length])),
+            Some(length) => request(&text.as_bytes()[..length]),
             None => Err(HeadError::Bad("incomplete")),
         }
     }
@@ -278,8 +266,8 @@ mod tests {
     #[test]
     fn a_plain_request() {
         let head = parse("GET /a?b HTTP/1.1\r\nHost: x.example\r\nAccept: */*\r\n\r\n").unwrap();
-        assert_eq!(head.parts.method, Method::GET);
-        assert_eq!(head.parts.uri, "/a?b");
+        assert_eq!(head.head.method, Method::GET);
+        assert_eq!(head.head.uri, "/a?b");
         assert_eq!(head.framing, Framing::None);
         assert!(head.keep_alive);
     }
@@ -373,17 +361,15 @@ mod tests {
             X-Pillion-Reason: x\r\nKeep-Alive: 1\r\nProxy-Connection: close\r\n\r\n";
         let kept = trailers(section).unwrap();
         assert_eq!(
-            (kept.len(), &kept["x-sum"]),
-            (1, &http::HeaderValue::from_static("1"))
+            kept.iter().collect::<Vec<_>>(),
+            [(&b"X-Sum"[..], &b"1"[..])]
         );
     }
 
     #[test]
     fn responses_are_framed_by_what_they_answer() {
         let framing = |method: Method, text: &'static str| {
-            response(Bytes::from_static(text.as_bytes()), &method)
-                .unwrap()
-                .framing
+            response(text.as_bytes(), &method).unwrap().framing
         };
         assert_eq!(
             framing(Method::GET, "HTTP/1.1 200 OK\r\n\r\n"),
@@ -414,9 +400,8 @@ mod tests {
         #[test]
         fn hostile_heads_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = Scanner::default().scan(&bytes, 200);
-            let bytes = Bytes::from(bytes);
-            let _ = request(bytes.clone());
-            let _ = response(bytes.clone(), &Method::GET);
+            let _ = request(&bytes);
+            let _ = response(&bytes, &Method::GET);
             let _ = trailers(&bytes);
         }
     }

@@ -2,10 +2,10 @@
 //! is given back is decided here.
 
 pub(super) mod buffers;
+mod claims;
 pub mod client;
 pub mod decode;
 pub mod encode;
-pub mod fields;
 pub mod head;
 pub mod output;
 mod rest;

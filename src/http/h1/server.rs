@@ -13,14 +13,14 @@ use std::{
     time::Duration,
 };
 
-use bytes::{BufMut, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 use http::{Method, StatusCode, Version};
 use tokio::{io::AsyncWrite, time::timeout};
 
 use super::{
     decode::{Decoder, Step},
     encode,
-    head::{self, Framing, HeadError, RequestHead},
+    head::{self, Framing, HeadError, ReceivedRequest},
     rest::Rest,
     scan::{self, Scanner},
     wire::Wire,
@@ -184,7 +184,7 @@ async fn next_head<E: Future<Output = ()>>(
     inbound: &RefCell<Inbound>,
     client: &Client,
     rest: Pin<&mut Rest<'_, E>>,
-) -> Result<Option<RequestHead>> {
+) -> Result<Option<ReceivedRequest>> {
     if inbound.borrow().wire.input.is_empty() {
         inbound.borrow_mut().wire.release();
         if !rest
@@ -208,7 +208,9 @@ async fn next_head<E: Future<Output = ()>>(
                 .and_then(|()| scanner.scan(&wire.input, max_head_size));
             match scanned {
                 Ok(Some(length)) => {
-                    return Poll::Ready(Ok(Some(wire.input.split_to(length).freeze())));
+                    let head = head::request(&wire.input[..length]);
+                    wire.input.advance(length);
+                    return Poll::Ready(head.map(Some));
                 }
                 Ok(None) => {}
                 Err(error) => return Poll::Ready(Err(error)),
@@ -221,7 +223,7 @@ async fn next_head<E: Future<Output = ()>>(
     });
     // A head that came in one piece, as nearly all do, sets no timer.
     let mut read = pin!(read);
-    let text = match poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx))).await {
+    let head = match poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx))).await {
         Poll::Ready(done) => done,
         Poll::Pending => match timeout(head_timeout, read).await {
             Ok(done) => done,
@@ -230,7 +232,7 @@ async fn next_head<E: Future<Output = ()>>(
             Err(_) => return Err(Error::new(Reason::HeadTimeout, "no whole head in time")),
         },
     };
-    match text.and_then(|text| text.map(head::request).transpose()) {
+    match head {
         Ok(None) if !inbound.borrow().wire.input.is_empty() => Err(Error::new(
             Reason::ClientClosed,
             "the client left inside the request head",
@@ -252,11 +254,10 @@ enum After {
 async fn serve_one(
     inbound: &Rc<RefCell<Inbound>>,
     client: &Rc<Client>,
-    head: RequestHead,
+    head: ReceivedRequest,
 ) -> After {
-    let RequestHead {
-        parts,
-        spelling,
+    let ReceivedRequest {
+        head,
         framing,
         keep_alive,
         expects_continue,
@@ -271,11 +272,10 @@ async fn serve_one(
         Framing::None => Body::Empty,
         _ => Body::Http1Request(RequestBody(Rc::clone(inbound))),
     };
-    let (method, version) = (parts.method.clone(), parts.version);
-    let upgrade = upgrade::asked_by_http1(&parts);
+    let (method, version) = (head.method.clone(), head.version);
+    let upgrade = upgrade::asked_by_http1(&head);
     let request = Request {
-        head: parts,
-        spelling,
+        head,
         body,
         expects_continue,
         upgrade,
@@ -319,15 +319,7 @@ async fn write_reply(
         let option = (status == StatusCode::SWITCHING_PROTOCOLS).then_some("Upgrade");
         {
             let output = &mut inbound.borrow_mut().wire.output;
-            let headers = &response.head.headers;
-            encode::response(
-                output.head(),
-                status,
-                headers,
-                &response.spelling,
-                Framing::None,
-                option,
-            );
+            encode::response(output.head(), &response.head, Framing::None, option);
         }
         let mut pace = Pace::new(completion.pacing());
         let flushed = poll_fn(|cx| match inbound.borrow_mut().wire.poll_flush(cx) {
@@ -346,7 +338,7 @@ async fn write_reply(
 
     let bodiless = head::bodiless(method, status);
     let framing = {
-        let length = response.body.framed_length(&response.head.headers);
+        let length = response.body.framed_length(&response.head.fields);
         encode::framing_for(version, length, bodiless)
     };
     // An upload that goes on beside the response is not ours to drop.
@@ -369,9 +361,7 @@ async fn write_reply(
     };
     encode::response(
         inbound.borrow_mut().wire.output.head(),
-        status,
-        &response.head.headers,
-        &response.spelling,
+        &response.head,
         framing,
         option,
     );
@@ -391,7 +381,7 @@ async fn write_reply(
         inbound.borrow().wire.stream.reset_on_close(true);
     }
     let sent = poll_fn(|cx| {
-        let sent = sender.poll(cx, inbound, &mut response.body, &response.spelling);
+        let sent = sender.poll(cx, inbound, &mut response.body);
         if sent.is_ready() {
             return sent;
         }
@@ -448,7 +438,6 @@ impl Sender {
         cx: &mut Context<'_>,
         inbound: &RefCell<Inbound>,
         body: &mut Body,
-        spelling: &crate::http::spelling::Spelling,
     ) -> Poll<Result<()>> {
         loop {
             let blocked = loop {
@@ -463,7 +452,7 @@ impl Sender {
                 let Poll::Ready(frame) = body.poll_frame(cx) else {
                     break true;
                 };
-                self.take(frame.transpose()?, &mut inbound.borrow_mut().wire, spelling)?;
+                self.take(frame.transpose()?, &mut inbound.borrow_mut().wire)?;
             };
             ready!(inbound.borrow_mut().wire.poll_flush(cx))
                 .map_err(|error| client_gone().source(error))?;
@@ -476,12 +465,7 @@ impl Sender {
         }
     }
 
-    fn take(
-        &mut self,
-        frame: Option<Frame>,
-        wire: &mut Wire,
-        spelling: &crate::http::spelling::Spelling,
-    ) -> Result<()> {
+    fn take(&mut self, frame: Option<Frame>, wire: &mut Wire) -> Result<()> {
         let output = &mut wire.output;
         let trailers = match frame {
             Some(Frame::Data(data)) => {
@@ -502,7 +486,7 @@ impl Sender {
             None => None,
         };
         match self.framing {
-            Framing::Chunked => encode::last_chunk(output.head(), trailers.as_ref(), spelling),
+            Framing::Chunked => encode::last_chunk(output.head(), trailers.as_ref()),
             Framing::Length(length) if self.sent < length => {
                 return Err(Error::new(
                     Reason::ResponseIncomplete,
@@ -526,14 +510,7 @@ async fn refuse(inbound: &RefCell<Inbound>, client: &Rc<Client>, error: Error) {
         let output = &mut inbound.borrow_mut().wire.output;
         let response = &reply.response;
         let framing = Framing::Length(response.body.length().unwrap_or(0));
-        encode::response(
-            output.head(),
-            response.head.status,
-            &response.head.headers,
-            &response.spelling,
-            framing,
-            Some("close"),
-        );
+        encode::response(output.head(), &response.head, framing, Some("close"));
         if let Body::Full(body) = &response.body {
             reply.completion.bytes(0, body.len() as u64);
             output.data(body.clone());

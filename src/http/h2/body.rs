@@ -6,17 +6,17 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
-use h2::{Reason as Code, RecvStream, SendStream};
-use http::{HeaderMap, header};
-
 use crate::{
     error::{Error, Reason, Result},
     http::{
+        fields::Fields,
         h1::trailers::forbidden_in_trailers,
         message::{Body, Frame},
+        name,
     },
 };
+use bytes::Bytes;
+use h2::{Reason as Code, RecvStream, SendStream};
 
 /// Whose body it is, and so who is to blame when it breaks off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,11 +59,11 @@ impl Received {
 }
 
 impl Incoming {
-    /// h2 itself holds the body to the `content-length` in `headers`.
-    pub fn new(recv: RecvStream, side: Side, headers: &HeaderMap) -> Self {
-        let remaining = headers
-            .get(header::CONTENT_LENGTH)
-            .and_then(|value| value.to_str().ok())
+    /// h2 itself holds the body to the `content-length` in `fields`.
+    pub fn new(recv: RecvStream, side: Side, fields: &Fields) -> Self {
+        let remaining = fields
+            .get(&name::CONTENT_LENGTH)
+            .and_then(|value| str::from_utf8(value).ok())
             .and_then(|value| value.parse().ok());
         Self {
             recv,
@@ -111,15 +111,10 @@ impl Incoming {
             Ok(Some(trailers)) if super::has_padded_value(&trailers) => Poll::Ready(Some(Err(
                 self.malformed("a trailer begins or ends with whitespace"),
             ))),
-            Ok(Some(mut trailers)) => {
+            Ok(Some(trailers)) => {
                 // HTTP/2 has fewer of them, but what goes on may be HTTP/1.1.
-                if trailers.keys().any(forbidden_in_trailers) {
-                    trailers = trailers
-                        .iter()
-                        .filter(|(name, _)| !forbidden_in_trailers(name))
-                        .map(|(name, value)| (name.clone(), value.clone()))
-                        .collect();
-                }
+                let mut trailers = super::fields_of(&trailers);
+                trailers.remove_if(|name, _| forbidden_in_trailers(name));
                 Poll::Ready(Some(Ok(Frame::Trailers(trailers))))
             }
             Ok(None) => Poll::Ready(None),
@@ -228,7 +223,7 @@ impl Outgoing {
                     Some(Ok(Frame::Trailers(trailers))) => {
                         self.done = true;
                         self.send
-                            .send_trailers(trailers)
+                            .send_trailers(super::map_of(&trailers, 0))
                             .map_err(Stopped::Connection)?;
                     }
                     Some(Err(error)) => return Poll::Ready(Err(Stopped::Body(error))),

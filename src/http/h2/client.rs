@@ -27,8 +27,8 @@ use super::{
 use crate::{
     error::{Error, Reason, Replay, Result},
     http::{
-        message::{Body, Frame, Request, Response, Upgrade},
-        spelling::Spelling,
+        message::{Body, Frame, Request, Response, ResponseHead, Upgrade},
+        name::{self, Kind},
         upgrade::Tunnel,
     },
     net::Stream,
@@ -262,7 +262,7 @@ pub async fn send(slot: Slot, request: &mut Request) -> Result<Response> {
             return Err(error);
         }
     };
-    let (mut parts, recv) = response.into_parts();
+    let (parts, recv) = response.into_parts();
     if super::has_padded_value(&parts.headers) {
         exchange.upload.outgoing.reset(Code::PROTOCOL_ERROR);
         return Err(Error::new(
@@ -270,15 +270,17 @@ pub async fn send(slot: Slot, request: &mut Request) -> Result<Response> {
             "a header value begins or ends with whitespace",
         ));
     }
-    parts.extensions.clear();
+    let head = ResponseHead {
+        status: parts.status,
+        fields: super::fields_of(&parts.headers),
+    };
     let Upload { outgoing, .. } = &exchange.upload;
-    if exchange.tunnel && parts.status.is_success() {
+    if exchange.tunnel && head.status.is_success() {
         let Upload { outgoing, .. } = exchange.upload;
         let io = StreamIo::new(outgoing.into_send(), recv, Some(slot));
         let tunnel = Some(Tunnel::http2(io));
         return Ok(Response {
-            head: parts,
-            spelling: Spelling::default(),
+            head,
             body: Body::Empty,
             tunnel,
         });
@@ -286,7 +288,7 @@ pub async fn send(slot: Slot, request: &mut Request) -> Result<Response> {
     let body = if recv.is_end_stream() && outgoing.is_done() {
         Body::Empty
     } else {
-        let incoming = Incoming::new(recv, Side::Upstream, &parts.headers);
+        let incoming = Incoming::new(recv, Side::Upstream, &head.fields);
         Body::Http2Response(Box::new(ResponseBody {
             incoming,
             upload: exchange.upload,
@@ -294,21 +296,20 @@ pub async fn send(slot: Slot, request: &mut Request) -> Result<Response> {
         }))
     };
     Ok(Response {
-        head: parts,
-        spelling: Spelling::default(),
+        head,
         body,
         tunnel: None,
     })
 }
 
 /// The head as HTTP/2 writes it: `Host` as `:authority`, a wish to upgrade as `:protocol`.
-fn head_of(request: &mut Request) -> Result<http::Request<()>> {
+fn head_of(request: &Request) -> Result<http::Request<()>> {
     let mut head = http::Request::new(());
-    let parts = &mut request.head;
+    let parts = &request.head;
     let authority = parts
-        .headers
-        .remove(header::HOST)
-        .and_then(|host| uri::Authority::from_maybe_shared(host).ok());
+        .fields
+        .get(&name::HOST)
+        .and_then(|host| uri::Authority::try_from(host).ok());
     let mut target = uri::Parts::default();
     target.scheme = Some(uri::Scheme::HTTP);
     target.path_and_query = Some(
@@ -325,13 +326,15 @@ fn head_of(request: &mut Request) -> Result<http::Request<()>> {
     *head.version_mut() = http::Version::HTTP_2;
     if let Some(Upgrade::Protocol(protocol)) = &request.upgrade {
         *head.method_mut() = Method::CONNECT;
-        // RFC 8441 section 5 does without it.
-        parts.headers.remove(header::SEC_WEBSOCKET_KEY);
         let protocol = protocol.to_str().unwrap_or_default();
         head.extensions_mut()
             .insert(h2::ext::Protocol::from(protocol));
     }
-    *head.headers_mut() = std::mem::take(&mut parts.headers);
+    *head.headers_mut() = super::map_of(&parts.fields, Kind::Host.bit());
+    if request.upgrade.is_some() {
+        // RFC 8441 section 5 does without it.
+        head.headers_mut().remove(header::SEC_WEBSOCKET_KEY);
+    }
     Ok(head)
 }
 

@@ -9,7 +9,9 @@ pub mod server;
 pub mod tunnel;
 
 use h2::Reason as Code;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::fields::{Fields, Spelling};
 
 /// What a peer may send on one stream before we have passed it on, in bytes.
 pub const STREAM_WINDOW: u32 = 64 * 1024;
@@ -37,6 +39,29 @@ fn has_padded_value(headers: &HeaderMap) -> bool {
         .values()
         .map(http::HeaderValue::as_bytes)
         .any(|value| blank(value.first()) || blank(value.last()))
+}
+
+/// Fields as `h2` hands them out.
+fn fields_of(map: &HeaderMap) -> Fields {
+    let mut fields = Fields::new(Spelling::Caseless);
+    for (name, value) in map {
+        fields.push(name.as_str().as_bytes(), value.as_bytes());
+    }
+    fields
+}
+
+/// Fields as `h2` takes them, but for those of the kinds in `without`.
+fn map_of(fields: &Fields, without: u32) -> HeaderMap {
+    let mut map = HeaderMap::with_capacity(fields.len());
+    for (kind, name, value) in fields.lines() {
+        if kind.bit() & without == 0
+            && let (Ok(name), Ok(value)) =
+                (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
+        {
+            map.append(name, value);
+        }
+    }
+    map
 }
 
 /// Whether the end of a stream or connection means no more than that the peer is done.

@@ -32,9 +32,8 @@ use crate::{
         Client, OPENING, PREFACE,
         exchange::{self, Reply},
         h1::head::MAX_HEADERS,
-        message::{Body, Request, Upgrade},
+        message::{Body, Request, RequestHead, Upgrade},
         pace::Pace,
-        spelling::Spelling,
         upgrade,
     },
     net::Stream,
@@ -192,13 +191,20 @@ async fn serve_stream(
     mut respond: SendResponse<Bytes>,
 ) {
     let (mut head, recv) = request.into_parts();
-    let upgrade = upgrade::asked_by_http2(&head);
+    let protocol = head.extensions.get::<h2::ext::Protocol>();
+    let upgrade = upgrade::asked_by_http2(&head.method, protocol.map(h2::ext::Protocol::as_str));
     let expects_continue = head
         .headers
         .get(header::EXPECT)
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    head.extensions.clear();
-    if let Err(error) = check(&mut head, upgrade.as_ref()) {
+    let checked = check(&mut head, upgrade.as_ref());
+    let head = RequestHead {
+        fields: super::fields_of(&head.headers),
+        method: head.method,
+        uri: head.uri,
+        version: head.version,
+    };
+    if let Err(error) = checked {
         let reply = exchange::refused_head(&client, Protocol::Http2, Some(&head), &error);
         return write(&mut respond, reply, None, &Rc::default()).await;
     }
@@ -211,7 +217,7 @@ async fn serve_stream(
     } else if recv.is_end_stream() {
         (Body::Empty, Rc::default())
     } else {
-        let incoming = Incoming::new(recv, Side::Client, &head.headers);
+        let incoming = Incoming::new(recv, Side::Client, &head.fields);
         let received = incoming.received();
         owes_continue = expects_continue.then(|| incoming.received());
         (Body::Http2Request(Box::new(incoming)), received)
@@ -219,7 +225,6 @@ async fn serve_stream(
     let has_body = !body.is_empty();
     let request = Request {
         head,
-        spelling: Spelling::default(),
         body,
         expects_continue,
         upgrade,
@@ -241,7 +246,7 @@ async fn serve_stream(
     })
     .await;
     let Some(mut reply) = reply else { return };
-    if exchange::is_bodiless(&method, &reply.response.head) {
+    if exchange::is_bodiless(&method, reply.response.head.status) {
         reply.response.body = Body::Empty;
     }
     write(&mut respond, reply, near, &received).await;
@@ -354,7 +359,7 @@ async fn write(
     } = reply;
     let mut head = http::Response::new(());
     *head.status_mut() = response.head.status;
-    *head.headers_mut() = std::mem::take(&mut response.head.headers);
+    *head.headers_mut() = super::map_of(&response.head.fields, 0);
     if let (Some(tunnel), Some(recv)) = (response.tunnel.take(), near) {
         *head.status_mut() = StatusCode::OK;
         let Ok(send) = respond.send_response(head, false) else {

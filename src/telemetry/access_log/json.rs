@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Record, bytes,
+    Record,
     escape::{Style, address, escape},
     timestamp::Timestamp,
 };
@@ -48,8 +48,8 @@ pub(super) fn write(out: &mut Vec<u8>, record: &Record, start: Timestamp) {
         Some(client) => object.text("peer", Some(client.to_string().as_bytes())),
         None => object.address("peer", record.peer.as_ref()),
     }
-    object.text("request_id", bytes(&record.request_id));
-    object.text("user_agent", bytes(&record.user_agent));
+    object.text("request_id", record.request_id());
+    object.text("user_agent", record.user_agent.as_deref());
     out.extend_from_slice(b"}\n");
 }
 
@@ -117,7 +117,7 @@ pub(super) fn millis(out: &mut Vec<u8>, duration: Duration) {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderValue, Uri};
+    use http::Uri;
     use serde_json::{Value, json};
 
     use super::{super::tests::*, *};
@@ -201,8 +201,7 @@ mod tests {
     #[test]
     fn values_of_peers_read_back() {
         let mut record = full();
-        record.user_agent =
-            Some(HeaderValue::from_bytes(b"\"},\\ \t \xff\xfe caf\xc3\xa9").unwrap());
+        record.user_agent = Some(b"\"},\\ \t \xff\xfe caf\xc3\xa9"[..].into());
         record.uri = Some(Uri::from_static("/a\"b{c}|d"));
         record.detail = "line one\nline \"two\"\0".into();
         let line = line(&record);

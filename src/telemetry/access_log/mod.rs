@@ -22,7 +22,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::{HeaderValue, Method, StatusCode, Uri};
+use http::{Method, StatusCode, Uri};
 use tokio::{sync::Notify, time::Instant};
 
 pub use writer::{LogWriter, Prepared};
@@ -31,7 +31,7 @@ use self::{
     timestamp::Timestamp,
     writer::{Batch, Mode, Shared},
 };
-use crate::{config::model::Address, error::Reason};
+use crate::{config::model::Address, error::Reason, http::request_id::RequestId};
 
 /// A buffer of this many bytes goes to the writer at once.
 const BATCH_BYTES: usize = 16 * 1024;
@@ -57,7 +57,7 @@ pub struct Record {
     /// As it was received: the path comes from it, and the authority where it has one.
     pub uri: Option<Uri>,
     /// The `Host` header, where `uri` has no authority.
-    pub host: Option<HeaderValue>,
+    pub host: Option<Box<[u8]>>,
     pub protocol: Protocol,
     /// What the client was told. `None`: nothing.
     pub status: Option<StatusCode>,
@@ -74,8 +74,8 @@ pub struct Record {
     pub peer: Option<Address>,
     /// Who trusted proxies in front say the request comes from: written in the place of `peer`.
     pub client: Option<IpAddr>,
-    pub request_id: Option<HeaderValue>,
-    pub user_agent: Option<HeaderValue>,
+    pub request_id: Option<RequestId>,
+    pub user_agent: Option<Box<[u8]>>,
 }
 
 impl Record {
@@ -109,17 +109,17 @@ impl Record {
         let of_uri = self.uri.as_ref().and_then(Uri::authority);
         of_uri
             .map(|authority| authority.as_str().as_bytes())
-            .or_else(|| bytes(&self.host))
+            .or(self.host.as_deref())
     }
 
     fn path(&self) -> Option<&[u8]> {
         let path = self.uri.as_ref()?.path_and_query()?;
         Some(path.as_str().as_bytes())
     }
-}
 
-fn bytes(value: &Option<HeaderValue>) -> Option<&[u8]> {
-    value.as_ref().map(HeaderValue::as_bytes)
+    fn request_id(&self) -> Option<&[u8]> {
+        self.request_id.as_ref().map(RequestId::as_bytes)
+    }
 }
 
 /// What the client speaks.
@@ -283,7 +283,7 @@ mod tests {
             endpoint: Some("127.0.0.1:9000".into()),
             method: Some(Method::GET),
             uri: Some(Uri::from_static("/items?id=1")),
-            host: Some(HeaderValue::from_static("shop.example")),
+            host: Some(b"shop.example"[..].into()),
             status: Some(StatusCode::BAD_GATEWAY),
             reason: Some(Reason::UpstreamClosed),
             detail: "closed before a response".into(),
@@ -291,8 +291,8 @@ mod tests {
             bytes_sent: 7,
             upstream_duration: Some(Duration::from_millis(2)),
             peer: Some(Address::Tcp(([10, 0, 0, 1], 4242).into())),
-            request_id: Some(HeaderValue::from_static("abc")),
-            user_agent: Some(HeaderValue::from_static("curl/8")),
+            request_id: Some(RequestId::Brought(b"abc"[..].into())),
+            user_agent: Some(b"curl/8"[..].into()),
             ..minimal()
         }
     }

@@ -1,0 +1,281 @@
+//! Names of header fields that a proxy cares about.
+//!
+//! Every line of a head is classed once, as it is read: afterwards nearly every question ("is there
+//! a `Via`?") is a bit, and nearly every search compares one byte a line.
+
+use http::HeaderName;
+
+/// What a line is to a proxy. A kind with one name tells the name; the groups are told apart by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// Nothing that concerns us: most lines.
+    Other,
+    Host,
+    ContentLength,
+    TransferEncoding,
+    Connection,
+    Te,
+    Trailer,
+    Upgrade,
+    Expect,
+    Via,
+    Forwarded,
+    /// `X-Forwarded-*`
+    XForwarded,
+    XRequestId,
+    /// `X-Pillion-*`: only a trusted peer may speak in our name.
+    XPillion,
+    /// Other names that concern one connection only (RFC 9110 section 7.6.1), and those that
+    /// speak to the next proxy.
+    HopByHop,
+    ContentType,
+    GrpcTimeout,
+    Date,
+}
+
+impl Kind {
+    /// As one bit of a set.
+    pub const fn bit(self) -> u32 {
+        1 << self as u32
+    }
+
+    /// Whether lines of this kind have different names.
+    pub const fn is_group(self) -> bool {
+        matches!(
+            self,
+            Self::Other | Self::XForwarded | Self::XPillion | Self::HopByHop
+        )
+    }
+
+    /// The kind of a field name, a token in whatever case.
+    pub fn of(name: &[u8]) -> Self {
+        let candidates: &[(&[u8], Self)] = match name.len() {
+            2 => &[(b"te", Self::Te)],
+            3 => &[(b"via", Self::Via)],
+            4 => &[(b"host", Self::Host), (b"date", Self::Date)],
+            6 => &[(b"expect", Self::Expect)],
+            7 => &[(b"trailer", Self::Trailer), (b"upgrade", Self::Upgrade)],
+            9 => &[(b"forwarded", Self::Forwarded)],
+            10 => &[
+                (b"connection", Self::Connection),
+                (b"keep-alive", Self::HopByHop),
+            ],
+            12 => &[
+                (b"content-type", Self::ContentType),
+                (b"x-request-id", Self::XRequestId),
+                (b"grpc-timeout", Self::GrpcTimeout),
+            ],
+            14 => &[
+                (b"content-length", Self::ContentLength),
+                (b"http2-settings", Self::HopByHop),
+            ],
+            16 => &[(b"proxy-connection", Self::HopByHop)],
+            17 => &[(b"transfer-encoding", Self::TransferEncoding)],
+            18 => &[(b"proxy-authenticate", Self::HopByHop)],
+            19 => &[(b"proxy-authorization", Self::HopByHop)],
+            _ => &[],
+        };
+        for &(text, kind) in candidates {
+            if same(name, text) {
+                return kind;
+            }
+        }
+        Self::of_ours(name)
+    }
+
+    fn of_ours(name: &[u8]) -> Self {
+        const FORWARDED: &[u8] = b"x-forwarded-";
+        const PILLION: &[u8] = b"x-pillion-";
+        match name {
+            [b'x' | b'X', b'-', b'f' | b'F', ..] if starts(name, FORWARDED) => Self::XForwarded,
+            [b'x' | b'X', b'-', b'p' | b'P', ..] if starts(name, PILLION) => Self::XPillion,
+            _ => Self::Other,
+        }
+    }
+}
+
+fn starts(name: &[u8], prefix: &[u8]) -> bool {
+    name.get(..prefix.len())
+        .is_some_and(|part| same(part, prefix))
+}
+
+/// Whether a field name is `lower`, which is made of lower-case letters, digits and dashes. Of the
+/// bytes that a token may have only a letter's other case becomes one of these by its fifth bit.
+pub fn same(name: &[u8], lower: &[u8]) -> bool {
+    name.len() == lower.len()
+        && name
+            .iter()
+            .zip(lower)
+            .fold(0, |differ, (a, b)| differ | ((a | 0x20) ^ b))
+            == 0
+}
+
+/// How a field is looked up and written.
+pub trait FieldName {
+    /// In lower case.
+    fn text(&self) -> &[u8];
+    /// As customary in HTTP/1.1: `Content-Type`.
+    fn push_canonical(&self, out: &mut Vec<u8>);
+    fn kind(&self) -> Kind;
+
+    /// Whether `name` in whatever case is this one.
+    fn is(&self, name: &[u8]) -> bool {
+        same(name, self.text())
+    }
+}
+
+/// A name that is known at compile time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Name {
+    lower: &'static str,
+    canonical: &'static str,
+    kind: Kind,
+}
+
+impl Name {
+    const fn new(lower: &'static str, canonical: &'static str, kind: Kind) -> Self {
+        Self {
+            lower,
+            canonical,
+            kind,
+        }
+    }
+
+    pub const fn as_str(&self) -> &'static str {
+        self.lower
+    }
+}
+
+impl FieldName for Name {
+    fn text(&self) -> &[u8] {
+        self.lower.as_bytes()
+    }
+
+    fn push_canonical(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.canonical.as_bytes());
+    }
+
+    fn kind(&self) -> Kind {
+        self.kind
+    }
+}
+
+/// A name from the configuration.
+impl FieldName for HeaderName {
+    fn text(&self) -> &[u8] {
+        self.as_str().as_bytes()
+    }
+
+    fn push_canonical(&self, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(self.text());
+        capitalize(&mut out[start..]);
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::of(self.text())
+    }
+
+    fn is(&self, name: &[u8]) -> bool {
+        // It may be made of more than `same` can tell apart.
+        name.eq_ignore_ascii_case(self.text())
+    }
+}
+
+/// Turns a lower-case name into the customary spelling: a capital after each dash, with the few
+/// exceptions that people know.
+pub fn capitalize(name: &mut [u8]) {
+    for spelled in ["ETag", "TE", "DNT", "WWW-Authenticate", "X-XSS-Protection"] {
+        if name.eq_ignore_ascii_case(spelled.as_bytes()) {
+            return name.copy_from_slice(spelled.as_bytes());
+        }
+    }
+    let mut capital = true;
+    for byte in name {
+        if capital {
+            byte.make_ascii_uppercase();
+        }
+        capital = *byte == b'-';
+    }
+}
+
+macro_rules! names {
+    ($($id:ident = $lower:literal, $canonical:literal, $kind:ident;)*) => {
+        $(pub const $id: Name = Name::new($lower, $canonical, Kind::$kind);)*
+
+        #[cfg(test)]
+        const ALL: &[Name] = &[$($id),*];
+    };
+}
+
+names! {
+    ACCEPT_ENCODING = "accept-encoding", "Accept-Encoding", Other;
+    ALLOW = "allow", "Allow", Other;
+    CONNECTION = "connection", "Connection", Connection;
+    CONTENT_LENGTH = "content-length", "Content-Length", ContentLength;
+    CONTENT_TYPE = "content-type", "Content-Type", ContentType;
+    COOKIE = "cookie", "Cookie", Other;
+    DATE = "date", "Date", Date;
+    EXPECT = "expect", "Expect", Expect;
+    FORWARDED = "forwarded", "Forwarded", Forwarded;
+    GRPC_MESSAGE = "grpc-message", "Grpc-Message", Other;
+    GRPC_STATUS = "grpc-status", "Grpc-Status", Other;
+    GRPC_TIMEOUT = "grpc-timeout", "Grpc-Timeout", GrpcTimeout;
+    HOST = "host", "Host", Host;
+    LOCATION = "location", "Location", Other;
+    PROXY_STATUS = "proxy-status", "Proxy-Status", Other;
+    SEC_WEBSOCKET_ACCEPT = "sec-websocket-accept", "Sec-WebSocket-Accept", Other;
+    SEC_WEBSOCKET_KEY = "sec-websocket-key", "Sec-WebSocket-Key", Other;
+    SERVER = "server", "Server", Other;
+    TE = "te", "TE", Te;
+    TRAILER = "trailer", "Trailer", Trailer;
+    TRANSFER_ENCODING = "transfer-encoding", "Transfer-Encoding", TransferEncoding;
+    UPGRADE = "upgrade", "Upgrade", Upgrade;
+    USER_AGENT = "user-agent", "User-Agent", Other;
+    VIA = "via", "Via", Via;
+    X_FORWARDED_FOR = "x-forwarded-for", "X-Forwarded-For", XForwarded;
+    X_FORWARDED_HOST = "x-forwarded-host", "X-Forwarded-Host", XForwarded;
+    X_FORWARDED_PROTO = "x-forwarded-proto", "X-Forwarded-Proto", XForwarded;
+    X_PILLION_REASON = "x-pillion-reason", "X-Pillion-Reason", XPillion;
+    X_REQUEST_ID = "x-request-id", "X-Request-Id", XRequestId;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_have_the_kind_that_reading_finds() {
+        for name in ALL {
+            assert_eq!(Kind::of(name.text()), name.kind, "{}", name.lower);
+            assert_eq!(Kind::of(name.canonical.as_bytes()), name.kind);
+            assert!(name.is(name.canonical.as_bytes()));
+        }
+        assert_eq!(Kind::of(b"Keep-Alive"), Kind::HopByHop);
+        assert_eq!(Kind::of(b"X-PILLION-hops"), Kind::XPillion);
+        assert_eq!(Kind::of(b"x-forwarded"), Kind::Other);
+        assert_eq!(Kind::of(b""), Kind::Other);
+    }
+
+    #[test]
+    fn only_case_is_ignored() {
+        assert!(same(b"X-A1", b"x-a1"));
+        for other in [&b"x-a"[..], b"x-a2", b"xxa1"] {
+            assert!(!same(other, b"x-a1"));
+        }
+    }
+
+    #[test]
+    fn customary_spelling() {
+        let spelled = |name: &str| {
+            let mut name = name.as_bytes().to_vec();
+            capitalize(&mut name);
+            String::from_utf8(name).unwrap()
+        };
+        assert_eq!(spelled("x-request-id"), "X-Request-Id");
+        assert_eq!(spelled("etag"), "ETag");
+        assert_eq!(spelled("te"), "TE");
+        assert_eq!(spelled("www-authenticate"), "WWW-Authenticate");
+    }
+}

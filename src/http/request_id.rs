@@ -1,0 +1,85 @@
+//! The id that follows a request through every hop and every log.
+
+use super::{fields::Fields, name};
+
+/// An id that was brought is kept up to this many bytes.
+const LONGEST: usize = 128;
+
+/// The value of `X-Request-Id`: what the client brought, or a new one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RequestId {
+    Brought(Box<[u8]>),
+    /// A random UUID (RFC 9562 version 4) as text.
+    New([u8; 36]),
+}
+
+impl RequestId {
+    /// The id that the request brought, if it can be kept: short and printable.
+    pub fn brought(fields: &Fields) -> Option<Self> {
+        let id = fields.get(&name::X_REQUEST_ID)?;
+        let fits = !id.is_empty() && id.len() <= LONGEST && id.iter().all(u8::is_ascii_graphic);
+        fits.then(|| Self::Brought(id.into()))
+    }
+
+    /// Made of 128 random bits.
+    pub fn new(high: u64, low: u64) -> Self {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let bits = (u128::from(high) << 64 | u128::from(low)) & !(0xf << 76) & !(0x3 << 62)
+            | (0x4 << 76)
+            | (0x2 << 62);
+        let mut text = [b'-'; 36];
+        let mut at = 0;
+        for (index, byte) in bits.to_be_bytes().into_iter().enumerate() {
+            at += usize::from(matches!(index, 4 | 6 | 8 | 10));
+            text[at] = DIGITS[usize::from(byte >> 4)];
+            text[at + 1] = DIGITS[usize::from(byte & 15)];
+            at += 2;
+        }
+        Self::New(text)
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Brought(id) => id,
+            Self::New(id) => id,
+        }
+    }
+
+    pub fn is_new(&self) -> bool {
+        matches!(self, Self::New(_))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_uuids() {
+        assert_eq!(
+            RequestId::new(0, 0).as_bytes(),
+            b"00000000-0000-4000-8000-000000000000"
+        );
+        assert_eq!(
+            RequestId::new(u64::MAX, u64::MAX).as_bytes(),
+            b"ffffffff-ffff-4fff-bfff-ffffffffffff"
+        );
+        assert_eq!(
+            RequestId::new(0x0123_4567_89ab_cdef, 0x0123_4567_89ab_cdef).as_bytes(),
+            b"01234567-89ab-4def-8123-456789abcdef"
+        );
+    }
+
+    #[test]
+    fn only_what_can_be_passed_on_is_kept() {
+        let brought = |id: &[u8]| {
+            let mut fields = Fields::default();
+            fields.push(b"X-Request-ID", id);
+            RequestId::brought(&fields)
+        };
+        assert_eq!(brought(b"abc"), Some(RequestId::Brought(b"abc"[..].into())));
+        assert_eq!(brought(b"a b"), None);
+        assert_eq!(brought(b""), None);
+        assert_eq!(brought(&[b'a'; LONGEST + 1]), None);
+    }
+}
