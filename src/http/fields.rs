@@ -17,8 +17,11 @@ const KEPT: usize = 64;
 const LARGEST: usize = 8 * 1024;
 
 thread_local! {
-    static SPARE: RefCell<Vec<(Vec<u8>, Vec<Line>)>> = const { RefCell::new(Vec::new()) };
+    static SPARE: RefCell<Vec<Memory>> = const { RefCell::new(Vec::new()) };
 }
+
+/// What a list of fields is made of.
+type Memory = (Vec<u8>, Vec<Line>);
 
 /// The fields of a head or a trailer section, in order. Their memory goes round within a worker.
 #[derive(Clone)]

@@ -296,8 +296,11 @@ mod tests {
 
     #[test]
     fn another_attempt_translates_as_the_first() {
-        let mut request = Request::default();
-        request.upgrade = Some(Upgrade::Protocol(HeaderValue::from_static("websocket")));
+        let websocket = HeaderValue::from_static("websocket");
+        let mut request = Request {
+            upgrade: Some(Upgrade::Protocol(websocket)),
+            ..Request::default()
+        };
         request.head.version = Version::HTTP_2;
         for _ in 0..2 {
             let restore = towards_http1(&mut request, || 7);
