@@ -15,7 +15,7 @@ use super::{
     name,
     upgrade::Tunnel,
 };
-use crate::error::Result;
+use crate::{error::Result, net::pipe::Pipe};
 
 /// What a request says before its body.
 #[derive(Clone, Debug, Default)]
@@ -107,6 +107,16 @@ impl Body {
             Self::Http2Response(body) => body.poll_frame(cx),
             Self::Tee(tee) => tee.poll_frame(cx),
             Self::Copy(copy) => copy.poll_frame(cx),
+        }
+    }
+
+    /// The next piece in a pipe, for a socket that takes it as it is; `None` where
+    /// [`Self::poll_frame`] has to be asked.
+    pub fn poll_pipe(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Pipe>>> {
+        match self {
+            Self::Http1Request(body) => body.poll_pipe(cx),
+            Self::Http1Response(body) => body.poll_pipe(cx),
+            _ => Poll::Ready(None),
         }
     }
 

@@ -5,10 +5,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, Version};
 use sha1::{Digest, Sha1};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    time::timeout_at,
-};
+use tokio::time::timeout_at;
 
 use super::{
     completion::Completion,
@@ -21,7 +18,11 @@ use super::{
 };
 use crate::{
     error::{Error, Reason, Result},
-    tcp::copy::{Carried, End, Leftovers, Patience, Side, copy_counted},
+    net::ByteStream,
+    tcp::{
+        copy::{Carried, End, Leftovers, Side, copy_counted},
+        patience::Patience,
+    },
     upstream::pool::Http1,
 };
 
@@ -199,9 +200,11 @@ pub async fn run_http2(mut near: StreamIo, tunnel: Tunnel, completion: Completio
     run(&mut near, Bytes::new(), tunnel, completion).await;
 }
 
+impl ByteStream for StreamIo {}
+
 async fn run<A>(near: &mut A, from_near: Bytes, tunnel: Tunnel, mut completion: Completion)
 where
-    A: AsyncRead + AsyncWrite + Unpin,
+    A: ByteStream,
 {
     let Pacing { idle, deadline } = completion.pacing();
     let patience = Patience {

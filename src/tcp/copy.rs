@@ -2,50 +2,34 @@
 //!
 //! A connection that rests holds no buffer: what is read lands on the stack and is written from
 //! there; only what the other side does not take at once is kept, and nothing more is read from its
-//! sender until it is gone.
+//! sender until it is gone. What comes in bulk from one socket for another stays in the kernel.
 
 use std::{
     cell::Cell,
-    future::{Future, poll_fn},
+    future::poll_fn,
     io,
     mem::MaybeUninit,
     pin::{Pin, pin},
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bytes::{Buf, Bytes};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Instant, Sleep, sleep_until},
+use tokio::io::{AsyncWrite, ReadBuf};
+
+use super::patience::{IdleTimer, Patience};
+use crate::net::{
+    ByteStream,
+    pipe::{self, Pipe},
 };
 
 /// Reads begin with at most this many bytes,
 const SMALL_READ: usize = 8 * 1024;
-/// and grow to this while they come back full.
+/// and grow to this while they come back full; then pipes take over where there are some.
 const LARGE_READ: usize = 64 * 1024;
-/// Reads of one direction before others get their turn.
-const ROUNDS: usize = 16;
+/// Bytes of one direction before others get their turn.
+const TURN: usize = 1024 * 1024;
 
-/// How long nothing may happen. Zero: for ever.
-#[derive(Clone, Copy, Debug)]
-pub struct Patience {
-    /// No byte in either direction.
-    pub idle: Duration,
-    /// The same once one side has said that it sends no more.
-    pub half_closed: Duration,
-}
-
-/// What was carried, and how it ended.
-#[derive(Debug)]
-pub struct Outcome {
-    /// Bytes from `a` that `b` took, and the other way round; leftovers count.
-    pub a_to_b: u64,
-    pub b_to_a: u64,
-    pub end: End,
-}
-
-/// What was carried so far: also known when the copying is cut by dropping it.
+/// What was carried so far: also known when the carrying is cut by dropping it.
 #[derive(Debug, Default)]
 pub struct Carried {
     /// Bytes from `a` that `b` took, and the other way round; leftovers count.
@@ -81,26 +65,6 @@ pub struct Leftovers {
 /// Carries bytes both ways. The end of one direction is passed on and leaves the other one open. A
 /// side that does not take bytes any more may still have an answer to give: that is carried to its
 /// end before the failure is reported; a side that can't be read from any more ends it at once.
-pub async fn copy_bidirectional<A, B>(
-    a: &mut A,
-    b: &mut B,
-    leftovers: Leftovers,
-    patience: Patience,
-) -> Outcome
-where
-    A: AsyncRead + AsyncWrite + Unpin,
-    B: AsyncRead + AsyncWrite + Unpin,
-{
-    let carried = Carried::default();
-    let end = copy_counted(a, b, leftovers, patience, &carried).await;
-    Outcome {
-        a_to_b: carried.a_to_b.get(),
-        b_to_a: carried.b_to_a.get(),
-        end,
-    }
-}
-
-/// The same, counting where the caller can see it.
 pub async fn copy_counted<A, B>(
     a: &mut A,
     b: &mut B,
@@ -109,8 +73,8 @@ pub async fn copy_counted<A, B>(
     carried: &Carried,
 ) -> End
 where
-    A: AsyncRead + AsyncWrite + Unpin,
-    B: AsyncRead + AsyncWrite + Unpin,
+    A: ByteStream,
+    B: ByteStream,
 {
     let mut forth = Direction::new(leftovers.from_a, &carried.a_to_b);
     let mut back = Direction::new(leftovers.from_b, &carried.b_to_a);
@@ -156,6 +120,8 @@ struct Direction<'a> {
     state: State,
     /// Read, but not yet taken by the other side.
     waiting: Bytes,
+    /// The same, where it never left the kernel.
+    piped: Option<Pipe>,
     /// How much to read at once.
     appetite: usize,
     unflushed: bool,
@@ -177,6 +143,7 @@ impl<'a> Direction<'a> {
         Self {
             state: State::Open,
             waiting,
+            piped: None,
             appetite: SMALL_READ,
             unflushed: false,
             active: false,
@@ -202,8 +169,8 @@ impl<'a> Direction<'a> {
         to: &mut W,
     ) -> Poll<Result<(), Broken>>
     where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
+        R: ByteStream,
+        W: ByteStream,
     {
         if self.state == State::Done {
             return Poll::Ready(Ok(()));
@@ -216,6 +183,7 @@ impl<'a> Direction<'a> {
             Err((Half::Writing, error)) => {
                 self.state = State::Done;
                 self.waiting = Bytes::new();
+                self.piped = None;
                 self.failure = Some(error);
                 Poll::Ready(Ok(()))
             }
@@ -234,42 +202,38 @@ impl<'a> Direction<'a> {
         to: &mut W,
     ) -> Poll<Result<(), (Half, io::Error)>>
     where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
+        R: ByteStream,
+        W: ByteStream,
     {
         let mut space = [const { MaybeUninit::<u8>::uninit() }; LARGE_READ];
-        for _ in 0..ROUNDS {
-            while self.waiting.has_remaining() {
-                let taken = ready!(write(cx, to, &self.waiting))?;
-                self.took(taken);
-                self.waiting.advance(taken);
-            }
-            self.waiting = Bytes::new();
+        let mut turn = 0;
+        while turn < TURN {
+            ready!(self.settle(cx, to))?;
             if self.state == State::Ending {
                 return Pin::new(to)
                     .poll_shutdown(cx)
                     .map_err(|error| (Half::Writing, error));
             }
+            match self.fill(cx, from, to) {
+                Poll::Ready(Ok(0)) => {}
+                Poll::Ready(Ok(moved)) => {
+                    self.learn(moved);
+                    turn += moved;
+                    continue;
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err((Half::Reading, error))),
+                Poll::Pending => return self.rest(cx, to),
+            }
             let mut buffer = ReadBuf::uninit(&mut space[..self.appetite]);
             match Pin::new(&mut *from).poll_read(cx, &mut buffer) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(Err((Half::Reading, error))),
-                Poll::Pending => {
-                    if self.unflushed {
-                        ready!(Pin::new(to).poll_flush(cx))
-                            .map_err(|error| (Half::Writing, error))?;
-                        self.unflushed = false;
-                    }
-                    return Poll::Pending;
-                }
+                Poll::Pending => return self.rest(cx, to),
             }
             let mut read = buffer.filled();
-            if read.len() == self.appetite {
-                self.appetite = (self.appetite * 2).min(LARGE_READ);
-            } else if read.len() < self.appetite / 4 {
-                self.appetite = (self.appetite / 2).max(SMALL_READ);
-            }
-            self.active = true;
+            self.learn(read.len());
+            // Also a small read is a step.
+            turn += read.len().max(SMALL_READ);
             if read.is_empty() {
                 self.state = State::Ending;
                 continue;
@@ -290,6 +254,68 @@ impl<'a> Direction<'a> {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Ready when everything that was taken from the sender is on its way.
+    fn settle<W: ByteStream>(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut W,
+    ) -> Poll<Result<(), (Half, io::Error)>> {
+        while self.waiting.has_remaining() {
+            let taken = ready!(write(cx, to, &self.waiting))?;
+            self.took(taken);
+            self.waiting.advance(taken);
+        }
+        self.waiting = Bytes::new();
+        while let (Some(pipe), Some(socket)) = (&mut self.piped, to.socket()) {
+            let taken =
+                ready!(pipe.poll_drain(cx, socket)).map_err(|error| (Half::Writing, error))?;
+            if pipe.is_empty() {
+                self.piped = None;
+            }
+            self.took(taken);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes much at once into a pipe; 0 where it has to be read.
+    fn fill<R, W>(&mut self, cx: &mut Context<'_>, from: &R, to: &W) -> Poll<io::Result<usize>>
+    where
+        R: ByteStream,
+        W: ByteStream,
+    {
+        if self.appetite == LARGE_READ
+            && let (Some(from), Some(_)) = (from.socket(), to.socket())
+            && let Some(mut pipe) = Pipe::lend()
+        {
+            let moved = ready!(pipe.poll_fill(cx, from, pipe::CAPACITY))?;
+            self.piped = (moved > 0).then_some(pipe);
+            return Poll::Ready(Ok(moved));
+        }
+        Poll::Ready(Ok(0))
+    }
+
+    /// Nothing comes now.
+    fn rest<W: ByteStream>(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut W,
+    ) -> Poll<Result<(), (Half, io::Error)>> {
+        if self.unflushed {
+            ready!(Pin::new(to).poll_flush(cx)).map_err(|error| (Half::Writing, error))?;
+            self.unflushed = false;
+        }
+        Poll::Pending
+    }
+
+    fn learn(&mut self, read: usize) {
+        self.active = true;
+        if read >= self.appetite {
+            self.appetite = (self.appetite * 2).min(LARGE_READ);
+        } else if read < self.appetite / 4 {
+            self.appetite = (self.appetite / 2).max(SMALL_READ);
+        }
     }
 
     fn took(&mut self, bytes: usize) {
@@ -319,77 +345,46 @@ fn write<W: AsyncWrite + Unpin>(
         })
 }
 
-pin_project_lite::pin_project! {
-    /// Runs out when nothing was active for long enough. Activity only notes the time: the timer
-    /// itself is moved when it fires, since moving it for each read would cost more than the read.
-    struct IdleTimer {
-        patience: Patience,
-        last: Instant,
-        half_closed: bool,
-        #[pin]
-        sleep: Option<Sleep>,
-    }
-}
-
-impl IdleTimer {
-    fn new(patience: Patience) -> Self {
-        Self {
-            patience,
-            last: Instant::now(),
-            half_closed: false,
-            sleep: None,
-        }
-    }
-
-    fn poll(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        active: bool,
-        half_closed: bool,
-    ) -> Poll<()> {
-        let mut this = self.project();
-        if active {
-            *this.last = Instant::now();
-        }
-        if half_closed != *this.half_closed {
-            // The limit is another one now.
-            *this.half_closed = half_closed;
-            this.sleep.set(None);
-        }
-        let limit = if half_closed {
-            this.patience.half_closed
-        } else {
-            this.patience.idle
-        };
-        if limit.is_zero() {
-            return Poll::Pending;
-        }
-        let due = *this.last + limit;
-        loop {
-            match this.sleep.as_mut().as_pin_mut() {
-                None => this.sleep.set(Some(sleep_until(due))),
-                Some(sleep) => {
-                    ready!(sleep.poll(cx));
-                    if Instant::now() >= due {
-                        return Poll::Ready(());
-                    }
-                    this.sleep.set(None);
-                }
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use std::time::Duration;
+
+    use tokio::{
+        io::AsyncRead,
+        io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+        net::UnixStream,
+        time::Instant,
+    };
 
     use super::*;
+    use crate::net::Stream;
 
     const PATIENCE: Patience = Patience {
         idle: Duration::from_secs(60),
         half_closed: Duration::from_secs(5),
     };
+
+    #[derive(Debug)]
+    struct Outcome {
+        a_to_b: u64,
+        b_to_a: u64,
+        end: End,
+    }
+
+    async fn copy<A: ByteStream, B: ByteStream>(
+        a: &mut A,
+        b: &mut B,
+        leftovers: Leftovers,
+        patience: Patience,
+    ) -> Outcome {
+        let carried = Carried::default();
+        let end = copy_counted(a, b, leftovers, patience, &carried).await;
+        Outcome {
+            a_to_b: carried.a_to_b.get(),
+            b_to_a: carried.b_to_a.get(),
+            end,
+        }
+    }
 
     /// Two peers and the copying between them.
     fn carry(
@@ -403,7 +398,7 @@ mod tests {
                 from_a: Bytes::from_static(b"early "),
                 from_b: Bytes::new(),
             };
-            copy_bidirectional(&mut a, &mut b, leftovers, patience).await
+            copy(&mut a, &mut b, leftovers, patience).await
         };
         (left, right, copy)
     }
@@ -453,6 +448,31 @@ mod tests {
         assert!(matches!(outcome.end, End::Closed));
         assert_eq!(left, sent);
         assert_eq!(right.strip_prefix(b"early ").unwrap(), sent);
+    }
+
+    #[tokio::test]
+    async fn sockets_carry_bulk_in_pipes_and_pass_the_end_on() {
+        let (near, a) = UnixStream::pair().unwrap();
+        let (far, b) = UnixStream::pair().unwrap();
+        let (mut a, mut b) = (Stream::Unix(a), Stream::Unix(b));
+        let sent: Vec<u8> = (0..3_000_000_u32).map(|n| n.to_le_bytes()[1]).collect();
+        let peer = async |stream: UnixStream| {
+            let (mut reader, mut writer) = stream.into_split();
+            let mut received = Vec::new();
+            let write = async {
+                writer.write_all(&sent).await.unwrap();
+                writer.shutdown().await.unwrap();
+            };
+            let (read, ()) = tokio::join!(reader.read_to_end(&mut received), write);
+            read.unwrap();
+            received
+        };
+        let copy = copy(&mut a, &mut b, Leftovers::default(), PATIENCE);
+        let (outcome, left, right) = tokio::join!(copy, peer(near), peer(far));
+        assert!(matches!(outcome.end, End::Closed), "{outcome:?}");
+        assert!(left == sent && right == sent);
+        let bytes = sent.len() as u64;
+        assert_eq!((outcome.a_to_b, outcome.b_to_a), (bytes, bytes));
     }
 
     #[tokio::test(start_paused = true)]
@@ -514,9 +534,11 @@ mod tests {
             }
         }
 
+        impl ByteStream for Refuses {}
+
         let (mut left, mut a) = duplex(64);
         left.write_all(b"a long upload").await.unwrap();
-        let outcome = copy_bidirectional(
+        let outcome = copy(
             &mut a,
             &mut Refuses(b"too large"),
             Leftovers::default(),

@@ -4,7 +4,10 @@ use std::{borrow::Cow, io, rc::Rc, sync::Arc};
 
 use tokio::{io::AsyncWriteExt, time::Instant};
 
-use super::copy::{Carried, End, Leftovers, Patience, Side, copy_counted};
+use super::{
+    copy::{Carried, End, Leftovers, Side, copy_counted},
+    patience::Patience,
+};
 use crate::{
     error::{Error, Reason, Replay, Result},
     listener::proxy_protocol,

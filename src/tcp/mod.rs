@@ -2,5 +2,6 @@
 
 pub mod copy;
 mod forward;
+pub mod patience;
 
 pub use forward::serve;

@@ -30,6 +30,7 @@ use crate::{
         name,
         upgrade::Tunnel,
     },
+    net::{ByteStream, pipe::Pipe},
     upstream::pool::{Http1, Pools},
 };
 
@@ -250,9 +251,12 @@ impl Exchange {
                 tunnel: Some(tunnel),
             });
         }
+        let mut conn = self.conn;
+        let decoder = Decoder::new(framing);
+        conn.wire.expect(decoder.opaque());
         let mut body = ResponseBody {
-            conn: Some(self.conn),
-            decoder: Decoder::new(framing),
+            conn: Some(conn),
+            decoder,
             upload: self.upload,
             keep_alive,
             pools: Rc::clone(pools),
@@ -311,7 +315,19 @@ impl Upload {
     fn take_frames(&mut self, cx: &mut Context<'_>, conn: &mut Http1) -> Result<bool> {
         let output = &mut conn.wire.output;
         self.started = true;
+        let pipes =
+            matches!(self.framing, Framing::Length(_)) && conn.wire.stream.socket().is_some();
         while output.accepts() {
+            if pipes {
+                match self.body.poll_pipe(cx) {
+                    Poll::Ready(Some(pipe)) => {
+                        output.piped(pipe?);
+                        continue;
+                    }
+                    Poll::Ready(None) => {}
+                    Poll::Pending => return Ok(true),
+                }
+            }
             match self.body.poll_frame(cx) {
                 Poll::Ready(Some(Ok(Frame::Data(data)))) => match self.framing {
                     Framing::Chunked => output.chunk(data),
@@ -385,6 +401,29 @@ impl ResponseBody {
         Ok(())
     }
 
+    /// See [`Body::poll_pipe`].
+    pub fn poll_pipe(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Pipe>>> {
+        let left = self.decoder.opaque();
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        self.poll_upload(cx)?;
+        let Some(conn) = &mut self.conn else {
+            return Poll::Ready(None);
+        };
+        match ready!(conn.wire.poll_pipe(cx, left)) {
+            Some(Ok(pipe)) => {
+                self.decoder.passed(pipe.len());
+                if self.decoder.is_done() {
+                    self.end();
+                }
+                Poll::Ready(Some(Ok(pipe)))
+            }
+            Some(Err(error)) => self.fail("the connection broke inside the body", Some(error)),
+            None => Poll::Ready(None),
+        }
+    }
+
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame>>> {
         self.poll_upload(cx)?;
         let Some(conn) = &mut self.conn else {
@@ -426,11 +465,7 @@ impl ResponseBody {
         }
     }
 
-    fn fail(
-        &mut self,
-        what: &'static str,
-        cause: Option<io::Error>,
-    ) -> Poll<Option<Result<Frame>>> {
+    fn fail<T>(&mut self, what: &'static str, cause: Option<io::Error>) -> Poll<Option<Result<T>>> {
         self.conn = None;
         let mut error = Error::new(Reason::ResponseIncomplete, what);
         if let Some(cause) = cause {

@@ -71,6 +71,24 @@ impl Decoder {
         }
     }
 
+    /// Bytes to come that need no look at them.
+    pub const fn opaque(&self) -> u64 {
+        match self.state {
+            State::Length(left) => left,
+            _ => 0,
+        }
+    }
+
+    /// So many of [`Self::opaque`] bytes went another way than by [`Self::step`].
+    pub const fn passed(&mut self, bytes: usize) {
+        if let State::Length(left) = &mut self.state {
+            *left = left.saturating_sub(bytes as u64);
+            if *left == 0 {
+                self.state = State::Done;
+            }
+        }
+    }
+
     /// Takes the next piece out of `buf`.
     ///
     /// # Errors

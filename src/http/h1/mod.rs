@@ -6,6 +6,7 @@ mod claims;
 pub mod client;
 pub mod decode;
 pub mod encode;
+mod farewell;
 pub mod head;
 pub mod output;
 mod rest;

@@ -1,7 +1,8 @@
 //! What waits to be written to a connection.
 //!
 //! Heads and small pieces are gathered in one buffer, so that a small message is one write; a
-//! large piece is written from where it lies, together with what goes around it.
+//! large piece is written from where it lies, together with what goes around it, and what lies in
+//! a pipe is moved on by the kernel.
 
 use std::{
     io::{self, IoSlice},
@@ -13,6 +14,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::AsyncWrite;
 
 use super::buffers;
+use crate::net::{Stream, pipe::Pipe};
 
 /// Pieces up to this size are copied behind the others; beyond it a copy costs more than one
 /// more element of a vectored write.
@@ -22,17 +24,19 @@ const HEAD: usize = 2 * 1024;
 /// An emptied buffer that grew past this is given back.
 const KEEP: usize = 16 * 1024;
 
-/// Bytes to be written, in order: `buf`, then `large`, then `end`.
+/// Bytes to be written, in order: `buf`, then `large`, then `end`, or `buf`, then `pipe`.
 #[derive(Debug, Default)]
 pub struct Output {
     buf: BytesMut,
     large: Bytes,
     end: &'static [u8],
+    /// Never empty.
+    pipe: Option<Pipe>,
 }
 
 impl Output {
     pub fn is_empty(&self) -> bool {
-        self.buf.is_empty() && self.large.is_empty() && self.end.is_empty()
+        self.buf.is_empty() && !self.is_closed()
     }
 
     /// Where a head is written. Only before a large piece: see [`Self::accepts`].
@@ -46,12 +50,23 @@ impl Output {
 
     /// Whether another piece can be taken before a flush.
     pub fn accepts(&self) -> bool {
-        self.large.is_empty() && self.end.is_empty() && self.buf.len() < KEEP
+        !self.is_closed() && self.buf.len() < KEEP
+    }
+
+    /// Whether something lies behind the buffer already.
+    fn is_closed(&self) -> bool {
+        !self.large.is_empty() || !self.end.is_empty() || self.pipe.is_some()
     }
 
     /// Adds a piece as it is.
     pub fn data(&mut self, data: Bytes) {
         self.push(data, b"");
+    }
+
+    /// Adds what lies in `pipe`. Only for a stream that is a socket.
+    pub fn piped(&mut self, pipe: Pipe) {
+        debug_assert!(!self.is_closed());
+        self.pipe = (!pipe.is_empty()).then_some(pipe);
     }
 
     /// Adds a piece as one chunk (RFC 9112 section 7.1). An empty one would end the body, and is
@@ -66,7 +81,7 @@ impl Output {
 
     fn push(&mut self, data: Bytes, end: &'static [u8]) {
         // Not `accepts`: the line with a chunk's size may just have filled the buffer.
-        debug_assert!(self.large.is_empty() && self.end.is_empty());
+        debug_assert!(!self.is_closed());
         if data.len() <= COPY_LIMIT {
             self.buf.reserve(data.len() + end.len());
             self.buf.put_slice(&data);
@@ -78,12 +93,17 @@ impl Output {
     }
 
     /// Writes until nothing is left.
-    pub fn poll_flush<W: AsyncWrite + Unpin>(
-        &mut self,
-        cx: &mut Context<'_>,
-        io: &mut W,
-    ) -> Poll<io::Result<()>> {
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>, io: &mut Stream) -> Poll<io::Result<()>> {
         while !self.is_empty() {
+            if self.buf.is_empty()
+                && let Some(pipe) = &mut self.pipe
+            {
+                ready!(pipe.poll_drain(cx, io))?;
+                if pipe.is_empty() {
+                    self.pipe = None;
+                }
+                continue;
+            }
             let written = if self.large.is_empty() && self.end.is_empty() {
                 ready!(Pin::new(&mut *io).poll_write(cx, &self.buf))?
             } else {
@@ -161,7 +181,8 @@ mod tests {
 
     #[tokio::test]
     async fn pieces_arrive_in_order_through_a_narrow_pipe() {
-        let (mut writer, mut reader) = tokio::io::duplex(7);
+        let (writer, mut reader) = tokio::io::duplex(7);
+        let mut writer = Stream::Memory(writer);
         let large = Bytes::from(vec![b'x'; COPY_LIMIT + 1]);
         let mut output = Output::default();
         output.head().put_slice(b"head\r\n\r\n");

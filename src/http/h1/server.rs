@@ -10,16 +10,16 @@ use std::{
     pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bytes::{Buf, BufMut, BytesMut};
 use http::{Method, StatusCode, Version};
-use tokio::{io::AsyncWrite, time::timeout};
+use tokio::time::timeout;
 
 use super::{
     decode::{Decoder, Step},
     encode,
+    farewell::{close, linger},
     head::{self, Framing, HeadError, ReceivedRequest},
     rest::Rest,
     scan::{self, Scanner},
@@ -35,17 +35,12 @@ use crate::{
         pace::Pace,
         upgrade,
     },
-    net::Stream,
+    net::{ByteStream, Stream, pipe::Pipe},
     telemetry::access_log::Protocol,
 };
 
 /// Read ahead of a pipelining client while its request is served, at most this much.
 const READ_AHEAD: usize = 16 * 1024;
-/// A connection that must be closed with input unread is read on for so much and so long, lest a
-/// reset destroys the responses on their way (RFC 9112 section 9.6). What is read is dropped, so
-/// that the time is the true limit; the bytes bound what a fast sender can make us read.
-const LINGER_BYTES: usize = 16 * 1024 * 1024;
-const LINGER_TIME: Duration = Duration::from_secs(2);
 
 /// Serves requests until the connection ends. `input` was read while the protocol was detected.
 pub async fn serve(stream: Stream, input: BytesMut, client: Rc<Client>) {
@@ -76,9 +71,9 @@ pub async fn serve(stream: Stream, input: BytesMut, client: Rc<Client>) {
 /// The connection's reading side and where its writes are gathered, shared by the connection and
 /// the body of the request that it is serving. Never borrowed across an await.
 #[derive(Debug)]
-struct Inbound {
-    wire: Wire,
-    decoder: Decoder,
+pub(super) struct Inbound {
+    pub(super) wire: Wire,
+    pub(super) decoder: Decoder,
     /// `100 Continue` is owed before the body is read.
     owes_continue: bool,
     /// Bytes of the body read so far.
@@ -134,6 +129,23 @@ impl Inbound {
         }
     }
 
+    /// See [`Body::poll_pipe`].
+    fn poll_pipe(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Pipe>>> {
+        // What is owed to the client is told where the body is asked for.
+        if self.decoder.opaque() == 0 || self.owes_continue || !self.wire.output.is_empty() {
+            return Poll::Ready(None);
+        }
+        match ready!(self.wire.poll_pipe(cx, self.decoder.opaque())) {
+            Some(Ok(pipe)) => {
+                self.decoder.passed(pipe.len());
+                self.received += pipe.len() as u64;
+                Poll::Ready(Some(Ok(pipe)))
+            }
+            Some(Err(error)) => Poll::Ready(Some(Err(incomplete().source(error)))),
+            None => Poll::Ready(None),
+        }
+    }
+
     /// Ready when the client has gone. Reads ahead a little, which is how one finds out.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.decoder.is_done() && self.wire.input.len() < READ_AHEAD {
@@ -172,6 +184,10 @@ pub struct RequestBody(Rc<RefCell<Inbound>>);
 impl RequestBody {
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame>>> {
         self.0.borrow_mut().poll_body(cx)
+    }
+
+    pub fn poll_pipe(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Pipe>>> {
+        self.0.borrow_mut().poll_pipe(cx)
     }
 
     pub fn length(&self) -> Option<u64> {
@@ -263,8 +279,9 @@ async fn serve_one(
         expects_continue,
     } = head;
     {
-        let mut inbound = inbound.borrow_mut();
+        let inbound = &mut *inbound.borrow_mut();
         inbound.decoder = Decoder::new(framing);
+        inbound.wire.expect(inbound.decoder.opaque());
         inbound.owes_continue = expects_continue;
         inbound.received = 0;
     }
@@ -369,6 +386,7 @@ async fn write_reply(
     let mut pace = Pace::new(completion.pacing());
     let mut sender = Sender {
         framing,
+        pipes: framing != Framing::Chunked && inbound.borrow().wire.stream.socket().is_some(),
         ended: framing == Framing::None,
         sent: 0,
     };
@@ -427,6 +445,8 @@ fn client_gone() -> Error {
 #[derive(Debug)]
 struct Sender {
     framing: Framing,
+    /// Pieces may come in pipes.
+    pipes: bool,
     /// Everything is in the output.
     ended: bool,
     sent: u64,
@@ -449,6 +469,18 @@ impl Sender {
                     break false;
                 }
                 // The body may need the connection itself: it carries on the upload.
+                if self.pipes {
+                    match body.poll_pipe(cx) {
+                        Poll::Ready(Some(pipe)) => {
+                            let pipe = pipe?;
+                            self.count(pipe.len())?;
+                            inbound.borrow_mut().wire.output.piped(pipe);
+                            continue;
+                        }
+                        Poll::Ready(None) => {}
+                        Poll::Pending => break true,
+                    }
+                }
                 let Poll::Ready(frame) = body.poll_frame(cx) else {
                     break true;
                 };
@@ -469,15 +501,9 @@ impl Sender {
         let output = &mut wire.output;
         let trailers = match frame {
             Some(Frame::Data(data)) => {
-                self.sent += data.len() as u64;
+                self.count(data.len())?;
                 match self.framing {
                     Framing::Chunked => output.chunk(data),
-                    Framing::Length(length) if self.sent > length => {
-                        return Err(Error::new(
-                            Reason::UpstreamProtocol,
-                            "more body than declared",
-                        ));
-                    }
                     _ => output.data(data),
                 }
                 return Ok(());
@@ -497,6 +523,17 @@ impl Sender {
         }
         self.ended = true;
         Ok(())
+    }
+
+    fn count(&mut self, bytes: usize) -> Result<()> {
+        self.sent += bytes as u64;
+        match self.framing {
+            Framing::Length(length) if self.sent > length => Err(Error::new(
+                Reason::UpstreamProtocol,
+                "more body than declared",
+            )),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -518,44 +555,4 @@ async fn refuse(inbound: &RefCell<Inbound>, client: &Rc<Client>, error: Error) {
     }
     linger(inbound).await;
     reply.completion.done();
-}
-
-/// Says that nothing follows.
-async fn close(inbound: &RefCell<Inbound>) {
-    let unread = {
-        let inbound = inbound.borrow();
-        let Wire { stream, input, .. } = &inbound.wire;
-        !inbound.decoder.is_done() || !input.is_empty() || !stream.is_silent()
-    };
-    if unread {
-        return linger(inbound).await;
-    }
-    let _ = poll_fn(|cx| Pin::new(&mut inbound.borrow_mut().wire.stream).poll_shutdown(cx)).await;
-}
-
-/// Writes what is left, says that nothing follows, and reads on for a while.
-async fn linger(inbound: &RefCell<Inbound>) {
-    let farewell = async {
-        poll_fn(|cx| inbound.borrow_mut().wire.poll_flush(cx)).await?;
-        // Nothing else runs on this connection any more: the borrow meets no other.
-        poll_fn(|cx| {
-            let wire = &mut inbound.borrow_mut().wire;
-            Pin::new(&mut wire.stream).poll_shutdown(cx)
-        })
-        .await?;
-        let mut left = LINGER_BYTES;
-        poll_fn(|cx| {
-            let wire = &mut inbound.borrow_mut().wire;
-            loop {
-                wire.input.clear();
-                match ready!(wire.poll_fill(cx))? {
-                    0 => return Poll::Ready(Ok(())),
-                    read if read >= left => return Poll::Ready(Ok(())),
-                    read => left -= read,
-                }
-            }
-        })
-        .await
-    };
-    let _: std::result::Result<std::io::Result<()>, _> = timeout(LINGER_TIME, farewell).await;
 }

@@ -10,12 +10,15 @@ use bytes::BytesMut;
 use tokio_util::io::poll_read_buf;
 
 use super::{buffers, output::Output};
-use crate::net::Stream;
+use crate::net::{ByteStream, Stream, pipe::Pipe};
 
 /// A first read asks for this much: most heads fit.
 pub(super) const FIRST_READ: usize = 4 * 1024;
 /// Reads that fill their buffer grow up to this; it bounds what one connection buffers.
 const LARGEST_READ: usize = 64 * 1024;
+
+/// A peer that fills reads of this size is worth a pipe.
+const PIPED_READ: usize = 32 * 1024;
 
 /// A stream and its two buffers.
 #[derive(Debug)]
@@ -50,15 +53,47 @@ impl Wire {
             cx,
             &mut self.input
         ))?;
-        // Grow while the peer keeps up with us, shrink as soon as it doesn't.
-        self.next_read = if read == room {
+        self.learn(read, room);
+        Poll::Ready(Ok(read))
+    }
+
+    /// Moves up to `most` bytes into a pipe, without a look at them. `None` where
+    /// [`Self::poll_fill`] is the way to go: for small reads, for want of a pipe, at the end of the
+    /// stream.
+    pub fn poll_pipe(&mut self, cx: &mut Context<'_>, most: u64) -> Poll<Option<io::Result<Pipe>>> {
+        if !self.input.is_empty() || self.next_read < PIPED_READ || self.stream.socket().is_none() {
+            return Poll::Ready(None);
+        }
+        let Some(mut pipe) = Pipe::lend() else {
+            return Poll::Ready(None);
+        };
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        Poll::Ready(match ready!(pipe.poll_fill(cx, &self.stream, most)) {
+            Ok(0) => None,
+            Ok(moved) => {
+                self.learn(moved, LARGEST_READ.min(most));
+                Some(Ok(pipe))
+            }
+            Err(error) => Some(Err(error)),
+        })
+    }
+
+    /// So many bytes will come: reads need not grow first.
+    pub fn expect(&mut self, bytes: u64) {
+        if bytes >= LARGEST_READ as u64 {
+            self.next_read = LARGEST_READ;
+        }
+    }
+
+    /// Grows reads while the peer keeps up with us, and shrinks them as soon as it doesn't.
+    fn learn(&mut self, read: usize, room: usize) {
+        self.next_read = if read >= room {
             (self.next_read * 2).min(LARGEST_READ)
         } else if read < self.next_read / 4 {
             (self.next_read / 2).max(FIRST_READ)
         } else {
             self.next_read
         };
-        Poll::Ready(Ok(read))
     }
 
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

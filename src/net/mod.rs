@@ -1,6 +1,8 @@
 //! One type for every byte stream that a connection can be, so that the code above it is written
 //! once and stays free of type parameters. TLS will be one more variant.
 
+pub mod pipe;
+
 use std::{
     io,
     pin::Pin,
@@ -13,6 +15,14 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
     net::{TcpStream, UnixStream},
 };
+
+/// What bytes can be carried to and from.
+pub trait ByteStream: AsyncRead + AsyncWrite + Unpin {
+    /// The kernel's end, where all that comes and goes are plain bytes of a socket.
+    fn socket(&self) -> Option<&Stream> {
+        None
+    }
+}
 
 /// A connected byte stream.
 #[derive(Debug)]
@@ -85,6 +95,14 @@ pub fn explain_bind(error: &io::Error) -> String {
     };
     format!("{error}; {advice}")
 }
+
+impl ByteStream for Stream {
+    fn socket(&self) -> Option<&Stream> {
+        (!matches!(self, Self::Memory(_))).then_some(self)
+    }
+}
+
+impl ByteStream for DuplexStream {}
 
 macro_rules! each {
     ($self:ident, $stream:ident => $call:expr) => {
