@@ -114,11 +114,11 @@ fn count(scenario: &Scenario) -> Result<u64, String> {
         .args([
             "--tool=callgrind",
             "--collect-atstart=no",
-            "--toggle-collect=*count_these_turns*",
+            "--toggle-collect=instructions::counted",
         ])
         .arg(format!("--callgrind-out-file={}", profile.display()))
         .arg(own)
-        .args(["exchange", scenario.name]);
+        .args(["play", scenario.name]);
     let output = command
         .output()
         .map_err(|error| format!("valgrind can't be run ({error}): `make setup` installs it"))?;
@@ -132,7 +132,7 @@ fn count(scenario: &Scenario) -> Result<u64, String> {
         })
         .and_then(|total| total.trim().parse::<u64>().ok())
         .filter(|&total| total > 0 && output.status.success());
-    let units = scenario.clients * scenario.turns * scenario.units;
+    let units = scenario.turns * scenario.units;
     total.map(|total| total / units as u64).ok_or_else(|| {
         format!(
             "{}: nothing was counted\n{}",

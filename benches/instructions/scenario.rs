@@ -12,15 +12,26 @@ pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     /// What one count is for.
     pub(crate) unit: &'static str,
+    pub(crate) what: What,
+    /// Turns before counting begins, and while it lasts.
+    pub(crate) warm: usize,
+    pub(crate) turns: usize,
+    /// Units in one turn.
+    pub(crate) units: usize,
+}
+
+pub(crate) enum What {
+    /// Whole exchanges through a worker.
+    Exchange(Exchange),
+    /// Only the search, among so many routes and so many endpoints.
+    Match(usize),
+}
+
+pub(crate) struct Exchange {
     pub(crate) listener: Front,
     pub(crate) upstream: Back,
     /// Clients that ask at the same time, each on a connection of its own.
     pub(crate) clients: usize,
-    /// Turns of each client before counting begins, and while it lasts.
-    pub(crate) warm: usize,
-    pub(crate) turns: usize,
-    /// Units in one turn of one client.
-    pub(crate) units: usize,
 }
 
 /// What clients speak.
@@ -42,35 +53,39 @@ pub(crate) enum Back {
     Tcp,
 }
 
-pub(crate) const SCENARIOS: [Scenario; 7] = [
+pub(crate) const SCENARIOS: [Scenario; 9] = [
     Scenario {
         name: "h1-h1",
         unit: "request",
-        listener: Front::Http1 {
-            sends: 0,
-            gets: SMALL,
-        },
-        upstream: Back::Http1 {
-            gets: 0,
-            sends: SMALL,
-        },
-        clients: 16,
+        what: What::Exchange(Exchange {
+            listener: Front::Http1 {
+                sends: 0,
+                gets: SMALL,
+            },
+            upstream: Back::Http1 {
+                gets: 0,
+                sends: SMALL,
+            },
+            clients: 16,
+        }),
         warm: 8,
         turns: 32,
-        units: 1,
+        units: 16,
     },
     Scenario {
         name: "h2-h1",
         unit: "request",
-        listener: Front::Http2 {
-            streams: 16,
-            script: h2::Script::Get { body: SMALL },
-        },
-        upstream: Back::Http1 {
-            gets: 0,
-            sends: SMALL,
-        },
-        clients: 1,
+        what: What::Exchange(Exchange {
+            listener: Front::Http2 {
+                streams: 16,
+                script: h2::Script::Get { body: SMALL },
+            },
+            upstream: Back::Http1 {
+                gets: 0,
+                sends: SMALL,
+            },
+            clients: 1,
+        }),
         warm: 8,
         turns: 64,
         units: 16,
@@ -78,25 +93,29 @@ pub(crate) const SCENARIOS: [Scenario; 7] = [
     Scenario {
         name: "h1-h2",
         unit: "request",
-        listener: Front::Http1 {
-            sends: 0,
-            gets: SMALL,
-        },
-        upstream: Back::Http2(h2::Script::Get { body: SMALL }),
-        clients: 16,
+        what: What::Exchange(Exchange {
+            listener: Front::Http1 {
+                sends: 0,
+                gets: SMALL,
+            },
+            upstream: Back::Http2(h2::Script::Get { body: SMALL }),
+            clients: 16,
+        }),
         warm: 8,
         turns: 32,
-        units: 1,
+        units: 16,
     },
     Scenario {
         name: "grpc",
         unit: "call",
-        listener: Front::Http2 {
-            streams: 16,
-            script: h2::Script::Grpc,
-        },
-        upstream: Back::Http2(h2::Script::Grpc),
-        clients: 1,
+        what: What::Exchange(Exchange {
+            listener: Front::Http2 {
+                streams: 16,
+                script: h2::Script::Grpc,
+            },
+            upstream: Back::Http2(h2::Script::Grpc),
+            clients: 1,
+        }),
         warm: 8,
         turns: 64,
         units: 16,
@@ -104,15 +123,17 @@ pub(crate) const SCENARIOS: [Scenario; 7] = [
     Scenario {
         name: "download",
         unit: "64 KiB",
-        listener: Front::Http1 {
-            sends: 0,
-            gets: LARGE,
-        },
-        upstream: Back::Http1 {
-            gets: 0,
-            sends: LARGE,
-        },
-        clients: 1,
+        what: What::Exchange(Exchange {
+            listener: Front::Http1 {
+                sends: 0,
+                gets: LARGE,
+            },
+            upstream: Back::Http1 {
+                gets: 0,
+                sends: LARGE,
+            },
+            clients: 1,
+        }),
         warm: 4,
         turns: 32,
         units: LARGE / (64 * 1024),
@@ -120,15 +141,17 @@ pub(crate) const SCENARIOS: [Scenario; 7] = [
     Scenario {
         name: "upload",
         unit: "64 KiB",
-        listener: Front::Http1 {
-            sends: LARGE,
-            gets: 0,
-        },
-        upstream: Back::Http1 {
-            gets: LARGE,
-            sends: 0,
-        },
-        clients: 1,
+        what: What::Exchange(Exchange {
+            listener: Front::Http1 {
+                sends: LARGE,
+                gets: 0,
+            },
+            upstream: Back::Http1 {
+                gets: LARGE,
+                sends: 0,
+            },
+            clients: 1,
+        }),
         warm: 4,
         turns: 32,
         units: LARGE / (64 * 1024),
@@ -136,11 +159,29 @@ pub(crate) const SCENARIOS: [Scenario; 7] = [
     Scenario {
         name: "tcp",
         unit: "connection",
-        listener: Front::Tcp,
-        upstream: Back::Tcp,
-        clients: 8,
+        what: What::Exchange(Exchange {
+            listener: Front::Tcp,
+            upstream: Back::Tcp,
+            clients: 8,
+        }),
         warm: 8,
         turns: 32,
+        units: 8,
+    },
+    Scenario {
+        name: "match-10",
+        unit: "search",
+        what: What::Match(10),
+        warm: 256,
+        turns: 1024,
+        units: 1,
+    },
+    Scenario {
+        name: "match-10k",
+        unit: "search",
+        what: What::Match(10_000),
+        warm: 256,
+        turns: 1024,
         units: 1,
     },
 ];

@@ -21,7 +21,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 use crate::{
     h1, h2,
-    scenario::{Back, Client, Front, Scenario},
+    scenario::{Back, Client, Exchange, Front},
     tcp,
 };
 
@@ -34,20 +34,20 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn start(scenario: &Scenario) -> Rc<Self> {
+    pub(crate) fn start(exchange: &Exchange) -> Rc<Self> {
         let directory = std::env::temp_dir().join(format!("pillion-counts-{}", process::id()));
         fs::create_dir(&directory).expect("a folder of our own");
         let socket = directory.join("upstream");
         answer(
             UnixListener::bind(&socket).expect("a socket"),
-            scenario.upstream,
+            exchange.upstream,
         );
 
-        let front = match scenario.listener {
+        let front = match exchange.listener {
             Front::Tcp => "tcp",
             Front::Http1 { .. } | Front::Http2 { .. } => "http",
         };
-        let back = match scenario.upstream {
+        let back = match exchange.upstream {
             Back::Http2(_) => "http2",
             Back::Http1 { .. } | Back::Tcp => "http1",
         };
@@ -100,10 +100,10 @@ upstreams: [{{ name: app, endpoints: [\"unix:{}\"], protocol: {back} }}]",
         UnixStream::from_std(client).expect("a socket of this runtime")
     }
 
-    pub(crate) async fn clients(self: &Rc<Self>, scenario: &Scenario) -> Vec<Client> {
+    pub(crate) async fn clients(self: &Rc<Self>, exchange: &Exchange) -> Vec<Client> {
         let mut clients = Vec::new();
-        for _ in 0..scenario.clients {
-            clients.push(match scenario.listener {
+        for _ in 0..exchange.clients {
+            clients.push(match exchange.listener {
                 Front::Http1 { sends, gets } => {
                     Client::Http1(h1::Client::new(self.connect(), sends, gets))
                 }
