@@ -9,6 +9,8 @@ JOBS ?= 2
 
 # The program that the tests drive.
 export PILLION_BIN ?= $(abspath $(TARGET))/quick/pillion
+# What the benchmark runs beside the proxies; one of the tests runs the benchmark.
+export PILLION_PROGRAMS ?= $(abspath $(TARGET))/counted/examples
 
 COMPARE = $(VENV)/bin/python benches/compare
 
@@ -35,6 +37,7 @@ test-rust:
 
 test-peers:
 	$(CARGO) build --locked --profile quick
+	$(CARGO) build --locked --profile counted --examples
 	$(VENV)/bin/pytest tests -n $(JOBS)
 
 test-long: setup ## soaks, long rotations, wide seeds: before an issue is closed
@@ -43,11 +46,10 @@ test-long: setup ## soaks, long rotations, wide seeds: before an issue is closed
 	$(VENV)/bin/pytest tests -m long
 
 bench: BENCH_SET ?= benches/results/$(shell date +%F)
-bench: bench-setup ## Pillion beside nginx, HAProxy and Envoy: BENCH_ROUNDS (5) of BENCH_SECONDS (4)
+bench: bench-setup ## Pillion beside nginx, HAProxy and Envoy: BENCH_ROUNDS (5) of BENCH_SECONDS (3), BENCH_SCENARIOS (all)
 	$(CARGO) build --locked --release --bin pillion
-	$(CARGO) build --locked --release --example relay
-	$(COMPARE) run --pillion $(TARGET)/release/pillion --relay $(TARGET)/release/examples/relay \
-	  --out $(BENCH_SET)
+	$(CARGO) build --locked --release --examples
+	$(COMPARE) run --pillion $(TARGET)/release/pillion --programs $(TARGET)/release/examples --out $(BENCH_SET)
 	$(COMPARE) plot $(BENCH_SET)
 
 bench-quick: ## the same in one round of a second, kept nowhere: does it still work

@@ -1,41 +1,86 @@
-"""Load generators: closed loops of wrk (HTTP/1.1) and h2load (HTTP/2 without TLS)."""
+"""The loads: closed loops of wrk (HTTP/1.1) and h2load (HTTP/2 without TLS), and the open loop of our own."""
 
+import json
 import re
 import subprocess
 from dataclasses import dataclass
 
+from origin import CALL, CALL_FIELDS, FILES
+from peer import Proxy
+from scenario import Stage
 from tools import find
 
-UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+MEBIBYTE = 1 << 20
+UPLOAD = 'wrk.method = "POST"\nwrk.body = string.rep("x", {size})\n'
 
 
 @dataclass(frozen=True)
 class Load:
-    """What was completed, and in which time."""
+    """What was completed, over which connections, and in which time."""
 
     requests: int
     bytes: int
+    connections: int
     seconds: float
 
 
-def wrk(url: str, core: int, seconds: float, connections: int) -> Load:
-    """Whole seconds only; less is rounded up."""
-    output = run(core, [find("wrk"), "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", url])
+def http1(proxy: Proxy, stage: Stage, seconds: float) -> Load:
+    return wrk(f"http://{proxy.address}/1k", stage.cores.load, seconds, 64, FILES["/1k"])
+
+
+def http2(proxy: Proxy, stage: Stage, seconds: float) -> Load:
+    return h2load(f"http://{proxy.h2}/1k", stage.cores.load, seconds, 4, 32, FILES["/1k"])
+
+
+def calls(proxy: Proxy, stage: Stage, seconds: float) -> Load:
+    message = stage.directory / "call"
+    message.write_bytes(CALL)
+    fields = [option for field in CALL_FIELDS for option in ("-H", field)]
+    url = f"http://{proxy.h2}/helloworld.Greeter/SayHello"
+    return h2load(url, stage.cores.load, seconds, 4, 32, len(CALL), "-d", str(message), *fields)
+
+
+def large(proxy: Proxy, stage: Stage, seconds: float) -> Load:
+    return wrk(f"http://{proxy.address}/1m", stage.cores.load, seconds, 16, FILES["/1m"])
+
+
+def upload(proxy: Proxy, stage: Stage, seconds: float) -> Load:
+    script = stage.directory / "upload.lua"
+    script.write_text(UPLOAD.format(size=MEBIBYTE))
+    return wrk(f"http://{proxy.address}/", stage.cores.load, seconds, 16, MEBIBYTE, "-s", str(script))
+
+
+def short(proxy: Proxy, stage: Stage, seconds: float) -> Load:
+    return wrk(f"http://{proxy.address}/1k", stage.cores.load, seconds, 64, FILES["/1k"], "-H", "Connection: close")
+
+
+def wrk(url: str, core: int, seconds: float, connections: int, body: int, *more: str) -> Load:
+    """Whole seconds only; less is rounded up. `body` bytes are what a request is counted for."""
+    output = run(core, [find("wrk"), "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", *more, url])
     for trouble in ("Socket errors", "Non-2xx"):
         if trouble in output:
             raise RuntimeError(f"wrk {url}: {output}")
-    requests, took, size, unit = search(r"(\d+) requests in ([\d.]+)s, ([\d.]+)([KMG]?)B read", output)
-    return Load(int(requests), int(float(size) * UNITS[unit]), float(took))
+    requests, took = search(r"(\d+) requests in ([\d.]+)s,", output)
+    if not int(requests):
+        raise RuntimeError(f"wrk {url}: nothing was answered: {output}")
+    return Load(int(requests), int(requests) * body, connections, float(took))
 
 
-def h2load(url: str, core: int, seconds: float, connections: int, streams: int) -> Load:
-    output = run(core, [find("h2load"), "-t1", f"-c{connections}", f"-m{streams}", "-D", f"{int(seconds * 1000)}ms", url])
+def h2load(url: str, core: int, seconds: float, connections: int, streams: int, body: int, *more: str) -> Load:
+    output = run(core, [
+        find("h2load"), "-t1", f"-c{connections}", f"-m{streams}", "-D", f"{int(seconds * 1000)}ms", *more, url])
     took, unit = search(r"finished in ([\d.]+)(m?s),", output)
     done, good, failed, errors = search(r"(\d+) done, (\d+) succeeded, (\d+) failed, (\d+) errored", output)
-    size, = search(r"traffic: .*?\((\d+)\) total", output)
     if int(failed) or int(errors) or int(done) != int(good) or not int(good):
         raise RuntimeError(f"h2load {url}: {output}")
-    return Load(int(good), int(size), float(took) / (1000 if unit == "ms" else 1))
+    return Load(int(good), int(good) * body, connections, float(took) / (1000 if unit == "ms" else 1))
+
+
+def scheduled(proxy: Proxy, stage: Stage, rate: float, connections: int) -> dict[str, float]:
+    """Requests on a schedule, whatever becomes of those before: microseconds from when they were due."""
+    output = run(stage.cores.load, [
+        str(stage.programs / "openloop"), proxy.address, "/1k", f"{rate:.0f}", f"{stage.seconds:g}", str(connections)])
+    return json.loads(output)
 
 
 def run(core: int, command: list[str]) -> str:

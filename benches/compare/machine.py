@@ -9,20 +9,25 @@ from pathlib import Path
 from peer import Peer
 from tools import version
 
+# What has Pillion's own version.
+OURS = ("two", "one", "relay")
+
 
 @dataclass(frozen=True)
 class Cores:
-    """The proxy has one to itself; the origin and the load generator share the other."""
+    """The proxy has one to itself; the origins and the load generator share another one."""
 
     load: int
     proxy: int
+    # For two workers: of only two cores, the load's is one.
+    two: tuple[int, ...]
 
     @classmethod
     def choose(cls) -> "Cores":
         usable = sorted(os.sched_getaffinity(0))
         if len(usable) < 2:
             raise RuntimeError("the benchmark needs two cores: one for the proxy alone")
-        return cls(usable[0], usable[-1])
+        return cls(usable[0], usable[-1], tuple(usable[-2:]))
 
 
 def describe(peers: list[Peer]) -> dict[str, object]:
@@ -33,7 +38,7 @@ def describe(peers: list[Peer]) -> dict[str, object]:
         "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9),
         "kernel": platform.release(),
         "versions": {
-            **{peer.name: peer.version() for peer in peers if peer.name != "relay"},
+            **{peer.name: peer.version() for peer in peers if peer.name not in OURS},
             "wrk": version(["wrk", "-v"]), "h2load": version(["h2load", "--version"]),
         },
     }

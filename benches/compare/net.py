@@ -3,6 +3,7 @@
 import http.client
 import socket
 import time
+from collections.abc import Callable
 
 READY_SECONDS = 15
 
@@ -19,23 +20,48 @@ def connect(address: str) -> socket.socket:
     return socket.create_connection((host, int(port)), timeout=READY_SECONDS)
 
 
+def answers(address: str, path: str) -> bool:
+    """Whether it is there and answers with 200."""
+    try:
+        return ask(address, path)[0] == 200
+    except OSError:
+        return False
+
+
 def wait_for_body(process, address: str, path: str, size: int):
     """Returns once the path is answered with a body of this size."""
+
+    def problem() -> str | None:
+        status, length = ask(address, path)
+        return None if (status, length) == (200, size) else f"status {status}, {length} bytes"
+
+    wait(process, f"{address}{path}", problem)
+
+
+def wait(process, what: str, problem: Callable[[], str | None]):
+    """Returns once there is no problem any more."""
     end = time.monotonic() + READY_SECONDS
     while True:
         process.must_run()
-        problem: object
         try:
-            connection = http.client.HTTPConnection(address, timeout=READY_SECONDS)
-            connection.request("GET", path)
-            response = connection.getresponse()
-            body = response.read()
-            connection.close()
-            if response.status == 200 and len(body) == size:
-                return
-            problem = f"status {response.status}, {len(body)} bytes"
-        except OSError as error:
-            problem = error
+            found = problem()
+        except (OSError, RuntimeError) as error:
+            found = str(error)
+        if found is None:
+            return
         if time.monotonic() > end:
-            raise RuntimeError(f"{address}{path}: {problem}")
+            raise RuntimeError(f"{what}: {found}")
         time.sleep(0.02)
+
+
+def ask(address: str, path: str) -> tuple[int, int]:
+    """Status and size of the body."""
+    connection = http.client.HTTPConnection(address, timeout=READY_SECONDS)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, len(response.read())
+    except http.client.HTTPException as error:
+        raise ConnectionError(f"no answer: {error!r}") from error
+    finally:
+        connection.close()

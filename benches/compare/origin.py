@@ -1,4 +1,5 @@
-"""Where every proxy forwards to: nginx with two static files, on the load generator's core."""
+"""Where the proxies forward to, on the load generator's core: nginx with two static files, and our own
+`origin` for calls and uploads, which nginx can't answer as they have to be."""
 
 import os
 from pathlib import Path
@@ -8,6 +9,11 @@ from process import Process
 from tools import find
 
 FILES = {"/1k": 1024, "/1m": 1024 * 1024}
+# A message of gRPC: not compressed, 7 bytes, a string.
+CALL = b"\0\0\0\0\x07\n\x05world"
+CALL_FIELDS = ("te: trailers", "content-type: application/grpc")
+# What our own origin says to everything else.
+READ = len("ok")
 
 # Connections are never closed for their age or their count: what the proxies do with them is measured.
 CONFIG = """
@@ -23,7 +29,7 @@ http {{
 """
 
 
-class Origin(Process):
+class Files(Process):
     def __init__(self, directory: Path, core: int):
         self.address = f"127.0.0.1:{free_port()}"
         files = directory / "files"
@@ -33,9 +39,20 @@ class Origin(Process):
         config = directory / "nginx.conf"
         config.write_text(CONFIG.format(
             user="user root;" if os.getuid() == 0 else "", address=self.address, root=files))
-        super().__init__([find("nginx"), "-p", str(directory), "-c", str(config), "-e", "stderr"], directory, core)
+        super().__init__([find("nginx"), "-p", str(directory), "-c", str(config), "-e", "stderr"], directory, (core,))
         try:
             wait_for_body(self, self.address, "/1k", FILES["/1k"])
+        except BaseException:
+            self.close()
+            raise
+
+
+class Calls(Process):
+    def __init__(self, program: Path, directory: Path, core: int):
+        self.address = f"127.0.0.1:{free_port()}"
+        super().__init__([str(program), self.address], directory, (core,))
+        try:
+            wait_for_body(self, self.address, "/", READ)
         except BaseException:
             self.close()
             raise

@@ -1,24 +1,36 @@
-"""The proxies that are compared, each on one core with one worker.
+"""The proxies that are compared, each with one worker but for `two`.
 
-A peer is a command and a file of configuration in which `@name@` is filled in: `@listen@` and `@h2@` (the same
-address where the peer tells HTTP/1.1 from HTTP/2 by itself), `@origin@`, `@access_log@`, `@user@`; addresses also
-as `@listen_host@`, `@listen_port@` and so on.
+A peer is a command and, for each role, a file of configuration in `peers` in which `@name@` is filled in:
+`@listen@` and `@h2@` (the same address where the peer tells HTTP/1.1 from HTTP/2 by itself), `@origin@`,
+`@access_log@`, `@user@`, `@admin_port@`; addresses also as `@listen_host@`, `@listen_port@` and so on.
 """
 
 import os
 import re
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from net import free_port, wait_for_body
-from origin import FILES
+from net import free_port, wait, wait_for_body
+from origin import CALL, CALL_FIELDS, FILES, READ
 from process import Process
 from tools import find, version
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+# For HTTP Pillion runs the file that outside checks run, too.
 CONTRACT = ROOT / "config" / "bench" / "single.yaml"
+PILLION = "pillion.yaml"
+
+
+@dataclass(frozen=True)
+class Role:
+    """What the proxies are set up for: a folder of `peers`, an origin, and how it shows that all is well."""
+
+    folder: str
+    origin: str
+    probe: Callable[["Proxy"], None]
 
 
 @dataclass(frozen=True)
@@ -28,80 +40,130 @@ class Peer:
     name: str
     command: Callable[[str, str, str], list[str]]
     version: Callable[[], str]
-    template: Path | None = None
+    # The name of its configuration; a program without one does the same in all roles.
+    file: str | None = None
     # What stands for `@access_log@` when it is off, and when it is on (with `@log@` for the file).
     access_log: tuple[str, str] = ("", "")
+    # Whether HTTP/2 beside HTTP/1.1 needs a port of its own.
     h2_port: bool = False
     env: dict[str, str] = field(default_factory=dict)
+
+
+class Prepared:
+    """A peer ready to be started: everything but the process."""
+
+    def __init__(self, peer: Peer, role: Role, directory: Path, origin: str, access_log: bool = False):
+        directory.mkdir(parents=True, exist_ok=True)
+        self.address = f"127.0.0.1:{free_port()}"
+        self.h2 = f"127.0.0.1:{free_port()}" if peer.h2_port and role.folder == HTTP.folder else self.address
+        log = peer.access_log[access_log]
+        # HAProxy and Pillion log to standard output.
+        self.log = directory / ("access.log" if "@log@" in log else "output.log")
+        config = directory / (peer.file or "none")
+        if peer.file:
+            config.write_text(fill(peer, role, {
+                "listen": self.address, "h2": self.h2, "origin": origin, "access_log": log.replace("@log@", str(self.log)),
+                "user": "user root;" if os.getuid() == 0 else "", "admin_port": str(free_port()),
+            }))
+        self.command = peer.command(str(config), self.address, origin)
 
 
 class Proxy(Process):
     """A peer that runs and has answered."""
 
-    def __init__(self, peer: Peer, directory: Path, core: int, origin: str, access_log: bool = False):
-        directory.mkdir(parents=True)
-        self.name = peer.name
-        self.address = f"127.0.0.1:{free_port()}"
-        self.h2 = f"127.0.0.1:{free_port()}" if peer.h2_port else self.address
-        log = peer.access_log[access_log]
-        # HAProxy and Pillion log to standard output.
-        self.log = directory / ("access.log" if "@log@" in log else "output.log")
-        config = directory / (peer.template.name if peer.template else "none")
-        if peer.template:
-            config.write_text(fill(peer, {
-                "listen": self.address, "h2": self.h2, "origin": origin, "access_log": log.replace("@log@", str(self.log)),
-                "user": "user root;" if os.getuid() == 0 else "",
-            }))
-        super().__init__(peer.command(str(config), self.address, origin), directory, core, peer.env)
+    def __init__(
+        self, peer: Peer, role: Role, directory: Path, cores: tuple[int, ...], origin: str, access_log: bool = False,
+    ):
+        ready = Prepared(peer, role, directory, origin, access_log)
+        self.name, self.address, self.h2, self.log = peer.name, ready.address, ready.h2, ready.log
+        super().__init__(ready.command, directory, cores, peer.env)
         try:
-            for path, size in FILES.items():
-                wait_for_body(self, self.address, path, size)
+            role.probe(self)
         except BaseException:
             self.close()
             raise
 
 
-def fill(peer: Peer, values: dict[str, str]) -> str:
-    text = peer.template.read_text()
+def fill(peer: Peer, role: Role, values: dict[str, str]) -> str:
     for name in ("listen", "origin"):
         values[f"{name}_host"], _, values[f"{name}_port"] = values[name].rpartition(":")
-    if peer.template == CONTRACT:
-        # The file itself, with its fixed ports exchanged for free ones.
-        admin = f"127.0.0.1:{free_port()}"
-        for fixed, free in (("127.0.0.1:9110", values["listen"]), ("127.0.0.1:9000", values["origin"]),
-                            ("127.0.0.1:9911", admin), ("accessLog: { enabled: false }", values["access_log"])):
-            if fixed not in text:
-                raise RuntimeError(f"{peer.template} has no {fixed}")
-            text = text.replace(fixed, free)
-        return text
+    if peer.file == PILLION and role.folder == HTTP.folder:
+        return fill_contract(values)
+    text = (HERE / "peers" / role.folder / peer.file).read_text()
     return re.sub("@([a-z0-9_]+)@", lambda name: values[name[1]], text)
 
 
-def peers(pillion: Path, relay: Path) -> dict[str, Peer]:
+def fill_contract(values: dict[str, str]) -> str:
+    """The file itself, with its fixed ports exchanged for free ones."""
+    text = CONTRACT.read_text()
+    for fixed, free in (("127.0.0.1:9110", values["listen"]), ("127.0.0.1:9000", values["origin"]),
+                        ("127.0.0.1:9911", f"127.0.0.1:{values['admin_port']}"),
+                        ("accessLog: { enabled: false }", values["access_log"])):
+        if fixed not in text:
+            raise RuntimeError(f"{CONTRACT} has no {fixed}")
+        text = text.replace(fixed, free)
+    return text
+
+
+def probe_files(proxy: Proxy):
+    for path, size in FILES.items():
+        wait_for_body(proxy, proxy.address, path, size)
+
+
+def probe_upload(proxy: Proxy):
+    wait_for_body(proxy, proxy.address, "/", READ)
+
+
+def probe_call(proxy: Proxy):
+    message = proxy.output.parent / "call"
+    message.write_bytes(CALL)
+    fields = [option for name in CALL_FIELDS for option in ("-H", name)]
+    command = [find("h2load"), "-n1", "-c1", "-d", str(message), *fields, f"http://{proxy.h2}/helloworld.Greeter/SayHello"]
+
+    def problem() -> str | None:
+        output = subprocess.run(command, capture_output=True, text=True).stdout
+        return None if " 1 succeeded" in output else output
+
+    wait(proxy, f"a call through {proxy.name}", problem)
+
+
+HTTP = Role("http", "files", probe_files)
+UPLOAD = Role("http", "calls", probe_upload)
+GRPC = Role("grpc", "calls", probe_call)
+TCP = Role("tcp", "files", probe_files)
+
+
+def peers(pillion: Path, programs: Path) -> dict[str, Peer]:
     """In the order of the tables. The relay, which understands nothing, is the limit and not a peer."""
-    found = [
-        Peer(
-            "pillion", lambda config, *_: [str(pillion), "run", "--config", config],
-            lambda: version([str(pillion), "--version"]), CONTRACT,
+
+    def ours(name: str, workers: int) -> Peer:
+        return Peer(
+            name, lambda config, *_: [str(pillion), "run", "--config", config],
+            lambda: version([str(pillion), "--version"]), PILLION,
             ("accessLog: { enabled: false }", "accessLog: { enabled: true }"),
-            env={"PILLION_WORKERS": "1"},
-        ),
+            env={"PILLION_WORKERS": str(workers)},
+        )
+
+    found = [
+        ours("pillion", 1),
         Peer(
             "nginx", lambda config, *_: [find("nginx"), "-p", str(Path(config).parent), "-c", config, "-e", "stderr"],
-            lambda: version(["nginx", "-v"]), HERE / "peers" / "nginx.conf",
+            lambda: version(["nginx", "-v"]), "nginx.conf",
             ("access_log off;", "access_log @log@ combined buffer=64k flush=1s;"), h2_port=True,
         ),
         Peer(
             "haproxy", lambda config, *_: [find("haproxy"), "-db", "-f", config],
-            lambda: version(["haproxy", "-v"]), HERE / "peers" / "haproxy.cfg",
+            lambda: version(["haproxy", "-v"]), "haproxy.cfg",
             ("", "option httplog\n    log stdout format raw local0"),
         ),
         Peer(
             "envoy", lambda config, *_: [find("envoy"), "-c", config, "--concurrency", "1", "--disable-hot-restart", "-l", "error"],
-            lambda: version(["envoy", "--version"]), HERE / "peers" / "envoy.yaml",
+            lambda: version(["envoy", "--version"]), "envoy.yaml",
             ("[]", '[{ name: file, typed_config: { "@type": type.googleapis.com/'
                    'envoy.extensions.access_loggers.file.v3.FileAccessLog, path: "@log@" } }]'),
         ),
-        Peer("relay", lambda _, listen, origin: [str(relay), listen, origin], lambda: ""),
+        ours("two", 2),
+        ours("one", 1),
+        Peer("relay", lambda _, listen, origin: [str(programs / "relay"), listen, origin], lambda: ""),
     ]
     return {peer.name: peer for peer in found}

@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-from summary import US, Summary, name
+from summary import Summary, name
 
-COLOURS = {US: "#c2410c", "relay": "#a8a29e"}
+COLOURS = {"pillion": "#c2410c", "two": "#c2410c", "relay": "#a8a29e"}
 OTHER = "#475569"
 COLUMNS = 3
 
@@ -28,7 +28,7 @@ def draw(summary: Summary, path: Path):
             color=[COLOURS.get(peer, OTHER) for peer in peers], ecolor="#78716c", capsize=2,
         )
         axis.invert_yaxis()
-        axis.set_title(f"{scenario.name}: {measure.label}, {measure.unit}", fontsize=9, loc="left")
+        axis.set_title(f"{scenario.name}: {measure.label}{measure.unit and ', '}{measure.unit}", fontsize=9, loc="left")
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()

@@ -1,6 +1,7 @@
-"""A process on a core of its own, and what it costs: CPU time and memory of its whole tree."""
+"""A process on cores of its own, and what it costs: CPU time and memory of its whole tree."""
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
@@ -14,12 +15,12 @@ STOP_SECONDS = 5
 class Process:
     """Runs until the block ends. Its output goes to `directory/output.log`, opened for appending."""
 
-    def __init__(self, command: list[str], directory: Path, core: int, env: dict[str, str] | None = None):
+    def __init__(self, command: list[str], directory: Path, cores: tuple[int, ...], env: dict[str, str] | None = None):
         directory.mkdir(parents=True, exist_ok=True)
         self.output = directory / "output.log"
         with open(self.output, "ab") as output:
             self.child = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "TERM", "taskset", "-c", str(core), *command],
+                ["setpriv", "--pdeathsig", "TERM", "taskset", "-c", ",".join(map(str, cores)), *command],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=directory,
                 env={**os.environ, **(env or {})},
             )
@@ -31,6 +32,25 @@ class Process:
     def pss(self) -> int:
         """Bytes: each page divided by the number of processes that share it."""
         return sum(rollup(pid, "Pss") for pid in self.tree())
+
+    def threads(self, name: str) -> dict[int, float]:
+        """Seconds of user and system time so far, of each thread whose name begins so."""
+        found = {}
+        for thread in Path(f"/proc/{self.child.pid}/task").iterdir():
+            if (thread / "comm").read_text().startswith(name):
+                found[int(thread.name)] = sum(map(int, fields(thread / "stat")[11:13])) / TICK
+        return found
+
+    def pipes(self) -> int:
+        """Bytes that its pipes can hold, in the kernel, where PSS doesn't see them."""
+        found = {}
+        for pid in self.tree():
+            for entry in Path(f"/proc/{pid}/fd").iterdir():
+                # Closed meanwhile, or a pipe whose other end is.
+                with contextlib.suppress(OSError):
+                    if (name := os.readlink(entry)).startswith("pipe:"):
+                        found[name] = capacity(entry)
+        return sum(found.values())
 
     def tree(self) -> list[int]:
         children: dict[int, list[int]] = {}
@@ -85,8 +105,20 @@ def busy(core: int) -> float:
 
 
 def stat(pid: int) -> list[str]:
-    """Fields of /proc/PID/stat from the third on; the second, the name, may hold anything."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return fields(Path(f"/proc/{pid}/stat"))
+
+
+def fields(path: Path) -> list[str]:
+    """Fields of a process's or thread's `stat` from the third on; the second, the name, may hold anything."""
+    return path.read_text().rpartition(")")[2].split()
+
+
+def capacity(pipe: Path) -> int:
+    descriptor = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_GETPIPE_SZ)
+    finally:
+        os.close(descriptor)
 
 
 def rollup(pid: int, key: str) -> int:

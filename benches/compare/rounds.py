@@ -1,38 +1,56 @@
 """The run: every scenario in rounds, in each round every peer once."""
 
+import contextlib
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from machine import Cores
-from origin import Origin
+from origin import Calls, Files
 from peer import Peer
 from scenario import Scenario, Stage
 
 Samples = list[dict[str, object]]
 
 
-def run(scenarios: list[Scenario], peers: dict[str, Peer], rounds: int, seconds: float, say: Callable[[str], None]) -> Samples:
+def run(
+    scenarios: list[Scenario], peers: dict[str, Peer], programs: Path, rounds: int, seconds: float, say: Callable[[str], None],
+) -> Samples:
     """One sample a measure: scenario, round, peer, measure, value."""
-    cores = Cores.choose()
+    cores, start = Cores.choose(), time.monotonic()
     samples: Samples = []
-    with tempfile.TemporaryDirectory(prefix="bench-") as directory, Origin(Path(directory) / "origin", cores.load) as origin:
-        for scenario in scenarios:
-            taking_part = [peers[name] for name in scenario.peers if name in peers]
-            place = Path(directory) / scenario.name
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        files = stack.enter_context(Files(directory / "files-origin", cores.load))
+        calls = stack.enter_context(Calls(programs / "origin", directory / "calls-origin", cores.load))
+        origins = {"files": files.address, "calls": calls.address}
+        for nth, scenario in enumerate(scenarios, 1):
+            place = directory / scenario.name
             place.mkdir()
-            with scenario.open(Stage(cores, origin.address, place, seconds), taking_part) as turns:
-                for number in range(rounds):
+            taking_part = [peers[name] for name in scenario.peers if name in peers]
+            say(f"{clock(start)}  {nth}/{len(scenarios)} {scenario.name}: {scenario.title}")
+            stage = Stage(cores, origins, programs, place, seconds)
+            with scenario.open(stage, taking_part) as turns:
+                for number in range(1, min(rounds, scenario.most_rounds) + 1):
                     for name in rotated(list(turns), number):
                         values = turns[name]()
-                        say(f"{scenario.name:7} {number + 1}/{rounds} {name:8} " + "  ".join(
-                            f"{measure.label} {values[measure.key]:.{measure.digits}f} {measure.unit}".rstrip()
-                            for measure in scenario.measures))
+                        say(f"{clock(start)}  {scenario.name:10} {number} {name:8} {line(scenario, values)}")
                         samples += [
-                            {"scenario": scenario.name, "round": number + 1, "peer": name, "measure": key, "value": round(value, 4)}
+                            {"scenario": scenario.name, "round": number, "peer": name, "measure": key, "value": round(value, 4)}
                             for key, value in values.items()
                         ]
     return samples
+
+
+def clock(start: float) -> str:
+    minutes, seconds = divmod(int(time.monotonic() - start), 60)
+    return f"{minutes:2}:{seconds:02}"
+
+
+def line(scenario: Scenario, values: dict[str, float]) -> str:
+    return "  ".join(
+        f"{measure.label} {values[measure.key]:.{measure.digits}f} {measure.unit}".rstrip() for measure in scenario.measures)
 
 
 def rotated(names: list[str], by: int) -> list[str]:

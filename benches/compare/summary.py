@@ -3,9 +3,14 @@
 import statistics
 from dataclasses import dataclass
 
-from scenario import SCENARIOS, Aim, Measure, Scenario
+from scenario import Measure, Scenario
+from scenarios import SCENARIOS
+from targets import TARGETS, Target
 
-US = "pillion"
+NAMES = {
+    "pillion": "Pillion", "haproxy": "HAProxy", "envoy": "Envoy", "relay": "TCP relay",
+    "two": "two workers", "one": "one worker",
+}
 
 
 @dataclass(frozen=True)
@@ -18,6 +23,35 @@ class Cell:
         if self.least == self.greatest:
             return f"{self.median:,.{digits}f}"
         return f"{self.median:,.{digits}f} ({self.least:,.{digits}f}-{self.greatest:,.{digits}f})"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a target. Ratios are medians of the rounds' ratios, to the best peer of the target's."""
+
+    target: Target
+    measure: Measure
+    value: float
+    digits: int
+    unit: str
+
+    @property
+    def met(self) -> bool | None:
+        """`None` for what is only hoped for."""
+        return None if self.target.most is None else self.value <= self.target.most
+
+    def text(self) -> str:
+        most, aim = self.target.most, self.target.aim
+        limits = [*([f"at most {most:g}"] if most is not None else []), *([f"aim {aim:g}"] if aim is not None else [])]
+        results = {None: [], True: ["met"], False: [f"MISSED by {missed(self.value, most)}"]}[self.met]
+        if aim is not None and self.met is not False:
+            results.append("aim reached" if self.value <= aim else f"aim missed by {missed(self.value, aim)}")
+        value = f"{self.value:.{self.digits}f} {self.unit}".rstrip()
+        return f"{self.measure.label}: {value} ({', '.join(limits)}): {', '.join(results)}"
+
+
+def missed(value: float, limit: float | None) -> str:
+    return f"{(value / limit - 1) * 100:.0f} %" if limit else ""
 
 
 class Summary:
@@ -37,16 +71,16 @@ class Summary:
         return cell(self.values[scenario.name, peer, measure].values())
 
     def ratio(self, scenario: Scenario, peer: str, measure: str) -> Cell | None:
-        """Pillion's value over the peer's, pair by pair within each round: what both met there cancels out."""
-        ours, theirs = (self.values.get((scenario.name, name, measure)) for name in (US, peer))
-        if not ours or not theirs or peer == US:
+        """Our value over the peer's, pair by pair within each round: what both met there cancels out."""
+        ours, theirs = (self.values.get((scenario.name, name, measure)) for name in (scenario.us, peer))
+        if not ours or not theirs or peer == scenario.us:
             return None
         pairs = [ours[number] / theirs[number] for number in ours if theirs.get(number)]
         return cell(pairs) if pairs else None
 
     def rows(self, scenario: Scenario) -> list[list[str]]:
         """A head, then one row a peer."""
-        head = ["", *(column for measure in scenario.measures for column in columns(measure))]
+        head = ["", *(column for measure in scenario.measures for column in columns(scenario, measure))]
         return [head, *([name(peer), *self.row(scenario, peer)] for peer in self.peers(scenario))]
 
     def row(self, scenario: Scenario, peer: str) -> list[str]:
@@ -54,30 +88,28 @@ class Summary:
         for measure in scenario.measures:
             known = (scenario.name, peer, measure.key) in self.values
             texts.append(self.cell(scenario, peer, measure.key).text(measure.digits) if known else "")
-            if measure.ratio:
+            if measure.ratio and len(scenario.peers) > 1:
                 ratio = self.ratio(scenario, peer, measure.key)
                 texts.append(ratio.text(2) if ratio else "")
         return texts
 
-    def aims(self, scenario: Scenario) -> list[str]:
-        lines = (self.aim(scenario, aim) for aim in scenario.aims)
-        return [line for line in lines if line]
+    def verdicts(self, scenario: Scenario) -> list["Verdict"]:
+        """One for each target that the scenario's samples can judge."""
+        found = (self.verdict(scenario, target) for target in TARGETS if target.scenario == scenario.name)
+        return [verdict for verdict in found if verdict]
 
-    def aim(self, scenario: Scenario, aim: Aim) -> str | None:
-        measure = next(measure for measure in scenario.measures if measure.key == aim.measure)
-        if (scenario.name, US, aim.measure) not in self.values:
+    def verdict(self, scenario: Scenario, target: Target) -> "Verdict | None":
+        measure = next(measure for measure in scenario.measures if measure.key == target.measure)
+        if (scenario.name, scenario.us, target.measure) not in self.values:
             return None
-        if aim.of:
-            ratio = self.ratio(scenario, aim.of, aim.measure)
-            if not ratio:
-                return None
-            value, limit = ratio.median, f"{aim.most:.2f} of {name(aim.of)}"
-            text = f"{value:.2f}"
-        else:
-            value, limit = self.cell(scenario, US, aim.measure).median, f"{aim.most:g} {measure.unit}"
-            text = f"{value:.{measure.digits}f}"
-        result = "met" if value <= aim.most else f"missed by {(value / aim.most - 1) * 100:.0f} %"
-        return f"{measure.label}: at most {limit}; {text}: {result}"
+        if not target.of:
+            value = self.cell(scenario, scenario.us, target.measure).median
+            return Verdict(target, measure, value, measure.digits, measure.unit)
+        ratios = {peer: ratio.median for peer in target.of if (ratio := self.ratio(scenario, peer, target.measure))}
+        if not ratios:
+            return None
+        best = max(ratios, key=lambda peer: ratios[peer])
+        return Verdict(target, measure, ratios[best], 2, f"of {name(best)}{', the best' if len(target.of) > 1 else ''}")
 
     def others(self) -> Cell | None:
         """Share of the proxy's core that went to other programs."""
@@ -90,10 +122,11 @@ def cell(values) -> Cell:
     return Cell(statistics.median(values), min(values), max(values))
 
 
-def columns(measure: Measure) -> list[str]:
+def columns(scenario: Scenario, measure: Measure) -> list[str]:
     unit = f", {measure.unit}" if measure.unit else ""
-    return [f"{measure.label}{unit}", *(["Pillion / it"] if measure.ratio else [])]
+    ratio = measure.ratio and len(scenario.peers) > 1
+    return [f"{measure.label}{unit}", *([f"{name(scenario.us)} / it"] if ratio else [])]
 
 
 def name(peer: str) -> str:
-    return {"pillion": "Pillion", "haproxy": "HAProxy", "envoy": "Envoy", "relay": "TCP relay"}.get(peer, peer)
+    return NAMES.get(peer, peer)

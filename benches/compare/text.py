@@ -13,18 +13,28 @@ def terminal(run: dict, summary: Summary) -> str:
         rows = summary.rows(scenario)
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         table = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        parts.append("\n".join([f"{scenario.name}: {scenario.title}", *table, *summary.aims(scenario)]))
-    return "\n\n".join(parts)
+        parts.append("\n".join([f"{scenario.name}: {scenario.title}", *table]))
+    return "\n\n".join([*parts, "\n".join(targets(summary))])
 
 
 def markdown(run: dict, summary: Summary, directory: str) -> str:
-    parts = [machine(run, summary) + f" Raw data and plots: `{directory}`."]
+    first, *verdicts = targets(summary)
+    parts = [machine(run, summary) + f" Raw data and plots: `{directory}`.", f"### {first}", "\n".join(f"- {line}" for line in verdicts)]
     for scenario in summary.scenarios:
         head, *rows = summary.rows(scenario)
         table = [row_of(head), row_of(["---", *["---:"] * (len(head) - 1)]), *map(row_of, rows)]
-        aims = [f"- {line}" for line in summary.aims(scenario)]
-        parts += [f"### `{scenario.name}`: {scenario.title}", "\n".join(table), *(["\n".join(["First aims:", "", *aims])] if aims else [])]
-    return "\n\n".join(parts)
+        parts += [f"### `{scenario.name}`: {scenario.title}", "\n".join(table)]
+    return "\n\n".join([*parts, f"![overview](../{directory}/overview.png)"])
+
+
+def targets(summary: Summary) -> list[str]:
+    """A line that counts them, then one for each."""
+    verdicts = [(scenario, verdict) for scenario in summary.scenarios for verdict in summary.verdicts(scenario)]
+    results = [verdict.met for _, verdict in verdicts if verdict.met is not None]
+    return [
+        f"Targets: {sum(results)} of {len(results)} met",
+        *(f"{scenario.name}: {verdict.text()}" for scenario, verdict in verdicts),
+    ]
 
 
 def machine(run: dict, summary: Summary) -> str:

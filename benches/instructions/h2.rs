@@ -104,11 +104,11 @@ impl Client {
         let mut open = self.streams;
         while open > 0 {
             let mut out = Vec::new();
-            let more = self
+            let came = self
                 .reader
                 .read(&mut self.stream, &mut out, |_, _| open -= 1)
                 .await;
-            assert!(more, "the proxy closed a connection");
+            assert!(came == Came::Frames, "the proxy refused a stream");
             if !out.is_empty() {
                 self.stream
                     .write_all(&out)
@@ -134,10 +134,10 @@ pub(crate) async fn answer(
         // A client that is gone does not mind.
         drop(stream.write_all(&out).await);
         out.clear();
-        if !reader
+        let came = reader
             .read(&mut stream, &mut out, |id, out| writer.write(id, out))
-            .await
-        {
+            .await;
+        if came == Came::End {
             return;
         }
     }
@@ -257,6 +257,15 @@ fn frame(kind: u8, flags: u8, id: u32, payload: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(payload);
 }
 
+/// What a read brought.
+#[derive(PartialEq, Eq)]
+enum Came {
+    Frames,
+    /// Frames too, and one that gives up a stream or the connection.
+    Refusal,
+    End,
+}
+
 /// Reads frames and keeps what is not whole yet.
 struct Reader {
     room: Vec<u8>,
@@ -274,17 +283,18 @@ impl Default for Reader {
 
 impl Reader {
     /// Reads once and looks at the whole frames: `ended` gets the streams whose peer is through.
-    /// Answers that the protocol demands are put into `out`. `false` at the connection's end.
+    /// Answers that the protocol demands are put into `out`.
     async fn read(
         &mut self,
         stream: &mut (impl AsyncRead + Unpin),
         out: &mut Vec<u8>,
         mut ended: impl FnMut(u32, &mut Vec<u8>),
-    ) -> bool {
+    ) -> Came {
         match stream.read(&mut self.room[self.filled..]).await {
             Ok(read) if read > 0 => self.filled += read,
-            _ => return false,
+            _ => return Came::End,
         }
+        let mut came = Came::Frames;
         let mut start = 0;
         while let Some(&[a, b, c, kind, flags, d, e, f, g]) =
             self.room[start..self.filled].first_chunk::<FRAME_HEAD>()
@@ -301,13 +311,13 @@ impl Reader {
                 PING if flags & ACK == 0 => {
                     frame(PING, ACK, 0, &self.room[start + FRAME_HEAD..end], out);
                 }
-                RST_STREAM | GOAWAY => panic!("the proxy refused a stream"),
+                RST_STREAM | GOAWAY => came = Came::Refusal,
                 _ => {}
             }
             start = end;
         }
         self.room.copy_within(start..self.filled, 0);
         self.filled -= start;
-        true
+        came
     }
 }

@@ -77,7 +77,7 @@ impl Table {
 
 /// Host and path prefix of a route.
 fn place(number: usize) -> (String, String) {
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         (format!("service-{number}.shop.example"), "/api".to_owned())
     } else {
         ("shop.example".to_owned(), format!("/api/service-{number}"))
