@@ -53,7 +53,8 @@ bench: bench-setup ## Pillion beside nginx, HAProxy and Envoy: BENCH_ROUNDS (5) 
 	$(COMPARE) plot $(BENCH_SET)
 
 bench-quick: ## the same in one round of a second, kept nowhere: does it still work
-	BENCH_ROUNDS=1 BENCH_SECONDS=1 $(MAKE) bench BENCH_SET=$(TARGET)/bench-quick
+	BENCH_ROUNDS=1 BENCH_SECONDS=1 BENCH_HELD=500 BENCH_BURST=1000 BENCH_REST=1 BENCH_STARTS=5 \
+	  $(MAKE) bench BENCH_SET=$(TARGET)/bench-quick
 
 bench-docs: ## puts a set of results, BENCH_SET=benches/results/DATE, into docs/performance.md
 	$(COMPARE) document $(BENCH_SET)

@@ -88,7 +88,7 @@ def show(options: argparse.Namespace) -> int:
 
 
 def plot(options: argparse.Namespace) -> int:
-    draw(Summary(results.read(options.set)[1]), options.set / "overview.png")
+    draw(Summary(results.read(options.set)[1]), options.set)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""A set of results on disk: `run.json` (where and how), `samples.csv` (every number), `overview.png`."""
+"""A set of results on disk: `run.json` (where and how), `samples.csv` (every number), `overview.png`, `targets.png`."""
 
 import csv
 import json

@@ -67,6 +67,9 @@ class Summary:
         seen = {peer for name, peer, _ in self.values if name == scenario.name}
         return [peer for peer in scenario.peers if peer in seen]
 
+    def has(self, scenario: Scenario, measure: Measure) -> bool:
+        return all((scenario.name, peer, measure.key) in self.values for peer in self.peers(scenario))
+
     def cell(self, scenario: Scenario, peer: str, measure: str) -> Cell:
         return cell(self.values[scenario.name, peer, measure].values())
 

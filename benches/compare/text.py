@@ -24,7 +24,7 @@ def markdown(run: dict, summary: Summary, directory: str) -> str:
         head, *rows = summary.rows(scenario)
         table = [row_of(head), row_of(["---", *["---:"] * (len(head) - 1)]), *map(row_of, rows)]
         parts += [f"### `{scenario.name}`: {scenario.title}", "\n".join(table)]
-    return "\n\n".join([*parts, f"![overview](../{directory}/overview.png)"])
+    return "\n\n".join([*parts, *(f"![{plot}](../{directory}/{plot}.png)" for plot in ("targets", "overview"))])
 
 
 def targets(summary: Summary) -> list[str]:

@@ -15,18 +15,11 @@ use crate::scenario::{SCENARIOS, Scenario};
 /// What a count may be over the stored one, percent. Two builds differ by far less.
 const TOLERANCE: f64 = 3.0;
 
-/// Counts, and what they were counted with: another compiler or another C library is another count.
-#[derive(Serialize, Deserialize)]
-struct Counts {
-    made_with: BTreeMap<String, String>,
-    counts: BTreeMap<String, u64>,
-}
-
 /// Counts everything; fails where a scenario costs too much. `bless` stores the counts instead.
 pub(crate) fn run(bless: bool) -> ExitCode {
-    match counted_and_judged(bless) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+    let done = count_all().and_then(|now| if bless { now.store() } else { now.judge() });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
             eprintln!("error: {problem}");
             ExitCode::FAILURE
@@ -34,79 +27,96 @@ pub(crate) fn run(bless: bool) -> ExitCode {
     }
 }
 
-fn counted_and_judged(bless: bool) -> Result<bool, String> {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/instructions/counts.json");
-    let stored: Counts = fs::read(&file)
-        .map_err(|error| error.to_string())
-        .and_then(|text| serde_json::from_slice(&text).map_err(|error| error.to_string()))
-        .or_else(|error| {
-            let none = Counts {
-                made_with: BTreeMap::new(),
-                counts: BTreeMap::new(),
-            };
-            if bless {
-                Ok(none)
-            } else {
-                Err(format!("{}: {error}", file.display()))
-            }
-        })?;
+/// Counts, and what they were counted with: another compiler or another C library is another count.
+#[derive(Serialize, Deserialize)]
+struct Counts {
+    made_with: BTreeMap<String, String>,
+    counts: BTreeMap<String, u64>,
+}
+
+fn count_all() -> Result<Counts, String> {
+    let stored = Counts::stored().ok();
     let mut now = Counts {
         made_with: tools()?,
         counts: BTreeMap::new(),
     };
-    let mut good = true;
     for scenario in &SCENARIOS {
-        let count = count(scenario)?;
-        let before = stored.counts.get(scenario.name).copied();
-        let (change, over) = compare(count, before);
-        good &= !over;
-        println!(
-            "{:9} {count:>8} instructions a {}: {change}",
-            scenario.name, scenario.unit
+        let Scenario { name, unit, .. } = scenario;
+        let count = count_one(scenario)?;
+        now.counts.insert((*name).to_owned(), count);
+        let before = stored.as_ref().and_then(|stored| stored.counts.get(*name));
+        let change = before.map_or_else(
+            || "new".to_owned(),
+            |&before| format!("{:+.2} % of {before}", change(count, before)),
         );
-        now.counts.insert(scenario.name.to_owned(), count);
+        println!("{name:9} {count:>7} instructions a {unit}: {change}");
     }
-    if bless {
-        let text = serde_json::to_string_pretty(&now).map_err(|error| error.to_string())? + "\n";
-        fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))?;
-        return Ok(true);
-    }
-    if !good {
-        println!(
-            "\nPast {TOLERANCE} %. `make bench-instructions BLESS=1` stores these counts, in a commit of its own\n\
-             that says what they buy; see docs/performance.md."
-        );
-    }
-    if now.made_with != stored.made_with {
-        println!(
-            "\nStored with {:?}, counted with {:?}: if only",
-            stored.made_with, now.made_with
-        );
-        println!("the tools have changed, store the counts of the commit before, too.");
-    }
-    Ok(good)
+    Ok(now)
 }
 
-/// How the count compares, in words, and whether it is too much.
-fn compare(count: u64, before: Option<u64>) -> (String, bool) {
-    let Some(before) = before else {
-        return ("none is stored".to_owned(), true);
-    };
-    #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
-    let change = (count as f64 / before as f64 - 1.0) * 100.0;
-    let over = change > TOLERANCE;
-    let verdict = if over {
-        ", TOO MUCH"
-    } else if change < -TOLERANCE {
-        ", store it"
-    } else {
-        ""
-    };
-    (format!("{change:+.2} % of {before}{verdict}"), over)
+impl Counts {
+    fn file() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/instructions/counts.json")
+    }
+
+    fn stored() -> Result<Self, String> {
+        let text = fs::read(Self::file()).map_err(|error| error.to_string());
+        text.and_then(|text| serde_json::from_slice(&text).map_err(|error| error.to_string()))
+            .map_err(|error| format!("{}: {error}", Self::file().display()))
+    }
+
+    fn store(&self) -> Result<(), String> {
+        let text = serde_json::to_string_pretty(self).map_err(|error| error.to_string())?;
+        fs::write(Self::file(), text + "\n")
+            .map_err(|error| format!("{}: {error}", Self::file().display()))
+    }
+
+    /// Fails where a count is too far over the stored one.
+    fn judge(&self) -> Result<(), String> {
+        let stored = Self::stored()?;
+        let other_tools = if self.made_with == stored.made_with {
+            String::new()
+        } else {
+            format!(
+                "\nStored with {:?}, counted with {:?}: where only these have changed, store the counts of the \
+                 commit before first.",
+                stored.made_with, self.made_with
+            )
+        };
+        let by_change = |wanted: &dyn Fn(f64) -> bool| -> Vec<&str> {
+            let counts = self.counts.iter();
+            let found = counts.filter(|(name, count)| match stored.counts.get(*name) {
+                Some(before) => wanted(change(**count, *before)),
+                None => wanted(f64::INFINITY),
+            });
+            found.map(|(name, _)| name.as_str()).collect()
+        };
+        let worse = by_change(&|change| change > TOLERANCE);
+        if !worse.is_empty() {
+            return Err(format!(
+                "over {TOLERANCE} % more than stored: {}. `make bench-instructions BLESS=1` stores these counts, in \
+                 a commit of its own that says what they buy: docs/performance.md.{other_tools}",
+                worse.join(", ")
+            ));
+        }
+        let better = by_change(&|change| change < -TOLERANCE);
+        if !better.is_empty() {
+            println!(
+                "Store what is saved, so that it stays so: `make bench-instructions BLESS=1`."
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Percent.
+#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+fn change(now: u64, before: u64) -> f64 {
+    (now as f64 / before as f64 - 1.0) * 100.0
 }
 
 /// Instructions a unit, in one run under callgrind.
-fn count(scenario: &Scenario) -> Result<u64, String> {
+fn count_one(scenario: &Scenario) -> Result<u64, String> {
     let own = env::current_exe().map_err(|error| error.to_string())?;
     let profile: PathBuf = env::temp_dir().join(format!("pillion-counts-{}.out", process::id()));
     let mut command = Command::new("valgrind");
