@@ -46,7 +46,7 @@ pub struct Reply {
 /// whole.
 pub async fn handle(
     client: Rc<Client>,
-    mut request: Request,
+    request: &mut Request,
     uploaded: &dyn Fn() -> Option<u64>,
 ) -> Reply {
     let start = Instant::now();
@@ -59,15 +59,7 @@ pub async fn handle(
     describe(&mut completion, &request.head, &client);
     let grpc = grpc::is_grpc(&request.head.fields);
     let is_head = request.head.method == Method::HEAD;
-    let outcome = serve(
-        &client,
-        &plan,
-        &mut request,
-        &mut completion,
-        start,
-        uploaded,
-    )
-    .await;
+    let outcome = serve(&client, &plan, request, &mut completion, start, uploaded).await;
     let mut response = match outcome {
         Ok(response) => response,
         Err(error) => {
@@ -313,7 +305,7 @@ async fn forwarded(
     mirror_request(client, &route.mirrors, request, deadline);
 
     let call = Call {
-        request: std::mem::take(request),
+        request,
         client,
         upstream: &backend.upstream,
         deadline,
@@ -418,7 +410,7 @@ fn mirror_request(
             request.body = body;
             copy
         };
-        let copy = Request {
+        let mut copy = Request {
             head: request.head.clone(),
             body,
             expects_continue: false,
@@ -428,7 +420,7 @@ fn mirror_request(
         tokio::task::spawn_local(async move {
             let trail = policy::Trail::default();
             let call = Call {
-                request: copy,
+                request: &mut copy,
                 client: &client,
                 upstream: &upstream,
                 deadline,

@@ -48,40 +48,41 @@ impl Kind {
         )
     }
 
-    /// The kind of a field name, a token in whatever case.
+    /// The kind of a field name, a token in whatever case. Length and first letter leave one
+    /// candidate at most.
     pub fn of(name: &[u8]) -> Self {
-        let candidates: &[(&[u8], Self)] = match name.len() {
-            2 => &[(b"te", Self::Te)],
-            3 => &[(b"via", Self::Via)],
-            4 => &[(b"host", Self::Host), (b"date", Self::Date)],
-            6 => &[(b"expect", Self::Expect)],
-            7 => &[(b"trailer", Self::Trailer), (b"upgrade", Self::Upgrade)],
-            9 => &[(b"forwarded", Self::Forwarded)],
-            10 => &[
-                (b"connection", Self::Connection),
-                (b"keep-alive", Self::HopByHop),
-            ],
-            12 => &[
-                (b"content-type", Self::ContentType),
-                (b"x-request-id", Self::XRequestId),
-                (b"grpc-timeout", Self::GrpcTimeout),
-            ],
-            14 => &[
-                (b"content-length", Self::ContentLength),
-                (b"http2-settings", Self::HopByHop),
-            ],
-            16 => &[(b"proxy-connection", Self::HopByHop)],
-            17 => &[(b"transfer-encoding", Self::TransferEncoding)],
-            18 => &[(b"proxy-authenticate", Self::HopByHop)],
-            19 => &[(b"proxy-authorization", Self::HopByHop)],
-            _ => &[],
+        let Some(first) = name.first() else {
+            return Self::Other;
         };
-        for &(text, kind) in candidates {
-            if same(name, text) {
-                return kind;
-            }
+        let (text, kind): (&[u8], Self) = match (name.len(), first | 0x20) {
+            (2, b't') => (b"te", Self::Te),
+            (3, b'v') => (b"via", Self::Via),
+            (4, b'h') => (b"host", Self::Host),
+            (4, b'd') => (b"date", Self::Date),
+            (6, b'e') => (b"expect", Self::Expect),
+            (7, b't') => (b"trailer", Self::Trailer),
+            (7, b'u') => (b"upgrade", Self::Upgrade),
+            (9, b'f') => (b"forwarded", Self::Forwarded),
+            (10, b'c') => (b"connection", Self::Connection),
+            (10, b'k') => (b"keep-alive", Self::HopByHop),
+            (12, b'c') => (b"content-type", Self::ContentType),
+            (12, b'x') => (b"x-request-id", Self::XRequestId),
+            (12, b'g') => (b"grpc-timeout", Self::GrpcTimeout),
+            (14, b'c') => (b"content-length", Self::ContentLength),
+            (14, b'h') => (b"http2-settings", Self::HopByHop),
+            (16, b'p') => (b"proxy-connection", Self::HopByHop),
+            (17, b't') => (b"transfer-encoding", Self::TransferEncoding),
+            (18, b'p') => (b"proxy-authenticate", Self::HopByHop),
+            (19, b'p') => (b"proxy-authorization", Self::HopByHop),
+            (_, b'x') => return Self::of_ours(name),
+            _ => return Self::Other,
+        };
+        if same(name, text) {
+            kind
+        } else {
+            // Its length may be that of another name that begins so.
+            Self::of_ours(name)
         }
-        Self::of_ours(name)
     }
 
     fn of_ours(name: &[u8]) -> Self {

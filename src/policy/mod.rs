@@ -31,7 +31,7 @@ use crate::{
 
 /// A request on its way to an upstream, and all that decides about it.
 pub struct Call<'a> {
-    pub request: Request,
+    pub request: &'a mut Request,
     pub client: &'a Rc<Client>,
     pub upstream: &'a Arc<Upstream>,
     /// The head of the response has to be here by then.

@@ -26,6 +26,9 @@ impl<'a> Authority<'a> {
     /// assert_eq!((&*authority.host, authority.port), ("shop.example", Some(8080)));
     /// ```
     pub fn parse(authority: &'a [u8]) -> Result<Self, HostError> {
+        if let Some(usual) = usual(authority) {
+            return Ok(usual);
+        }
         let text = str::from_utf8(authority).map_err(|_| HostError::Invalid)?;
         let end = match text.strip_prefix('[') {
             Some(rest) => rest.find(']').ok_or(HostError::Invalid)? + 2,
@@ -59,6 +62,48 @@ impl From<HostError> for Error {
         Self::new(Reason::BadRequest, detail)
     }
 }
+
+/// A host in lower case, perhaps with a port: next to all of them, read in one pass.
+fn usual(authority: &[u8]) -> Option<Authority<'_>> {
+    let end = authority
+        .iter()
+        .position(|&byte| !USUAL[usize::from(byte)])
+        .unwrap_or(authority.len());
+    let (host, port) = authority.split_at(end);
+    let port = match port {
+        [] => None,
+        [b':', digits @ ..] if !digits.is_empty() && digits.len() <= 4 => {
+            let mut port = 0;
+            for digit in digits {
+                if !digit.is_ascii_digit() {
+                    return None;
+                }
+                port = port * 10 + u16::from(digit - b'0');
+            }
+            Some(port)
+        }
+        _ => return None,
+    };
+    if host.is_empty() || host.len() > MAX_HOST || host.ends_with(b".") {
+        return None;
+    }
+    let host = Cow::Borrowed(str::from_utf8(host).ok()?);
+    Some(Authority { host, port })
+}
+
+/// What a host in lower case is made of.
+static USUAL: [bool; 256] = {
+    let mut usual = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        let is = byte as u8;
+        usual[byte] = is.is_ascii_lowercase()
+            || is.is_ascii_digit()
+            || matches!(is, b'-' | b'.' | b'_' | b'~');
+        byte += 1;
+    }
+    usual
+};
 
 /// Whether [`Authority::parse`] takes it.
 pub fn valid_host(authority: &[u8]) -> bool {

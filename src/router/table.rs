@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
+use foldhash::fast::FixedState;
 use http::Method;
 
 use super::{
@@ -22,9 +23,9 @@ use crate::{
 #[derive(Debug)]
 pub struct Router<T> {
     plans: Vec<T>,
-    exact: HashMap<Box<str>, Paths>,
+    exact: HashMap<Box<str>, Paths, FixedState>,
     /// By what follows `*.`.
-    wildcards: HashMap<Box<str>, Paths>,
+    wildcards: HashMap<Box<str>, Paths, FixedState>,
     longest_wildcard: usize,
     any: Paths,
 }
@@ -61,8 +62,8 @@ impl<T> Router<T> {
     pub fn new(entries: impl IntoIterator<Item = (Arc<Route>, usize, T)>) -> Self {
         let mut router = Self {
             plans: Vec::new(),
-            exact: HashMap::new(),
-            wildcards: HashMap::new(),
+            exact: HashMap::default(),
+            wildcards: HashMap::default(),
             longest_wildcard: 0,
             any: Paths::default(),
         };
@@ -160,7 +161,7 @@ impl<T> Router<T> {
 /// The rules of one hostname.
 #[derive(Debug, Default)]
 struct Paths {
-    exact: HashMap<Box<str>, Vec<Candidate>>,
+    exact: HashMap<Box<str>, Vec<Candidate>, FixedState>,
     patterns: Patterns,
     prefixes: Tree,
 }

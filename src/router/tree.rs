@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use foldhash::fast::FixedState;
+
 use super::{
     condition::{Candidate, settle},
     table::Lookup,
@@ -18,7 +20,7 @@ pub(super) struct Tree {
 
 #[derive(Debug, Default)]
 struct Node {
-    children: HashMap<Box<str>, usize>,
+    children: HashMap<Box<str>, usize, FixedState>,
     candidates: Vec<Candidate>,
     parent: usize,
     /// The nearest node above that holds candidates.

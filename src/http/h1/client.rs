@@ -134,14 +134,10 @@ impl Exchange {
         }
         loop {
             let input = &mut self.conn.wire.input;
-            if let Some(length) = self
-                .scanner
-                .scan(input, MAX_HEAD)
-                .map_err(head::HeadError::of_response)?
-            {
-                let head = head::response(&input[..length], &self.method);
+            let next = head::next_response(input, &mut self.scanner, MAX_HEAD, &self.method)
+                .map_err(head::HeadError::of_response)?;
+            if let Some((length, head)) = next {
                 input.advance(length);
-                let head = head.map_err(head::HeadError::of_response)?;
                 let status = head.head.status;
                 if !is_interim(status) {
                     return Poll::Ready(Ok(head));

@@ -9,7 +9,7 @@ use std::mem::MaybeUninit;
 
 use http::{Method, StatusCode, Uri, Version};
 
-use super::claims::Claims;
+use super::{claims::Claims, scan::Scanner};
 use crate::{
     error::{Error, Reason},
     http::{
@@ -90,16 +90,109 @@ impl HeadError {
     }
 }
 
-/// Reads a whole request head.
-pub fn request(text: &[u8]) -> Result<ReceivedRequest, HeadError> {
+/// Reads a request head from the start of `buf`, once it is whole; its length comes with it.
+/// Nearly every head comes in one piece and is read in one pass; `scanner` waits for others.
+///
+/// # Errors
+/// A head that is none, or of more than `limit` bytes.
+pub fn next_request(
+    buf: &[u8],
+    scanner: &mut Scanner,
+    limit: usize,
+) -> Result<Option<(usize, ReceivedRequest)>, HeadError> {
+    if scanner.is_fresh() {
+        let at_once = parse_request(buf, |length, parsed| {
+            let strict = is_strict(buf, length, limit, parsed.headers)
+                && parsed
+                    .method
+                    .is_some_and(|method| buf.starts_with(method.as_bytes()));
+            strict.then(|| (length, read_request(&buf[..length], parsed)))
+        });
+        if let Ok(Some(Some((length, request)))) = at_once {
+            return request.map(|request| Some((length, request)));
+        }
+    }
+    let Some(length) = scanner.scan(buf, limit)? else {
+        return Ok(None);
+    };
+    Ok(Some((length, request(&buf[..length])?)))
+}
+
+/// The same for a response; `method` is that of the request it answers.
+///
+/// # Errors
+/// As of [`next_request`].
+pub fn next_response(
+    buf: &[u8],
+    scanner: &mut Scanner,
+    limit: usize,
+    method: &Method,
+) -> Result<Option<(usize, ReceivedResponse)>, HeadError> {
+    if scanner.is_fresh() {
+        let at_once = parse_response(buf, |length, parsed| {
+            let strict = is_strict(buf, length, limit, parsed.headers) && buf.starts_with(b"HTTP/");
+            strict.then(|| (length, read_response(&buf[..length], parsed, method)))
+        });
+        if let Ok(Some(Some((length, response)))) = at_once {
+            return response.map(|response| Some((length, response)));
+        }
+    }
+    let Some(length) = scanner.scan(buf, limit)? else {
+        return Ok(None);
+    };
+    Ok(Some((length, response(&buf[..length], method)?)))
+}
+
+/// Whether every line ends in CRLF, as [`Scanner`] demands: httparse takes a bare LF, too.
+fn is_strict(buf: &[u8], length: usize, limit: usize, lines: &[httparse::Header<'_>]) -> bool {
+    let base = buf.as_ptr().addr();
+    length <= limit
+        && buf[..length].ends_with(b"\r\n\r\n")
+        && lines
+            .iter()
+            .all(|line| buf[..line.name.as_ptr().addr() - base].ends_with(b"\r\n"))
+}
+
+fn parse_request<R>(
+    text: &[u8],
+    read: impl FnOnce(usize, &httparse::Request<'_, '_>) -> R,
+) -> Result<Option<R>, HeadError> {
     let mut lines = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut parsed = httparse::Request::new(&mut []);
     let status = httparse::ParserConfig::default()
         .parse_request_with_uninit_headers(&mut parsed, text, &mut lines)
         .map_err(why)?;
-    if !status.is_complete() {
-        return Err(HeadError::Bad("an empty line inside the head"));
-    }
+    Ok(match status {
+        httparse::Status::Complete(length) => Some(read(length, &parsed)),
+        httparse::Status::Partial => None,
+    })
+}
+
+fn parse_response<R>(
+    text: &[u8],
+    read: impl FnOnce(usize, &httparse::Response<'_, '_>) -> R,
+) -> Result<Option<R>, HeadError> {
+    let mut lines = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut parsed = httparse::Response::new(&mut []);
+    let status = httparse::ParserConfig::default()
+        .parse_response_with_uninit_headers(&mut parsed, text, &mut lines)
+        .map_err(why)?;
+    Ok(match status {
+        httparse::Status::Complete(length) => Some(read(length, &parsed)),
+        httparse::Status::Partial => None,
+    })
+}
+
+/// Reads a whole request head.
+pub fn request(text: &[u8]) -> Result<ReceivedRequest, HeadError> {
+    parse_request(text, |_, parsed| read_request(text, parsed))?
+        .unwrap_or(Err(HeadError::Bad("an empty line inside the head")))
+}
+
+fn read_request(
+    text: &[u8],
+    parsed: &httparse::Request<'_, '_>,
+) -> Result<ReceivedRequest, HeadError> {
     let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version)
     else {
         return Err(HeadError::Bad("no request line"));
@@ -144,14 +237,15 @@ pub fn request(text: &[u8]) -> Result<ReceivedRequest, HeadError> {
 
 /// Reads a whole response head; `method` is that of the request it answers.
 pub fn response(text: &[u8], method: &Method) -> Result<ReceivedResponse, HeadError> {
-    let mut lines = [const { MaybeUninit::uninit() }; MAX_HEADERS];
-    let mut parsed = httparse::Response::new(&mut []);
-    let status = httparse::ParserConfig::default()
-        .parse_response_with_uninit_headers(&mut parsed, text, &mut lines)
-        .map_err(why)?;
-    if !status.is_complete() {
-        return Err(HeadError::Bad("an empty line inside the head"));
-    }
+    parse_response(text, |_, parsed| read_response(text, parsed, method))?
+        .unwrap_or(Err(HeadError::Bad("an empty line inside the head")))
+}
+
+fn read_response(
+    text: &[u8],
+    parsed: &httparse::Response<'_, '_>,
+    method: &Method,
+) -> Result<ReceivedResponse, HeadError> {
     let (Some(code), Some(minor)) = (parsed.code, parsed.version) else {
         return Err(HeadError::Bad("no status line"));
     };
@@ -250,17 +344,21 @@ pub(super) fn why(error: httparse::Error) -> HeadError {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{
-        super::{scan::Scanner, trailers::trailers},
-        *,
-    };
+    use super::{super::trailers::trailers, *};
 
+    /// In one piece, and with a first byte that came alone: the same either way.
     fn parse(text: &str) -> Result<ReceivedRequest, HeadError> {
-        let mut scanner = Scanner::default();
-        match scanner.scan(text.as_bytes(), 65536)? {
-            Some(length) => request(&text.as_bytes()[..length]),
-            None => Err(HeadError::Bad("incomplete")),
-        }
+        let read = |mut scanner: Scanner| {
+            let next = next_request(text.as_bytes(), &mut scanner, 65536)?;
+            let (length, request) = next.ok_or(HeadError::Bad("incomplete"))?;
+            assert_eq!(length, text.len());
+            Ok(request)
+        };
+        let mut waiting = Scanner::default();
+        assert_eq!(waiting.scan(&text.as_bytes()[..1], 65536), Ok(None));
+        let (at_once, waited) = (read(Scanner::default()), read(waiting));
+        assert_eq!(format!("{at_once:?}"), format!("{waited:?}"));
+        at_once
     }
 
     #[test]
@@ -399,7 +497,8 @@ mod tests {
     proptest! {
         #[test]
         fn hostile_heads_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let _ = Scanner::default().scan(&bytes, 200);
+            let _ = next_request(&bytes, &mut Scanner::default(), 200);
+            let _ = next_response(&bytes, &mut Scanner::default(), 200, &Method::GET);
             let _ = request(&bytes);
             let _ = response(&bytes, &Method::GET);
             let _ = trailers(&bytes);

@@ -12,6 +12,11 @@ pub struct Scanner {
 }
 
 impl Scanner {
+    /// Whether nothing has been scanned yet.
+    pub const fn is_fresh(&self) -> bool {
+        self.seen == 0
+    }
+
     /// The length of the head at the start of `buf`, once it is whole.
     ///
     /// # Errors

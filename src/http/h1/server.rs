@@ -21,7 +21,7 @@ use super::{
     encode,
     farewell::{close, linger},
     head::{self, Framing, HeadError, ReceivedRequest},
-    rest::Rest,
+    rest::{Patience, Rest, Waited},
     scan::{self, Scanner},
     wire::Wire,
 };
@@ -46,18 +46,41 @@ const READ_AHEAD: usize = 16 * 1024;
 pub async fn serve(stream: Stream, input: BytesMut, client: Rc<Client>) {
     let inbound = Rc::new(RefCell::new(Inbound::new(Wire::new(stream, input))));
     let mut rest = pin!(Rest::new(&client));
+    // The space for a request: apart, so that an idle connection does not carry it, and kept while
+    // the connection is busy.
+    let mut space = None;
     loop {
-        let head = match next_head(&inbound, &client, rest.as_mut()).await {
+        if inbound.borrow().wire.input.is_empty() {
+            inbound.borrow_mut().wire.release();
+            let readable = |cx: &mut Context<'_>| inbound.borrow().wire.stream.poll_readable(cx);
+            let mut waited = rest.as_mut().wait(Patience::Short, readable).await;
+            if matches!(waited, Waited::Long) {
+                space = None;
+                waited = rest.as_mut().wait(Patience::Whole, readable).await;
+            }
+            if !matches!(waited, Waited::Readable) {
+                return;
+            }
+        }
+        let head = match next_head(&inbound, &client).await {
             Ok(Some(head)) => head,
             Ok(None) => return,
             Err(error) => return Box::pin(refuse(&inbound, &client, error)).await,
         };
-        // Boxed, so that an idle connection does not carry the space of a busy one.
-        match Box::pin(serve_one(&inbound, &client, head)).await {
+        let request = serve_one(&inbound, &client, head);
+        let after = match &mut space {
+            None => space.insert(Box::pin(request)),
+            Some(space) => {
+                space.set(request);
+                space
+            }
+        };
+        match after.await {
             After::Next => {}
             After::Close => return close(&inbound).await,
             After::Abort => return,
             After::Tunnel(tunnel, completion) => {
+                drop(space);
                 let Some(inbound) = Rc::into_inner(inbound) else {
                     return;
                 };
@@ -195,21 +218,8 @@ impl RequestBody {
     }
 }
 
-/// Waits for a request, then reads its head; `None` when the connection is over.
-async fn next_head<E: Future<Output = ()>>(
-    inbound: &RefCell<Inbound>,
-    client: &Client,
-    rest: Pin<&mut Rest<'_, E>>,
-) -> Result<Option<ReceivedRequest>> {
-    if inbound.borrow().wire.input.is_empty() {
-        inbound.borrow_mut().wire.release();
-        if !rest
-            .wait(|cx| inbound.borrow().wire.stream.poll_readable(cx))
-            .await
-        {
-            return Ok(None);
-        }
-    }
+/// Reads the head of a request that has begun; `None` when the connection is over.
+async fn next_head(inbound: &RefCell<Inbound>, client: &Client) -> Result<Option<ReceivedRequest>> {
     let (max_head_size, head_timeout) = {
         let plan = client.plan();
         let limits = &http_plan(&plan).http;
@@ -220,16 +230,11 @@ async fn next_head<E: Future<Output = ()>>(
     let read = poll_fn(|cx| {
         let wire = &mut inbound.borrow_mut().wire;
         loop {
-            let scanned = scan::skip_empty_lines(&mut wire.input, &mut empty_lines, &mut scanner)
-                .and_then(|()| scanner.scan(&wire.input, max_head_size));
-            match scanned {
-                Ok(Some(length)) => {
-                    let head = head::request(&wire.input[..length]);
-                    wire.input.advance(length);
-                    return Poll::Ready(head.map(Some));
-                }
-                Ok(None) => {}
-                Err(error) => return Poll::Ready(Err(error)),
+            scan::skip_empty_lines(&mut wire.input, &mut empty_lines, &mut scanner)?;
+            let next = head::next_request(&wire.input, &mut scanner, max_head_size)?;
+            if let Some((length, head)) = next {
+                wire.input.advance(length);
+                return Poll::Ready(Ok::<_, HeadError>(Some(head)));
             }
             match ready!(wire.poll_fill(cx)) {
                 Ok(0) | Err(_) => return Poll::Ready(Ok(None)),
@@ -291,19 +296,20 @@ async fn serve_one(
     };
     let (method, version) = (head.method.clone(), head.version);
     let upgrade = upgrade::asked_by_http1(&head);
-    let request = Request {
-        head,
-        body,
-        expects_continue,
-        upgrade,
-    };
-
     let uploaded = || {
         let inbound = inbound.borrow();
         (!inbound.decoder.is_done()).then_some(inbound.received)
     };
     let reply = {
-        let mut exchange = pin!(exchange::handle(Rc::clone(client), request, &uploaded));
+        // What is left of it must be gone when the response is written.
+        let mut request = Request {
+            head,
+            body,
+            expects_continue,
+            upgrade,
+        };
+        let handled = exchange::handle(Rc::clone(client), &mut request, &uploaded);
+        let mut exchange = pin!(handled);
         poll_fn(|cx| {
             if let Poll::Ready(reply) = exchange.as_mut().poll(cx) {
                 return Poll::Ready(Some(reply));

@@ -223,14 +223,14 @@ async fn serve_stream(
         (Body::Http2Request(Box::new(incoming)), received)
     };
     let has_body = !body.is_empty();
-    let request = Request {
+    let mut request = Request {
         head,
         body,
         expects_continue,
         upgrade,
     };
     let uploaded = || (has_body && !received.data_ended()).then(|| received.bytes());
-    let mut handled = pin!(exchange::handle(client, request, &uploaded));
+    let mut handled = pin!(exchange::handle(client, &mut request, &uploaded));
     let reply = poll_fn(|cx| {
         if let Poll::Ready(reply) = handled.as_mut().poll(cx) {
             return Poll::Ready(Some(reply));

@@ -5,6 +5,7 @@
 //! others grow old and go; each is tested before it is used again.
 
 mod connection;
+mod shared;
 
 use std::{
     cell::RefCell,
@@ -15,6 +16,7 @@ use std::{
 };
 
 use bytes::BytesMut;
+use foldhash::fast::FixedState;
 use tokio::{
     io::AsyncWriteExt,
     sync::{Notify, oneshot},
@@ -29,10 +31,7 @@ use super::{
 };
 use crate::{
     error::{Error, Reason, Replay, Result},
-    http::{
-        h1::wire::Wire,
-        h2::client::{Http2, Slot},
-    },
+    http::{h1::wire::Wire, h2::client::Http2},
     listener::proxy_protocol,
     net::Stream,
     worker::{Conn, Worker},
@@ -44,10 +43,13 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// Connections in a row that a pool may pass on among its own while others wait too.
 const OWN_TURNS: u8 = 7;
 
+/// Ids are numbers of our own: nobody can choose them to collide.
+type ByEndpoint = HashMap<EndpointId, Pool, FixedState>;
+
 /// One worker's pools, by endpoint.
 pub struct Pools {
     worker: usize,
-    endpoints: RefCell<HashMap<EndpointId, Pool>>,
+    endpoints: RefCell<ByEndpoint>,
 }
 
 impl std::fmt::Debug for Pools {
@@ -122,6 +124,17 @@ impl Pools {
             return Ok(conn);
         }
         upstream.metrics.pool_miss(self.worker);
+        // Boxed: the space for what is rare would be part of every request.
+        Box::pin(self.missing_http1(upstream, endpoint, client)).await
+    }
+
+    /// Whatever comes first: a connection that another request gives back, or a new one.
+    async fn missing_http1(
+        self: &Rc<Self>,
+        upstream: &Arc<Upstream>,
+        endpoint: &Endpoint,
+        client: &Conn,
+    ) -> Result<Box<Http1>> {
         let permit = match upstream.limits.try_connection() {
             Some(permit) => permit,
             None => match self.wait(upstream, endpoint.id).await? {
@@ -165,102 +178,6 @@ impl Pools {
             reusable: upstream.config.proxy_protocol.is_none(),
             lease,
         }))
-    }
-
-    /// A place for one stream over HTTP/2.
-    ///
-    /// # Errors
-    /// Nothing has been sent in any of them.
-    pub async fn http2(
-        self: &Rc<Self>,
-        upstream: &Arc<Upstream>,
-        endpoint: &Endpoint,
-        client: &Conn,
-    ) -> Result<Slot> {
-        if upstream.config.proxy_protocol.is_some() {
-            // Such a connection speaks for one client only: there is nothing to share.
-            upstream.metrics.pool_miss(self.worker);
-            let permit = self.permit(upstream).await?;
-            let room = Rc::default();
-            let conn = self
-                .open_http2(upstream, endpoint, permit, client, room)
-                .await?;
-            return Ok(Slot::take(&conn));
-        }
-        loop {
-            let (opened, room) = match self.turn(upstream, endpoint.id) {
-                Turn::Take(slot) => {
-                    upstream.metrics.pool_hit(self.worker);
-                    return Ok(slot);
-                }
-                Turn::Wait(opening, room) => {
-                    let _pending = self.pending(upstream)?;
-                    let _counted = upstream.metrics.waiting(self.worker);
-                    tokio::select! {
-                        biased;
-                        opened = opening.ended() => opened?,
-                        () = room.notified() => {}
-                    }
-                    continue;
-                }
-                Turn::Open(opened, room) => (opened, room),
-            };
-            let permit = match upstream.limits.try_connection() {
-                Some(permit) => permit,
-                None => tokio::select! {
-                    biased;
-                    permit = self.permit(upstream) => permit?,
-                    // At the limit a stream that ends is as good as a connection.
-                    () = room.notified() => continue,
-                },
-            };
-            upstream.metrics.pool_miss(self.worker);
-            let conn = self
-                .open_http2(upstream, endpoint, permit, client, room)
-                .await
-                .inspect_err(|error| opened.opening.fail(error))?;
-            let slot = Slot::take(&conn);
-            let mut pools = self.endpoints.borrow_mut();
-            self.pool(&mut pools, upstream, endpoint.id)
-                .shared
-                .push(conn);
-            // `opened` looks into the pools as it goes.
-            drop(pools);
-            return Ok(slot);
-        }
-    }
-
-    /// What a request for a place on a shared connection has to do.
-    fn turn<'p>(self: &'p Rc<Self>, upstream: &Arc<Upstream>, endpoint: EndpointId) -> Turn<'p> {
-        let mut pools = self.endpoints.borrow_mut();
-        let pool = self.pool(&mut pools, upstream, endpoint);
-        if let Some(conn) = pool.shared.iter().find(|conn| conn.has_room()) {
-            return Turn::Take(Slot::take(conn));
-        }
-        let room = Rc::clone(&pool.room);
-        if let Some(opening) = &pool.opening {
-            return Turn::Wait(Rc::clone(opening), room);
-        }
-        let opening = Rc::<Opening>::default();
-        pool.opening = Some(Rc::clone(&opening));
-        let opened = Opened {
-            pools: self,
-            endpoint,
-            opening,
-        };
-        Turn::Open(opened, room)
-    }
-
-    async fn open_http2(
-        &self,
-        upstream: &Arc<Upstream>,
-        endpoint: &Endpoint,
-        permit: ConnectionPermit,
-        client: &Conn,
-        room: Rc<Notify>,
-    ) -> Result<Rc<Http2>> {
-        let (stream, lease) = self.open(upstream, endpoint, permit, client).await?;
-        Http2::open(stream, lease, room, Instant::now()).await
     }
 
     /// The right to open a connection, waited for.
@@ -390,7 +307,7 @@ impl Pools {
 
     fn pool<'p>(
         self: &Rc<Self>,
-        pools: &'p mut HashMap<EndpointId, Pool>,
+        pools: &'p mut ByEndpoint,
         upstream: &Arc<Upstream>,
         endpoint: EndpointId,
     ) -> &'p mut Pool {
@@ -513,29 +430,6 @@ impl Drop for Place<'_> {
         if let Ok(conn) = self.arrival.try_recv() {
             self.pools.check_in(conn);
         }
-    }
-}
-
-enum Turn<'p> {
-    Take(Slot),
-    /// Until another one has opened a connection, or a stream has ended.
-    Wait(Rc<Opening>, Rc<Notify>),
-    Open(Opened<'p>, Rc<Notify>),
-}
-
-/// Ends an opening, also when its request is dropped: the others must not wait for ever.
-struct Opened<'a> {
-    pools: &'a Pools,
-    endpoint: EndpointId,
-    opening: Rc<Opening>,
-}
-
-impl Drop for Opened<'_> {
-    fn drop(&mut self) {
-        if let Some(pool) = self.pools.endpoints.borrow_mut().get_mut(&self.endpoint) {
-            pool.opening = None;
-        }
-        self.opening.end();
     }
 }
 
