@@ -7,7 +7,7 @@
 use std::{
     cell::RefCell,
     future::poll_fn,
-    pin::{Pin, pin},
+    pin::pin,
     rc::Rc,
     task::{Context, Poll, ready},
 };
