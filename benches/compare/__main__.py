@@ -64,10 +64,10 @@ def measure(options: argparse.Namespace) -> int:
         "date": datetime.date.today().isoformat(), **describe(list(chosen.values())),
         "rounds": options.rounds, "seconds": options.seconds,
     }
-    samples = run(
+    run(
         choose(options.scenarios), chosen, options.programs.resolve(), options.rounds, options.seconds,
-        lambda line: print(line, file=sys.stderr, flush=True))
-    results.write(options.out, where, samples)
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+        keep=lambda samples: results.write(options.out, where, samples))
     return show(argparse.Namespace(set=options.out))
 
 

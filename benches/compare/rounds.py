@@ -15,9 +15,10 @@ Samples = list[dict[str, object]]
 
 
 def run(
-    scenarios: list[Scenario], peers: dict[str, Peer], programs: Path, rounds: int, seconds: float, say: Callable[[str], None],
-) -> Samples:
-    """One sample a measure: scenario, round, peer, measure, value."""
+    scenarios: list[Scenario], peers: dict[str, Peer], programs: Path, rounds: int, seconds: float,
+    say: Callable[[str], None], keep: Callable[[Samples], None],
+):
+    """One sample a measure: scenario, round, peer, measure, value. All so far are kept after each scenario."""
     cores, start = Cores.choose(), time.monotonic()
     samples: Samples = []
     with contextlib.ExitStack() as stack:
@@ -40,7 +41,7 @@ def run(
                             {"scenario": scenario.name, "round": number, "peer": name, "measure": key, "value": round(value, 4)}
                             for key, value in values.items()
                         ]
-    return samples
+            keep(samples)
 
 
 def clock(start: float) -> str:
