@@ -4,7 +4,7 @@
 
 use std::{
     future::{Future, poll_fn},
-    pin::pin,
+    pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
     task::Poll,
@@ -162,9 +162,10 @@ async fn serve(
         PlannedAction::Forward(forward) => {
             let deadline = head_deadline(&route, total, start);
             drop(host);
-            let forwarded = forwarded(
+            // Pinned where it is made: a future that is handed on has its space twice.
+            let forwarded = pin!(forwarded(
                 client, &route, forward, request, prefix, completion, deadline,
-            );
+            ));
             while_it_moves(forwarded, route.timeouts.idle, uploaded).await
         }
     }
@@ -372,11 +373,10 @@ fn rewrite(
 /// Ends the wait for a response while the client's upload stands still. Once the upload is whole
 /// the wait is the upstream's, and that has its own deadline.
 async fn while_it_moves(
-    answer: impl Future<Output = Result<Response>>,
+    mut answer: Pin<&mut impl Future<Output = Result<Response>>>,
     idle: Duration,
     uploaded: &dyn Fn() -> Option<u64>,
 ) -> Result<Response> {
-    let mut answer = pin!(answer);
     let mut pace = Pace::new(Pacing {
         idle,
         deadline: None,

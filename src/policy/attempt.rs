@@ -97,9 +97,8 @@ async fn attempt(call: &mut Call<'_>, in_flight: &InFlight, now: Instant) -> Res
     let pools = &client.worker.pools;
     let conn = &client.conn;
     if request.upgrade == Some(Upgrade::Connect) {
-        return Ok(upgrade::connected(
-            pools.tunnel(upstream, endpoint, conn).await?,
-        ));
+        let tunnel = Box::pin(pools.tunnel(upstream, endpoint, conn));
+        return Ok(upgrade::connected(tunnel.await?));
     }
     match upstream.config.protocol {
         UpstreamProtocol::Http1 => {

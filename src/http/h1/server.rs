@@ -308,8 +308,11 @@ async fn serve_one(
             expects_continue,
             upgrade,
         };
-        let handled = exchange::handle(Rc::clone(client), &mut request, &uploaded);
-        let mut exchange = pin!(handled);
+        let mut exchange = pin!(exchange::handle(
+            Rc::clone(client),
+            &mut request,
+            &uploaded
+        ));
         poll_fn(|cx| {
             if let Poll::Ready(reply) = exchange.as_mut().poll(cx) {
                 return Poll::Ready(Some(reply));
