@@ -21,8 +21,8 @@ use crate::net::{Stream, pipe::Pipe};
 const COPY_LIMIT: usize = 4 * 1024;
 /// Room for a usual head and a small body.
 const HEAD: usize = 2 * 1024;
-/// An emptied buffer that grew past this is given back.
-const KEEP: usize = 16 * 1024;
+/// More than this is not gathered before a flush.
+const GATHERED: usize = 16 * 1024;
 
 /// Bytes to be written, in order: `buf`, then `large`, then `end`, or `buf`, then `pipe`.
 #[derive(Debug, Default)]
@@ -50,7 +50,7 @@ impl Output {
 
     /// Whether another piece can be taken before a flush.
     pub fn accepts(&self) -> bool {
-        !self.is_closed() && self.buf.len() < KEEP
+        !self.is_closed() && self.buf.len() < GATHERED
     }
 
     /// Whether something lies behind the buffer already.
@@ -83,7 +83,12 @@ impl Output {
         // Not `accepts`: the line with a chunk's size may just have filled the buffer.
         debug_assert!(!self.is_closed());
         if data.len() <= COPY_LIMIT {
-            self.buf.reserve(data.len() + end.len());
+            let room = data.len() + end.len();
+            if self.buf.capacity() == 0 {
+                self.buf = buffers::lend(room);
+            } else {
+                self.buf.reserve(room);
+            }
             self.buf.put_slice(&data);
             self.buf.put_slice(end);
         } else {
@@ -134,17 +139,9 @@ impl Output {
             self.large = Bytes::new();
         }
         if self.buf.is_empty() {
-            if self.buf.capacity() > KEEP {
-                self.release()
-            } else {
-                self.buf.clear()
-            }
+            // The next to write is most likely another connection.
+            buffers::give_back(std::mem::take(&mut self.buf));
         }
-    }
-
-    /// Gives the buffer's memory back; an idle connection needs none.
-    pub fn release(&mut self) {
-        buffers::give_back(std::mem::take(&mut self.buf));
     }
 }
 
@@ -173,7 +170,7 @@ mod tests {
     #[test]
     fn the_size_line_of_a_chunk_may_fill_the_buffer() {
         let mut output = Output::default();
-        output.head().put_bytes(b'x', KEEP - 1);
+        output.head().put_bytes(b'x', GATHERED - 1);
         assert!(output.accepts());
         output.chunk(Bytes::from_static(b"abc"));
         assert!(!output.accepts());

@@ -234,6 +234,7 @@ async fn next_head(inbound: &RefCell<Inbound>, client: &Client) -> Result<Option
             let next = head::next_request(&wire.input, &mut scanner, max_head_size)?;
             if let Some((length, head)) = next {
                 wire.input.advance(length);
+                wire.release_input();
                 return Poll::Ready(Ok::<_, HeadError>(Some(head)));
             }
             match ready!(wire.poll_fill(cx)) {
@@ -308,11 +309,7 @@ async fn serve_one(
             expects_continue,
             upgrade,
         };
-        let mut exchange = pin!(exchange::handle(
-            Rc::clone(client),
-            &mut request,
-            &uploaded
-        ));
+        let mut exchange = pin!(exchange::handle(Rc::clone(client), &mut request, &uploaded));
         poll_fn(|cx| {
             if let Poll::Ready(reply) = exchange.as_mut().poll(cx) {
                 return Poll::Ready(Some(reply));

@@ -41,20 +41,33 @@ impl Wire {
     }
 
     /// Reads once into the input buffer; 0 at the end of the stream.
+    ///
+    /// A buffer is held only while there is something in it: all connections of a worker then
+    /// read into the one that its caches know.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.input.is_empty() {
+            ready!(self.stream.poll_readable(cx))?;
+        }
         if self.input.capacity() == 0 {
             self.input = buffers::lend(self.next_read);
         } else {
             self.input.reserve(self.next_read);
         }
         let room = self.input.capacity() - self.input.len();
-        let read = ready!(poll_read_buf(
-            Pin::new(&mut self.stream),
-            cx,
-            &mut self.input
-        ))?;
+        let read = poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input);
+        if read.is_pending() {
+            self.release_input();
+        }
+        let read = ready!(read)?;
         self.learn(read, room);
         Poll::Ready(Ok(read))
+    }
+
+    /// Gives the input buffer's memory back if nothing is in it.
+    pub fn release_input(&mut self) {
+        if self.input.is_empty() {
+            buffers::give_back(std::mem::take(&mut self.input));
+        }
     }
 
     /// Moves up to `most` bytes into a pipe, without a look at them. `None` where
@@ -100,14 +113,9 @@ impl Wire {
         self.output.poll_flush(cx, &mut self.stream)
     }
 
-    /// Gives back the memory of both buffers where they are empty: an idle connection needs none.
+    /// What is true between two exchanges: no memory is held for what will come, nor a guess at it.
     pub fn release(&mut self) {
-        if self.input.is_empty() {
-            buffers::give_back(std::mem::take(&mut self.input));
-        }
-        if self.output.is_empty() {
-            self.output.release();
-        }
+        self.release_input();
         self.next_read = FIRST_READ;
     }
 }
