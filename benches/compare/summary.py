@@ -51,7 +51,8 @@ class Verdict:
 
 
 def missed(value: float, limit: float | None) -> str:
-    return f"{(value / limit - 1) * 100:.0f} %" if limit else ""
+    over = (value / limit - 1) * 100 if limit else 0
+    return f"{over:.{0 if over >= 1 else 1}f} %"
 
 
 class Summary:
