@@ -3,6 +3,8 @@
 
 pub mod body;
 pub mod client;
+pub mod frame;
+pub mod hpack;
 mod keepalive;
 mod link;
 pub mod server;
