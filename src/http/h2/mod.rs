@@ -3,11 +3,18 @@
 
 pub mod body;
 pub mod client;
+pub mod connection;
+mod flow;
 pub mod frame;
 pub mod hpack;
 mod keepalive;
 mod link;
+pub mod output;
+pub mod receive;
 pub mod server;
+#[cfg(test)]
+mod simulation;
+pub mod streams;
 pub mod tunnel;
 
 use h2::Reason as Code;
@@ -32,6 +39,14 @@ pub const MAX_RESPONSE_HEAD: u32 = 64 * 1024;
 pub const MAX_PENDING_RESETS: usize = 20;
 /// Streams that we had to reset for the peer's faults; more end the connection.
 pub const MAX_FAULTY_STREAMS: usize = 256;
+
+/// Streams that the peer has reset before we looked at them, more than were served well since;
+/// beyond this the connection ends (rapid reset, CVE-2023-44487).
+pub const MAX_UNSEEN_RESETS: u32 = 100;
+/// Streams that were at fault, more than were served well since; beyond this the connection ends.
+pub const MAX_FAULTS: u32 = 256;
+/// DATA frames without content or end, more than had some since; beyond this the connection ends.
+pub const MAX_EMPTY: u32 = 1000;
 
 /// Whether a value begins or ends with a space or tab, which makes a message malformed (RFC 9113
 /// section 8.2.1); h2 lets it pass.

@@ -26,16 +26,33 @@ thread_local! {
 #[derive(Debug)]
 pub struct Decoder {
     table: Table,
+    /// A field of the block has been read.
+    begun: bool,
+}
+
+/// Why reading stops inside a block.
+enum Stop {
+    CutOff,
+    Malformed(Malformed),
+}
+
+impl From<Malformed> for Stop {
+    fn from(error: Malformed) -> Self {
+        Self::Malformed(error)
+    }
 }
 
 impl Decoder {
     pub const fn new() -> Self {
         Self {
             table: Table::new(TABLE_SIZE),
+            begun: false,
         }
     }
 
-    /// Reads a whole field block and hands each field to `sink`.
+    /// Reads a field block, or a part of it, and hands each field to `sink`. Returns how much of
+    /// `block` was read: all of it if this is the last part, else up to a field that is cut off,
+    /// which has to come again with the part that follows.
     ///
     /// # Errors
     /// The two sides' tables have parted: a connection error COMPRESSION_ERROR (RFC 9113
@@ -43,10 +60,23 @@ impl Decoder {
     pub fn decode(
         &mut self,
         block: &[u8],
+        first: bool,
+        last: bool,
         sink: &mut impl FnMut(&[u8], &[u8]),
-    ) -> Result<(), Malformed> {
+    ) -> Result<usize, Malformed> {
+        self.begun &= !first;
         SCRATCH.with_borrow_mut(|scratch| {
-            let result = self.decode_with(block, scratch, sink);
+            let mut input = Input(block);
+            let mut left = block.len();
+            let result = loop {
+                match self.next(&mut input, scratch, sink) {
+                    Ok(true) => left = input.0.len(),
+                    Ok(false) => break Ok(block.len()),
+                    Err(Stop::CutOff) if !last => break Ok(block.len() - left),
+                    Err(Stop::CutOff) => break Err(Malformed("a field that is cut off")),
+                    Err(Stop::Malformed(error)) => break Err(error),
+                }
+            };
             if scratch.name.capacity() + scratch.value.capacity() > KEEP {
                 *scratch = Scratch::default();
             }
@@ -54,42 +84,43 @@ impl Decoder {
         })
     }
 
-    fn decode_with(
+    /// Reads one field; false at the end.
+    #[inline]
+    fn next(
         &mut self,
-        block: &[u8],
+        input: &mut Input<'_>,
         scratch: &mut Scratch,
         sink: &mut impl FnMut(&[u8], &[u8]),
-    ) -> Result<(), Malformed> {
-        let mut input = Input(block);
-        let mut begun = false;
-        while let Some(first) = input.next() {
-            match first {
-                // Section 6.1: an indexed field.
-                0x80.. => {
-                    let index = input.integer(first, 0x7f)?;
-                    let (name, value) = self.field(index)?;
-                    sink(name, value);
-                }
-                // Section 6.2.1: a literal that goes into the table.
-                0x40.. => self.literal(&mut input, first, 0x3f, scratch, sink, true)?,
-                // Section 6.3.
-                0x20.. => {
-                    if begun {
-                        return Err(Malformed("a table size update inside a field block"));
-                    }
-                    let size = input.integer(first, 0x1f)?;
-                    match u16::try_from(size) {
-                        Ok(size) if size <= TABLE_SIZE => self.table.resize(size),
-                        _ => return Err(Malformed("a table larger than was offered")),
-                    }
-                    continue;
-                }
-                // Sections 6.2.2 and 6.2.3: one that does not.
-                _ => self.literal(&mut input, first, 0x0f, scratch, sink, false)?,
+    ) -> Result<bool, Stop> {
+        let Ok(first) = input.next() else {
+            return Ok(false);
+        };
+        match first {
+            // Section 6.1: an indexed field.
+            0x80.. => {
+                let index = input.integer(first, 0x7f)?;
+                let (name, value) = self.field(index)?;
+                sink(name, value);
             }
-            begun = true;
+            // Section 6.2.1: a literal that goes into the table.
+            0x40.. => self.literal(input, first, 0x3f, scratch, sink)?,
+            // Section 6.3.
+            0x20.. => {
+                let size = input.integer(first, 0x1f)?;
+                if self.begun {
+                    return Err(Malformed("a table size update inside a field block").into());
+                }
+                match u16::try_from(size) {
+                    Ok(size) if size <= TABLE_SIZE => self.table.resize(size),
+                    _ => return Err(Malformed("a table larger than was offered").into()),
+                }
+                return Ok(true);
+            }
+            // Sections 6.2.2 and 6.2.3: one that does not.
+            _ => self.literal(input, first, 0x0f, scratch, sink)?,
         }
-        Ok(())
+        self.begun = true;
+        Ok(true)
     }
 
     fn literal(
@@ -99,8 +130,7 @@ impl Decoder {
         mask: u8,
         scratch: &mut Scratch,
         sink: &mut impl FnMut(&[u8], &[u8]),
-        indexed: bool,
-    ) -> Result<(), Malformed> {
+    ) -> Result<(), Stop> {
         let index = input.integer(first, mask)?;
         let literal = match index {
             0 => Some(input.string(&mut scratch.name)?),
@@ -112,7 +142,7 @@ impl Decoder {
             None => self.field(index)?.0,
         };
         sink(name, value);
-        if indexed {
+        if first >= 0x40 {
             let name = match literal {
                 Some(name) => Name::Text(name),
                 None => match index.checked_sub(STATIC_LENGTH + 1) {
@@ -141,38 +171,38 @@ impl Decoder {
 struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
-    fn next(&mut self) -> Option<u8> {
-        let (first, rest) = self.0.split_first()?;
+    fn next(&mut self) -> Result<u8, Stop> {
+        let (first, rest) = self.0.split_first().ok_or(Stop::CutOff)?;
         self.0 = rest;
-        Some(*first)
+        Ok(*first)
     }
 
     /// RFC 7541 section 5.1. Nothing that is allowed needs more than 28 bits.
-    fn integer(&mut self, first: u8, mask: u8) -> Result<usize, Malformed> {
+    #[inline]
+    fn integer(&mut self, first: u8, mask: u8) -> Result<usize, Stop> {
         let value = first & mask;
         if value < mask {
             return Ok(usize::from(value));
         }
         let mut value = usize::from(mask);
         for shift in [0, 7, 14, 21] {
-            let byte = self.next().ok_or(Malformed("an integer that is cut off"))?;
+            let byte = self.next()?;
             value += usize::from(byte & 0x7f) << shift;
             if byte < 0x80 {
                 return Ok(value);
             }
         }
-        Err(Malformed("an integer that is too large"))
+        Err(Malformed("an integer that is too large").into())
     }
 
     /// RFC 7541 section 5.2: as it lies in the block, or decoded into `scratch`.
-    fn string<'s>(&mut self, scratch: &'s mut Vec<u8>) -> Result<&'s [u8], Malformed>
+    fn string<'s>(&mut self, scratch: &'s mut Vec<u8>) -> Result<&'s [u8], Stop>
     where
         'a: 's,
     {
-        let cut = Malformed("a string that is cut off");
-        let first = self.next().ok_or(cut)?;
+        let first = self.next()?;
         let length = self.integer(first, 0x7f)?;
-        let (text, rest) = self.0.split_at_checked(length).ok_or(cut)?;
+        let (text, rest) = self.0.split_at_checked(length).ok_or(Stop::CutOff)?;
         self.0 = rest;
         if first < 0x80 {
             return Ok(text);
@@ -201,7 +231,7 @@ mod tests {
 
     fn decoded(decoder: &mut Decoder, block: &[u8]) -> Result<String, Malformed> {
         let mut lines = String::new();
-        decoder.decode(block, &mut |name, value| {
+        decoder.decode(block, true, true, &mut |name, value| {
             lines += &String::from_utf8_lossy(name);
             lines += ": ";
             lines += &String::from_utf8_lossy(value);
@@ -227,10 +257,10 @@ mod tests {
 
     #[test]
     fn appendix_c_1_integers() {
-        let read = |first, mask, rest: &[u8]| Input(rest).integer(first, mask);
-        assert_eq!(read(0x0a, 0x1f, b""), Ok(10));
-        assert_eq!(read(0x1f, 0x1f, b"\x9a\x0a"), Ok(1337));
-        assert_eq!(read(0x2a, 0xff, b""), Ok(42));
+        let read = |first, mask, rest: &[u8]| Input(rest).integer(first, mask).ok();
+        assert_eq!(read(0x0a, 0x1f, b""), Some(10));
+        assert_eq!(read(0x1f, 0x1f, b"\x9a\x0a"), Some(1337));
+        assert_eq!(read(0x2a, 0xff, b""), Some(42));
     }
 
     #[test]

@@ -39,10 +39,25 @@ mod tests {
 
     fn decoded(decoder: &mut Decoder, block: &[u8]) -> Result<Fields, Malformed> {
         let mut fields = Vec::new();
-        decoder.decode(block, &mut |name, value| {
+        decoder.decode(block, true, true, &mut |name, value| {
             fields.push((name.to_vec(), value.to_vec()));
         })?;
         Ok(fields)
+    }
+
+    /// The same, with the block in parts.
+    fn decoded_in_parts(decoder: &mut Decoder, block: &[u8], part: usize) -> Fields {
+        let mut fields = Vec::new();
+        let mut sink = |name: &[u8], value: &[u8]| fields.push((name.to_vec(), value.to_vec()));
+        let (mut rest, mut first) = (Vec::new(), true);
+        for piece in block.chunks(part) {
+            rest.extend_from_slice(piece);
+            let taken = decoder.decode(&rest, first, false, &mut sink).unwrap();
+            rest.drain(..taken);
+            first = false;
+        }
+        decoder.decode(&rest, first, true, &mut sink).unwrap();
+        fields
     }
 
     /// A mix in which the tables matter: few names and values, some new ones, some large ones.
@@ -66,9 +81,11 @@ mod tests {
             blocks in prop::collection::vec(
                 (prop::collection::vec(field(), 0..12), prop::option::of(0u32..9000)),
                 0..40,
-            )
+            ),
+            part in 1usize..100,
         ) {
             let (mut encoder, mut decoder) = (Encoder::new(), Decoder::new());
+            let mut patient = Decoder::new();
             let mut out = BytesMut::new();
             for (fields, resized) in blocks {
                 if let Some(size) = resized {
@@ -80,6 +97,7 @@ mod tests {
                 for (name, value) in &fields {
                     encoder.field(&mut out, name, value);
                 }
+                prop_assert_eq!(&decoded_in_parts(&mut patient, &out, part), &fields);
                 prop_assert_eq!(decoded(&mut decoder, &out).unwrap(), fields);
             }
         }
