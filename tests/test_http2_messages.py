@@ -346,14 +346,25 @@ def test_head_has_the_length_and_no_content(proxy):
         assert answer.get("content-length") == "12345"
 
 
-@pytest.mark.parametrize("field", [("x-a ", "1"), ("X-Upper", "1")], ids=["by-h2", "upper-case"])
-def test_a_head_that_h2_refuses_by_itself_is_counted_and_logged(pillion, echo, field):
+@pytest.mark.parametrize("field", [("x-a ", "1"), ("X-Upper", "1")], ids=["space", "upper-case"])
+def test_a_malformed_head_is_answered_counted_and_logged(pillion, echo, field):
+    """8.1.1-4: the client is told with a 400, and the connection lives on."""
     proxy = pillion(http_config(echo.address))
     with dial(proxy.address()) as client:
-        client.open([*GOOD, field])
+        stream = client.response(client.open([*GOOD, field]))
+        assert stream.status == 400 and stream.get("x-pillion-reason") == "bad_request"
+        client.expect_alive()
+    proxy.wait_reason("bad_request")
+    assert "field name" in proxy.access(reason="bad_request")["detail"]
+
+
+def test_what_ends_a_connection_is_counted_and_logged(pillion, echo):
+    proxy = pillion(http_config(echo.address))
+    with dial(proxy.address()) as client:
+        client.send_frame(DATA, 0, 0, b"x")
         client.expect_closed()
     proxy.wait_reason("bad_request")
-    assert "HTTP/2" in proxy.access(reason="bad_request")["detail"]
+    assert "HTTP/2: PROTOCOL_ERROR" in proxy.access(reason="bad_request")["detail"]
 
 
 @pytest.mark.parametrize("value", [" 1", "1\t"])

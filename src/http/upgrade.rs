@@ -70,14 +70,11 @@ pub fn asked_by_http1(head: &RequestHead) -> Option<Upgrade> {
 }
 
 /// What a request over HTTP/2 asks to become.
-pub fn asked_by_http2(method: &Method, protocol: Option<&str>) -> Option<Upgrade> {
+pub fn asked_by_http2(method: &Method, protocol: Option<HeaderValue>) -> Option<Upgrade> {
     if method != Method::CONNECT {
         return None;
     }
-    match protocol {
-        Some(protocol) => HeaderValue::from_str(protocol).ok().map(Upgrade::Protocol),
-        None => Some(Upgrade::Connect),
-    }
+    Some(protocol.map_or(Upgrade::Connect, Upgrade::Protocol))
 }
 
 /// What has to be done to the response so that the client gets the one it asked for.

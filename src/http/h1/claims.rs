@@ -106,7 +106,7 @@ impl Claims {
 }
 
 /// Digits alone, without sign or blank; `None` also when they overflow.
-fn decimal(digits: &[u8]) -> Option<u64> {
+pub(in crate::http) fn decimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;
     }

@@ -2,7 +2,7 @@
 //! is given back is decided here.
 
 pub(super) mod buffers;
-mod claims;
+pub(super) mod claims;
 pub mod client;
 pub mod decode;
 pub mod encode;

@@ -6,17 +6,13 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use bytes::Bytes;
+
+use super::{frame::Code, link::StreamHandle, streams::Broken};
 use crate::{
     error::{Error, Reason, Result},
-    http::{
-        fields::Fields,
-        h1::trailers::forbidden_in_trailers,
-        message::{Body, Frame},
-        name,
-    },
+    http::message::{Body, Frame},
 };
-use bytes::Bytes;
-use h2::{Reason as Code, RecvStream, SendStream};
 
 /// Whose body it is, and so who is to blame when it breaks off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +24,7 @@ pub enum Side {
 /// A body that comes in over a stream.
 #[derive(Debug)]
 pub struct Incoming {
-    recv: RecvStream,
+    stream: StreamHandle,
     side: Side,
     remaining: Option<u64>,
     received: Rc<Received>,
@@ -59,16 +55,12 @@ impl Received {
 }
 
 impl Incoming {
-    /// h2 itself holds the body to the `content-length` in `fields`.
-    pub fn new(recv: RecvStream, side: Side, fields: &Fields) -> Self {
-        let remaining = fields
-            .get(&name::CONTENT_LENGTH)
-            .and_then(|value| str::from_utf8(value).ok())
-            .and_then(|value| value.parse().ok());
+    /// The connection itself holds the body to its `length`.
+    pub fn new(stream: StreamHandle, side: Side, length: Option<u64>) -> Self {
         Self {
-            recv,
+            stream,
             side,
-            remaining,
+            remaining: length,
             received: Rc::default(),
         }
     }
@@ -84,54 +76,35 @@ impl Incoming {
     /// Whether the peer has ended the stream and all of it was taken. A length that is used up
     /// tells less: trailers may follow.
     pub fn has_ended(&self) -> bool {
-        self.recv.is_end_stream()
+        self.stream.has_ended()
+            && self
+                .stream
+                .mail(|mail| mail.trailers.is_none())
+                .unwrap_or(true)
     }
 
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame>>> {
         self.received.asked.set(true);
-        while !self.received.data_ended() {
-            match ready!(self.recv.poll_data(cx)) {
+        if !self.received.data_ended() {
+            match ready!(self.stream.poll_data(cx)) {
                 Some(Ok(data)) => {
-                    // The window opens again as the bytes are taken: who is slow is not sent more.
-                    let _ = self.recv.flow_control().release_capacity(data.len());
-                    if data.is_empty() {
-                        continue;
-                    }
                     let length = data.len() as u64;
                     self.received.bytes.set(self.received.bytes() + length);
                     self.remaining = self.remaining.map(|left| left.saturating_sub(length));
-                    self.received.data_ended.set(self.recv.is_end_stream());
+                    self.received.data_ended.set(self.stream.has_ended());
                     return Poll::Ready(Some(Ok(Frame::Data(data))));
                 }
                 Some(Err(error)) => return Poll::Ready(Some(Err(self.broken(error)))),
                 None => self.received.data_ended.set(true),
             }
         }
-        match ready!(self.recv.poll_trailers(cx)) {
-            Ok(Some(trailers)) if super::has_padded_value(&trailers) => Poll::Ready(Some(Err(
-                self.malformed("a trailer begins or ends with whitespace"),
-            ))),
-            Ok(Some(trailers)) => {
-                // HTTP/2 has fewer of them, but what goes on may be HTTP/1.1.
-                let mut trailers = super::fields_of(&trailers);
-                trailers.remove_if(|name, _| forbidden_in_trailers(name));
-                Poll::Ready(Some(Ok(Frame::Trailers(trailers))))
-            }
-            Ok(None) => Poll::Ready(None),
-            Err(error) => Poll::Ready(Some(Err(self.broken(error)))),
-        }
+        let trailers = self.stream.mail(|mail| mail.trailers.take()).flatten();
+        Poll::Ready(trailers.map(|trailers| Ok(Frame::Trailers(trailers))))
     }
 
-    fn malformed(&self, what: &'static str) -> Error {
-        match self.side {
-            Side::Client => Error::new(Reason::RequestBodyInvalid, what),
-            Side::Upstream => Error::new(Reason::UpstreamProtocol, what),
-        }
-    }
-
-    fn broken(&self, error: h2::Error) -> Error {
-        let protocol = error.reason() == Some(Code::PROTOCOL_ERROR);
-        let (reason, what) = match (self.side, protocol) {
+    fn broken(&self, error: Broken) -> Error {
+        let malformed = matches!(error, Broken::Malformed(_) | Broken::Fault(_));
+        let (reason, what) = match (self.side, malformed) {
             (Side::Client, true) => (Reason::RequestBodyInvalid, "the request body is malformed"),
             (Side::Client, false) => (
                 Reason::RequestBodyIncomplete,
@@ -147,15 +120,27 @@ impl Incoming {
     }
 }
 
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        self.stream.discard();
+    }
+}
+
 /// Pours a body into a stream as fast as the peer's windows open.
 #[derive(Debug)]
 pub struct Outgoing {
-    send: SendStream<Bytes>,
-    pending: Bytes,
-    last: bool,
-    done: bool,
+    stream: StreamHandle,
+    state: State,
     /// Bytes handed to the stream.
     pub sent: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Streams,
+    /// The stream was given its end, which may have to wait for a window.
+    Ending,
+    Done,
 }
 
 /// Why a body could not be poured to its end.
@@ -163,109 +148,83 @@ pub struct Outgoing {
 pub enum Stopped {
     /// The body itself failed.
     Body(Error),
-    /// The peer closed the stream; `NO_ERROR` when it has simply heard enough.
-    Peer(Code),
-    Connection(h2::Error),
+    /// The stream did, on the peer's side.
+    Stream(Broken),
 }
 
 impl Outgoing {
-    pub const fn new(send: SendStream<Bytes>) -> Self {
+    pub const fn new(stream: StreamHandle) -> Self {
         Self {
-            send,
-            pending: Bytes::new(),
-            last: false,
-            done: false,
+            stream,
+            state: State::Streams,
             sent: 0,
         }
     }
 
     /// A stream whose end has been sent with its head.
-    pub const fn ended(send: SendStream<Bytes>) -> Self {
+    pub const fn ended(stream: StreamHandle) -> Self {
         Self {
-            send,
-            pending: Bytes::new(),
-            last: true,
-            done: true,
+            stream,
+            state: State::Done,
             sent: 0,
         }
     }
 
-    pub const fn is_done(&self) -> bool {
-        self.done
+    pub fn is_done(&self) -> bool {
+        self.state == State::Done
     }
 
-    /// The stream itself, for a tunnel.
-    pub fn into_send(self) -> SendStream<Bytes> {
-        self.send
+    pub const fn stream(&self) -> &StreamHandle {
+        &self.stream
     }
 
     /// Ends the stream unfinished.
-    pub fn reset(&mut self, code: Code) {
-        self.send.send_reset(code);
+    pub fn reset(&self, code: Code) {
+        self.stream.reset(code);
     }
 
-    /// Ready once the stream has been given its end.
+    /// Ready once the stream's end has left for the peer.
     pub fn poll(&mut self, cx: &mut Context<'_>, body: &mut Body) -> Poll<Result<(), Stopped>> {
-        while !self.done {
-            if self.pending.is_empty() {
-                if let Poll::Ready(reset) = self.send.poll_reset(cx) {
-                    return Poll::Ready(Err(match reset {
-                        Ok(code) => Stopped::Peer(code),
-                        Err(error) => Stopped::Connection(error),
-                    }));
-                }
-                match ready!(body.poll_frame(cx)) {
-                    Some(Ok(Frame::Data(data))) => {
-                        // The end rides on the last piece where that is known to be one.
-                        self.last = body.has_ended();
-                        self.pending = data;
-                    }
-                    Some(Ok(Frame::Trailers(trailers))) => {
-                        self.done = true;
-                        self.send
-                            .send_trailers(super::map_of(&trailers, 0))
-                            .map_err(Stopped::Connection)?;
-                    }
-                    Some(Err(error)) => return Poll::Ready(Err(Stopped::Body(error))),
-                    None => {
-                        self.done = true;
-                        self.send
-                            .send_data(Bytes::new(), true)
-                            .map_err(Stopped::Connection)?;
-                    }
-                }
-            } else if let Poll::Ready(sent) = self.poll_send(cx) {
-                sent?;
-            } else {
-                body.poll_upload(cx).map_err(Stopped::Body)?;
-                return Poll::Pending;
+        loop {
+            if self.state == State::Done {
+                return Poll::Ready(Ok(()));
             }
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stopped>> {
-        self.send.reserve_capacity(self.pending.len());
-        while self.send.capacity() == 0 {
-            match ready!(self.send.poll_capacity(cx)) {
-                Some(Ok(_)) => {}
-                Some(Err(error)) => return Poll::Ready(Err(Stopped::Connection(error))),
+            match self.stream.poll_sent(cx) {
+                Poll::Ready(sent) => sent.map_err(Stopped::Stream)?,
+                Poll::Pending => {
+                    body.poll_upload(cx).map_err(Stopped::Body)?;
+                    return Poll::Pending;
+                }
+            }
+            if self.state == State::Ending {
+                self.state = State::Done;
+                continue;
+            }
+            let Poll::Ready(frame) = body.poll_frame(cx) else {
+                // A peer that wants no more must be heard while the body is waited for.
+                let broken = ready!(self.stream.poll_broken(cx));
+                return Poll::Ready(Err(Stopped::Stream(broken)));
+            };
+            match frame {
+                Some(Ok(Frame::Data(data))) => {
+                    self.sent += data.len() as u64;
+                    // The end rides on the last piece where that is known to be one.
+                    let last = body.has_ended();
+                    self.stream.data(data, last);
+                    if last {
+                        self.state = State::Ending;
+                    }
+                }
+                Some(Ok(Frame::Trailers(trailers))) => {
+                    self.stream.trailers(&trailers);
+                    self.state = State::Ending;
+                }
+                Some(Err(error)) => return Poll::Ready(Err(Stopped::Body(error))),
                 None => {
-                    let code = match ready!(self.send.poll_reset(cx)) {
-                        Ok(code) => code,
-                        Err(error) => return Poll::Ready(Err(Stopped::Connection(error))),
-                    };
-                    return Poll::Ready(Err(Stopped::Peer(code)));
+                    self.stream.data(Bytes::new(), true);
+                    self.state = State::Ending;
                 }
             }
         }
-        let length = self.send.capacity().min(self.pending.len());
-        let part = self.pending.split_to(length);
-        self.sent += length as u64;
-        self.done = self.last && self.pending.is_empty();
-        self.send
-            .send_data(part, self.done)
-            .map_err(Stopped::Connection)?;
-        Poll::Ready(Ok(()))
     }
 }

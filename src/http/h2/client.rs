@@ -1,33 +1,38 @@
 //! One exchange with an HTTP/2 upstream, and the connection that it shares with others.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::Cell,
     future::{Future as _, poll_fn},
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
-use h2::{PingPong, Reason as Code, client::ResponseFuture};
-use http::{Method, Uri, header, uri};
+use bytes::BytesMut;
+use http::{Method, StatusCode};
 use tokio::{
-    sync::{Notify, OnceCell},
-    time::Instant,
+    sync::Notify,
+    time::{Instant, Sleep, sleep, timeout},
 };
 
 use super::{
-    CONNECTION_WINDOW, DATA_FRAME_BUDGET, MAX_RESPONSE_HEAD, SEND_BUFFER, STREAM_WINDOW,
+    CONNECTION_WINDOW, MAX_RESPONSE_HEAD, STREAM_WINDOW,
     body::{Incoming, Outgoing, Side, Stopped},
+    connection::{Limits, Role},
+    frame::{Code, Fault},
     keepalive::KeepAlive,
-    link::Link,
+    link::{Driver, Link, StreamHandle, put_fields},
+    receive::Head,
+    section::{ReceivedResponse, Section},
+    send::Block,
+    streams::Broken,
     tunnel::StreamIo,
 };
 use crate::{
     error::{Error, Reason, Replay, Result},
     http::{
-        message::{Body, Frame, Request, Response, ResponseHead, Upgrade},
+        message::{Body, Frame, Request, Response, Upgrade},
         name::{self, Kind},
         upgrade::Tunnel,
     },
@@ -36,19 +41,19 @@ use crate::{
 
 /// Streams that we put on one connection at most, whatever more the upstream would allow: a
 /// second connection costs less than waiting behind the first one's window.
-const MAX_STREAMS: usize = 100;
+const MAX_STREAMS: u32 = 100;
 /// How long a new connection may take to tell whether it knows RFC 8441.
 const SETTINGS_WAIT: Duration = Duration::from_secs(1);
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
+/// Interim responses before the final one; more are not an upstream but a fault.
+const MAX_INTERIM: u8 = 32;
 
 /// A connection to an HTTP/2 upstream.
 pub struct Http2 {
-    send: RefCell<h2::client::SendRequest<Bytes>>,
-    ping: Option<Rc<RefCell<PingPong>>>,
-    /// Set once the upstream's first SETTINGS have come, or have been waited for.
-    settled: OnceCell<()>,
-    active: Cell<usize>,
-    closed: Cell<bool>,
+    link: Rc<Link>,
+    /// Notified when the upstream's first SETTINGS have come.
+    settled: Rc<Notify>,
+    active: Cell<u32>,
     /// Notified when a stream has ended.
     room: Rc<Notify>,
     pub born: Instant,
@@ -59,98 +64,45 @@ impl std::fmt::Debug for Http2 {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Http2")
             .field("active", &self.active)
-            .field("closed", &self.closed)
             .finish_non_exhaustive()
     }
 }
 
 impl Http2 {
-    /// Speaks the preface on `stream`; `held` is dropped when the connection has ended, `room`
-    /// notified whenever one of its streams has.
-    ///
-    /// # Errors
-    /// The preface could not be written.
-    pub async fn open<H: 'static>(
-        stream: Stream,
-        held: H,
-        room: Rc<Notify>,
-        now: Instant,
-    ) -> Result<Rc<Self>> {
-        let mut builder = h2::client::Builder::new();
-        builder
-            .enable_push(false)
-            .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_header_list_size(MAX_RESPONSE_HEAD)
-            .max_send_buffer_size(SEND_BUFFER)
-            .data_frame_budget(DATA_FRAME_BUDGET)
-            .initial_max_send_streams(MAX_STREAMS);
-        let link = Link::new(stream, BytesMut::new());
-        let handshake = builder.handshake(link.clone());
-        let (send, mut connection) = handshake.await.map_err(|error| {
-            Error::new(
-                Reason::ConnectFailed,
-                "the HTTP/2 preface could not be sent",
-            )
-            .source(error)
-            .replay(Replay::NeverSent)
-        })?;
-        let ping = connection.ping_pong().map(RefCell::new).map(Rc::new);
-        let mut keep_alive = KeepAlive::new(ping.clone());
-        let http2 = Rc::new(Self {
-            send: RefCell::new(send),
-            ping,
-            settled: OnceCell::new(),
+    /// Speaks HTTP/2 on `stream`; `held` is dropped when the connection has ended, `room` notified
+    /// whenever one of its streams has.
+    pub fn open<H: 'static>(stream: Stream, held: H, room: Rc<Notify>, now: Instant) -> Rc<Self> {
+        let limits = Limits {
+            streams: 0,
+            head: MAX_RESPONSE_HEAD,
+            stream_window: STREAM_WINDOW,
+            window: CONNECTION_WINDOW,
+        };
+        let link = Link::new(Role::Client, limits);
+        let settled = Rc::<Notify>::default();
+        let driver = Driver::new(Rc::clone(&link), stream, BytesMut::new());
+        tokio::task::spawn_local(drive(driver, Rc::clone(&settled), held));
+        Rc::new(Self {
+            link,
+            settled,
             active: Cell::new(0),
-            closed: Cell::new(false),
             room,
             born: now,
             idle_since: Cell::new(now),
-        });
-        let driven = Rc::downgrade(&http2);
-        link.gather();
-        tokio::task::spawn_local(async move {
-            let end = poll_fn(|cx| {
-                if let Poll::Ready(end) = Pin::new(&mut connection).poll(cx) {
-                    return Poll::Ready(end.map_err(|error| error.to_string()));
-                }
-                let busy = driven.upgrade().is_some_and(|http2| http2.active.get() > 0);
-                if keep_alive.poll(cx, link.heard(), busy).is_ready() {
-                    return Poll::Ready(Err("it answers no PING".to_owned()));
-                }
-                match link.poll_write_out(cx) {
-                    Poll::Ready(Err(error)) => Poll::Ready(Err(error.to_string())),
-                    _ => Poll::Pending,
-                }
-            });
-            if let Err(error) = end.await {
-                tracing::debug!(%error, "HTTP/2 connection to an upstream ended");
-            }
-            if let Some(http2) = driven.upgrade() {
-                http2.closed.set(true);
-            }
-            drop(held);
-        });
-        Ok(http2)
+        })
     }
 
-    /// Whether it can take one more stream now. An upstream that has said GOAWAY is found out
-    /// here, before it is given a request.
+    /// Whether it can take one more stream now.
     pub fn has_room(&self) -> bool {
-        if self.closed.get() {
-            return false;
-        }
-        let mut send = self.send.borrow_mut();
-        let mut cx = Context::from_waker(Waker::noop());
-        if let Poll::Ready(Err(_)) = send.poll_ready(&mut cx) {
-            self.closed.set(true);
-            return false;
-        }
-        self.active.get() < send.current_max_send_streams().min(MAX_STREAMS)
+        let room = self.link.with(|core| {
+            let limit = core.peer.streams.min(MAX_STREAMS);
+            (core.room().is_some() && !core.is_full()).then_some(limit)
+        });
+        room.is_some_and(|limit| self.active.get() < limit)
     }
 
     pub fn is_closed(&self) -> bool {
-        self.closed.get()
+        self.link.with(|core| core.room().is_none())
     }
 
     /// Since when no stream is open; `None` while one is.
@@ -160,26 +112,135 @@ impl Http2 {
 
     /// Takes no new streams; those that are open go on.
     pub fn retire(&self) {
-        self.closed.set(true);
+        self.link.with(|core| core.leave_now());
     }
 
     /// Whether the upstream takes `CONNECT` with `:protocol` (RFC 8441). It says so in its first
-    /// SETTINGS, which a PONG can't overtake.
+    /// SETTINGS.
     async fn knows_extended_connect(&self) -> bool {
-        if self.send.borrow().is_extended_connect_protocol_enabled() {
-            return true;
-        }
-        // One asks, the others wait with it.
         let settled = async {
-            if let Some(ping) = &self.ping {
-                let _ = ping.borrow_mut().send_ping(h2::Ping::opaque());
-                let pong = poll_fn(|cx| ping.borrow_mut().poll_pong(cx));
-                let _ = tokio::time::timeout(SETTINGS_WAIT, pong).await;
+            let news = self.settled.notified();
+            if !self.link.with(|core| core.peer.settled) {
+                news.await;
             }
         };
-        self.settled.get_or_init(|| settled).await;
-        self.send.borrow().is_extended_connect_protocol_enabled()
+        let _ = timeout(SETTINGS_WAIT, settled).await;
+        self.link.with(|core| core.peer.extended_connect)
     }
+}
+
+impl Drop for Http2 {
+    fn drop(&mut self) {
+        self.retire();
+    }
+}
+
+/// The task of a connection.
+async fn drive<H>(mut driver: Driver, settled: Rc<Notify>, held: H) {
+    let mut keep_alive = KeepAlive::default();
+    let mut is_settled = false;
+    let end = poll_fn(|cx| {
+        driver.begin();
+        loop {
+            let input = driver.poll_input(cx, take_head)?;
+            if !is_settled && driver.link.with(|core| core.peer.settled) {
+                is_settled = true;
+                settled.notify_waiters();
+            }
+            if let Poll::Ready(Err(error)) = driver.poll_output(cx) {
+                return Poll::Ready(Err(Broken::Lost(Some(error.kind()))));
+            }
+            if input.is_pending() && !driver.can_go_on() {
+                break;
+            }
+        }
+        let (over, busy) = driver.link.with(|core| (core.is_over(), !core.is_empty()));
+        if over {
+            return Poll::Ready(Ok(()));
+        }
+        let ping = || driver.link.with(|core| core.ping());
+        if keep_alive.poll(cx, driver.heard, busy, ping).is_ready() {
+            return Poll::Ready(Err(Broken::Silent));
+        }
+        driver.rest(cx);
+        Poll::Pending
+    })
+    .await;
+    settled.notify_waiters();
+    let broken = end.err().unwrap_or(Broken::Lost(None));
+    if end.is_err() {
+        tracing::debug!(error = %broken, "HTTP/2 connection to an upstream ended");
+    }
+    driver.link.with(|core| core.end(broken));
+    drop(held);
+    if matches!(broken, Broken::Fault(_)) || end.is_ok() {
+        driver.close().await;
+    }
+}
+
+/// The head of a response, interim ones too.
+fn take_head(link: &Rc<Link>, head: Head, section: Section) -> Result<(), Fault> {
+    let Some(bodiless) = link.with(|core| Some(core.stream(head.key)?.mail.bodiless)) else {
+        return Ok(());
+    };
+    let received = read_head(&head, section, bodiless);
+    link.with(|core| {
+        if let Err(error) = &received {
+            let what = "the response's head is malformed";
+            tracing::debug!(%error, "{what}");
+            core.malformed(head.key, Code::PROTOCOL_ERROR, what)?;
+        }
+        let final_length = match &received {
+            Ok(response) if !response.head.status.is_informational() => Some(
+                response
+                    .length
+                    .filter(|_| !has_no_content(bodiless, response)),
+            ),
+            _ => None,
+        };
+        if let Some(length) = final_length {
+            core.expect(head.key, length);
+        }
+        let Some(stream) = core.stream(head.key) else {
+            return Ok(());
+        };
+        let mail = &mut stream.mail;
+        match received {
+            Ok(response) if response.head.status.is_informational() => {
+                mail.continued |= response.head.status == StatusCode::CONTINUE;
+                mail.interim += 1;
+                if mail.interim > MAX_INTERIM {
+                    let what = "too many interim responses";
+                    return core.malformed(head.key, Code::ENHANCE_YOUR_CALM, what);
+                }
+            }
+            received => mail.head = Some(received),
+        }
+        Ok(())
+    })
+}
+
+fn read_head(head: &Head, section: Section, bodiless: bool) -> Result<ReceivedResponse> {
+    let malformed = |what| Err(Error::new(Reason::UpstreamProtocol, what));
+    let response = section.response(head.cut)?;
+    let status = response.head.status;
+    // RFC 9113 section 8.6: there is nothing to switch from.
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        return malformed("101 Switching Protocols over HTTP/2");
+    }
+    if status.is_informational() && head.end {
+        return malformed("an interim response that ends the stream");
+    }
+    let less = head.end && response.length.is_some_and(|length| length > 0);
+    if less && !has_no_content(bodiless, &response) {
+        return malformed("less content than content-length tells");
+    }
+    Ok(response)
+}
+
+fn has_no_content(bodiless: bool, response: &ReceivedResponse) -> bool {
+    let status = response.head.status;
+    bodiless || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED
 }
 
 /// One stream's place on a connection.
@@ -208,15 +269,8 @@ impl Drop for Slot {
 /// # Errors
 /// The request's body is left in `request` if nothing of it was taken.
 pub async fn send(slot: Slot, request: &mut Request) -> Result<Response> {
-    let conn = Rc::clone(&slot.0);
-    let sender = conn.send.borrow().clone();
-    let mut sender = sender.ready().await.map_err(|error| {
-        // The upstream has sent GOAWAY, and lives on for its older streams.
-        conn.retire();
-        failed(error).replay(Replay::NeverSent)
-    })?;
-    let upgrade = request.upgrade.clone();
-    if let Some(Upgrade::Protocol(_)) = upgrade
+    let conn = &slot.0;
+    if let Some(Upgrade::Protocol(_)) = request.upgrade
         && !conn.knows_extended_connect().await
     {
         return Err(Error::new(
@@ -224,74 +278,53 @@ pub async fn send(slot: Slot, request: &mut Request) -> Result<Response> {
             "the upstream's HTTP/2 does not take CONNECT with a protocol (RFC 8441)",
         ));
     }
-    let head = head_of(request)?;
-    let bare = request.body.is_empty() && upgrade.is_none();
-    let (response, stream) = sender.send_request(head, bare).map_err(|error| {
-        if error.is_go_away() || error.is_io() {
-            conn.retire();
-        }
-        // The head has gone with it.
-        failed(error)
-    })?;
+    if conn.is_closed() {
+        return Err(Error::new(
+            Reason::UpstreamClosed,
+            "the upstream has gone away meanwhile",
+        )
+        .replay(Replay::NeverSent));
+    }
+    let tunnel = request.upgrade.is_some();
+    let bare = request.body.is_empty() && !tunnel;
+    let stream = StreamHandle::open(&conn.link, bare, |block| put_head(block, request));
+    if request.head.method == Method::HEAD {
+        stream.mail(|mail| mail.bodiless = true);
+    }
     let upload = Upload {
         outgoing: if bare {
-            Outgoing::ended(stream)
+            Outgoing::ended(stream.clone())
         } else {
-            Outgoing::new(stream)
+            Outgoing::new(stream.clone())
         },
         body: std::mem::take(&mut request.body),
         waits: request
             .expects_continue
-            .then(|| Box::pin(tokio::time::sleep(CONTINUE_WAIT))),
+            .then(|| Box::pin(sleep(CONTINUE_WAIT))),
         refused: false,
     };
     let mut exchange = Exchange {
-        response,
+        stream,
         upload,
-        tunnel: upgrade.is_some(),
+        tunnel,
     };
-    let response = match poll_fn(|cx| exchange.poll_head(cx)).await {
-        Ok(response) => response,
-        Err(error) => {
-            let code = if error.reason == Reason::UpstreamProtocol {
-                Code::PROTOCOL_ERROR
-            } else {
-                Code::CANCEL
-            };
-            exchange.upload.outgoing.reset(code);
-            return Err(error);
-        }
-    };
-    let (parts, recv) = response.into_parts();
-    if super::has_padded_value(&parts.headers) {
-        exchange.upload.outgoing.reset(Code::PROTOCOL_ERROR);
-        return Err(Error::new(
-            Reason::UpstreamProtocol,
-            "a header value begins or ends with whitespace",
-        ));
-    }
-    let head = ResponseHead {
-        status: parts.status,
-        fields: super::fields_of(&parts.headers),
-    };
-    let Upload { outgoing, .. } = &exchange.upload;
-    if exchange.tunnel && head.status.is_success() {
-        let Upload { outgoing, .. } = exchange.upload;
-        let io = StreamIo::new(outgoing.into_send(), recv, Some(slot));
-        let tunnel = Some(Tunnel::http2(io));
+    let received = poll_fn(|cx| exchange.poll_head(cx)).await?;
+    let Exchange { stream, upload, .. } = exchange;
+    let (head, length) = (received.head, received.length);
+    if tunnel && head.status.is_success() {
         return Ok(Response {
             head,
             body: Body::Empty,
-            tunnel,
+            tunnel: Some(Tunnel::http2(StreamIo::new(stream, Some(slot)))),
         });
     }
-    let body = if recv.is_end_stream() && outgoing.is_done() {
+    let incoming = Incoming::new(stream, Side::Upstream, length);
+    let body = if incoming.has_ended() && upload.outgoing.is_done() {
         Body::Empty
     } else {
-        let incoming = Incoming::new(recv, Side::Upstream, &head.fields);
         Body::Http2Response(Box::new(ResponseBody {
             incoming,
-            upload: exchange.upload,
+            upload,
             _slot: slot,
         }))
     };
@@ -303,39 +336,28 @@ pub async fn send(slot: Slot, request: &mut Request) -> Result<Response> {
 }
 
 /// The head as HTTP/2 writes it: `Host` as `:authority`, a wish to upgrade as `:protocol`.
-fn head_of(request: &Request) -> Result<http::Request<()>> {
-    let mut head = http::Request::new(());
-    let parts = &request.head;
-    let authority = parts
-        .fields
-        .get(&name::HOST)
-        .and_then(|host| uri::Authority::try_from(host).ok());
-    let mut target = uri::Parts::default();
-    target.scheme = Some(uri::Scheme::HTTP);
-    target.path_and_query = Some(
-        parts
-            .uri
-            .path_and_query()
-            .cloned()
-            .unwrap_or_else(|| uri::PathAndQuery::from_static("/")),
-    );
-    target.authority = Some(authority.unwrap_or_else(|| uri::Authority::from_static("localhost")));
-    *head.uri_mut() = Uri::from_parts(target)
-        .map_err(|error| Error::new(Reason::BadRequest, "no target URI").source(error))?;
-    *head.method_mut() = parts.method.clone();
-    *head.version_mut() = http::Version::HTTP_2;
-    if let Some(Upgrade::Protocol(protocol)) = &request.upgrade {
-        *head.method_mut() = Method::CONNECT;
-        let protocol = protocol.to_str().unwrap_or_default();
-        head.extensions_mut()
-            .insert(h2::ext::Protocol::from(protocol));
-    }
-    *head.headers_mut() = super::map_of(&parts.fields, Kind::Host.bit());
-    if request.upgrade.is_some() {
-        // RFC 8441 section 5 does without it.
-        head.headers_mut().remove(header::SEC_WEBSOCKET_KEY);
-    }
-    Ok(head)
+fn put_head(block: &mut Block<'_>, request: &Request) {
+    let head = &request.head;
+    let protocol = match &request.upgrade {
+        Some(Upgrade::Protocol(protocol)) => Some(protocol),
+        _ => None,
+    };
+    let method = protocol.map_or(&head.method, |_| &Method::CONNECT);
+    block.field(b":method", method.as_str().as_bytes());
+    block.field(b":scheme", b"http");
+    let authority = head.fields.get(&name::HOST).unwrap_or(b"localhost");
+    block.field(b":authority", authority);
+    let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+    block.field(b":path", path.as_bytes());
+    let without = Kind::Host.bit();
+    let Some(protocol) = protocol else {
+        return put_fields(block, &head.fields, without);
+    };
+    block.field(b":protocol", protocol.as_bytes());
+    // RFC 8441 section 5 does without it.
+    let mut fields = head.fields.clone();
+    fields.remove(&name::SEC_WEBSOCKET_KEY);
+    put_fields(block, &fields, without);
 }
 
 #[derive(Debug)]
@@ -343,7 +365,7 @@ struct Upload {
     outgoing: Outgoing,
     body: Body,
     /// For `100 Continue`, or the end of patience.
-    waits: Option<std::pin::Pin<Box<tokio::time::Sleep>>>,
+    waits: Option<Pin<Box<Sleep>>>,
     refused: bool,
 }
 
@@ -352,17 +374,17 @@ impl Upload {
     /// The body turned bad on the client's side: the request must stay incomplete.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         if let Some(patience) = &mut self.waits {
-            std::task::ready!(patience.as_mut().poll(cx));
+            ready!(patience.as_mut().poll(cx));
             self.waits = None;
         }
         if self.refused {
             return Poll::Ready(Ok(()));
         }
-        match std::task::ready!(self.outgoing.poll(cx, &mut self.body)) {
+        match ready!(self.outgoing.poll(cx, &mut self.body)) {
             Ok(()) => Poll::Ready(Ok(())),
             Err(Stopped::Body(error)) => Poll::Ready(Err(error)),
             // It has heard enough, or fails: its response, or the failure, is on the other half.
-            Err(Stopped::Peer(_) | Stopped::Connection(_)) => {
+            Err(Stopped::Stream(_)) => {
                 self.refused = true;
                 self.body = Body::Empty;
                 Poll::Ready(Ok(()))
@@ -373,66 +395,60 @@ impl Upload {
 
 #[derive(Debug)]
 struct Exchange {
-    response: ResponseFuture,
+    stream: StreamHandle,
     upload: Upload,
     tunnel: bool,
 }
 
 impl Exchange {
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<http::Response<h2::RecvStream>>> {
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ReceivedResponse>> {
+        if self.upload.waits.is_some() && self.stream.mail(|mail| mail.continued) == Some(true) {
+            self.upload.waits = None;
+        }
         if !self.tunnel
             && let Poll::Ready(Err(error)) = self.upload.poll(cx)
         {
             return Poll::Ready(Err(error));
         }
-        while let Poll::Ready(Some(Ok(interim))) = self.response.poll_informational(cx) {
-            // RFC 9113 section 8.6: there is nothing to switch from.
-            if interim.status() == http::StatusCode::SWITCHING_PROTOCOLS {
-                return Poll::Ready(Err(Error::new(
-                    Reason::UpstreamProtocol,
-                    "101 Switching Protocols over HTTP/2",
-                )));
-            }
-            if interim.status() == http::StatusCode::CONTINUE && self.upload.waits.take().is_some()
-            {
-                cx.waker().wake_by_ref();
-            }
+        if let Some(received) = self.stream.mail(|mail| mail.head.take()).flatten() {
+            return Poll::Ready(received);
         }
-        std::pin::Pin::new(&mut self.response)
-            .poll(cx)
-            .map_err(failed)
+        self.stream
+            .poll_broken(cx)
+            .map(|broken| Err(failed(broken)))
     }
 }
 
-fn failed(error: h2::Error) -> Error {
-    let code = error.reason();
-    if error.is_io() {
-        return Error::new(
+fn failed(broken: Broken) -> Error {
+    let (reason, what, replay) = match broken {
+        Broken::Lost(_) | Broken::Silent | Broken::GivenUp => (
             Reason::UpstreamClosed,
             "the connection ended before the response",
-        )
-        .source(error);
-    }
-    if error.is_reset() && error.is_remote() {
-        let replay = if code == Some(Code::REFUSED_STREAM) {
-            Replay::Refused
-        } else {
-            Replay::Unsafe
-        };
-        return Error::new(Reason::UpstreamReset, "the upstream reset the stream")
-            .source(error)
-            .replay(replay);
-    }
-    if error.is_go_away() && error.is_remote() {
-        // h2 fails only the streams above the last one that the upstream will process.
-        return Error::new(
+            Replay::Unsafe,
+        ),
+        Broken::Reset(Code::REFUSED_STREAM) => (
+            Reason::UpstreamReset,
+            "the upstream refused the stream",
+            Replay::Refused,
+        ),
+        Broken::Reset(_) => (
+            Reason::UpstreamReset,
+            "the upstream reset the stream",
+            Replay::Unsafe,
+        ),
+        // Only streams above the last one that the upstream will process fail with it.
+        Broken::Unprocessed(_) => (
             Reason::UpstreamReset,
             "the upstream went away before this stream",
-        )
-        .source(error)
-        .replay(Replay::Refused);
-    }
-    Error::new(Reason::UpstreamProtocol, "the upstream broke HTTP/2").source(error)
+            Replay::Refused,
+        ),
+        Broken::Malformed(_) | Broken::Fault(_) => (
+            Reason::UpstreamProtocol,
+            "the upstream broke HTTP/2",
+            Replay::Unsafe,
+        ),
+    };
+    Error::new(reason, what).source(broken).replay(replay)
 }
 
 /// The body of a response, and what is left of the upload.

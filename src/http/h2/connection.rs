@@ -9,20 +9,19 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::{
     flow::{RecvWindow, SendWindow},
-    frame::{self, Code, DEFAULT_WINDOW, Fault, Kind, MAX_PAYLOAD, MAX_STREAM, flag, setting},
+    frame::{self, Code, DEFAULT_WINDOW, Fault, Kind, MAX_STREAM, setting},
     hpack,
     output::Output,
     receive::Reading,
+    send::{Block, OUTPUT_LIMIT},
     streams::{Broken, Key, Stream, Streams},
 };
 
-/// What waits to be written, beyond which no more content is added to it.
-const OUTPUT_LIMIT: usize = 64 * 1024;
-/// And beyond which nothing more is read, since answers to what is read could be piled up.
+/// What waits to be written, beyond which nothing more is read: answers to it would be piled up.
 const OUTPUT_FULL: usize = OUTPUT_LIMIT + 32 * 1024;
 /// Streams that we have reset and whose frames may still be on their way.
 const REMEMBERED: usize = 128;
@@ -98,7 +97,7 @@ pub struct Connection<M> {
     /// What a frame that has not wholly come belongs to.
     pub(super) reading: Reading,
     /// Streams whose content waits only for the connection; each has its turn.
-    queue: VecDeque<Key>,
+    pub(super) queue: VecDeque<Key>,
     pub(super) debts: Debts,
     /// The largest identifier of the client's streams so far.
     pub(super) last: u32,
@@ -107,7 +106,7 @@ pub struct Connection<M> {
     pub(super) left: Option<(u32, Code)>,
     /// Newest last.
     remembered: VecDeque<u32>,
-    woken: bool,
+    pub(super) woken: bool,
 }
 
 impl<M: Default> Connection<M> {
@@ -154,8 +153,8 @@ impl<M: Default> Connection<M> {
             limits,
             streams: Streams::new(),
             open: 0,
-            decoder: hpack::Decoder::new(),
-            encoder: hpack::Encoder::new(),
+            decoder: hpack::Decoder::default(),
+            encoder: hpack::Encoder::default(),
             send_window: SendWindow::new(DEFAULT_WINDOW),
             recv_window: RecvWindow::new(limits.window.max(DEFAULT_WINDOW)),
             reading: Reading::Frame,
@@ -254,77 +253,31 @@ impl<M: Default> Connection<M> {
         self.streams.get_mut(key)
     }
 
-    /// Sends a head, or an interim one, or trailers.
-    pub fn head(&mut self, key: Key, end: bool, fields: impl FnOnce(&mut Block<'_>)) {
-        let Some(stream) = self.streams.get_mut(key) else {
-            return;
-        };
-        if stream.broken.is_some() || stream.sent_end {
-            return;
-        }
-        debug_assert!(!stream.has_waiting());
-        let out = self.output.tail();
-        let start = out.len();
-        let flags = if end { flag::END_STREAM } else { 0 };
-        frame::put_header(out, 0, Kind::Headers, flags, key.id);
-        self.encoder.begin(out);
-        let encoder = &mut self.encoder;
-        fields(&mut Block { out, encoder });
-        let length = out.len() - start - frame::HEADER;
-        let whole = flags | flag::END_HEADERS;
-        if length <= MAX_PAYLOAD {
-            frame::set_length(out, start, length, whole);
-        } else {
-            let block = out.split_off(start + frame::HEADER);
-            let mut pieces = block.chunks(MAX_PAYLOAD).peekable();
-            if let Some(first) = pieces.next() {
-                frame::set_length(out, start, first.len(), flags);
-                out.extend_from_slice(first);
-            }
-            while let Some(piece) = pieces.next() {
-                let last = pieces.peek().is_none();
-                let flags = if last { flag::END_HEADERS } else { 0 };
-                frame::put_header(out, piece.len(), Kind::Continuation, flags, key.id);
-                out.extend_from_slice(piece);
-            }
-        }
-        if end {
-            self.ended_here(key);
+    /// The owner has begun with the stream.
+    pub fn seen(&mut self, key: Key) {
+        if let Some(stream) = self.streams.get_mut(key) {
+            stream.seen = true;
         }
     }
 
-    /// Sends content, and the stream's end behind it. What no window is open for waits: ask
-    /// [`Self::poll_sent`] before there may be more.
-    pub fn data(&mut self, key: Key, data: Bytes, end: bool) {
-        let Some(stream) = self.streams.get_mut(key) else {
-            return;
-        };
-        if stream.broken.is_some() || stream.sent_end {
-            return;
+    /// The final head has come, and told how much content is to follow.
+    pub fn expect(&mut self, key: Key, length: Option<u64>) {
+        if let Some(stream) = self.streams.get_mut(key) {
+            stream.got_head = true;
+            stream.expected = length;
         }
-        debug_assert!(!stream.has_waiting());
-        stream.waiting = data;
-        stream.waiting_end = end;
-        // An end alone needs neither window nor turn.
-        if self.queue.is_empty() || stream.waiting.is_empty() {
-            while self.send_frame(key) {}
-        }
-        self.enqueue(key);
     }
 
-    /// Ready when nothing waits to be sent on the stream.
-    pub fn poll_sent(&mut self, key: Key, cx: &Context<'_>) -> Poll<Result<(), Broken>> {
-        let Some(stream) = self.streams.get_mut(key) else {
-            return Poll::Ready(Err(Broken::GivenUp));
-        };
-        if let Some(broken) = stream.broken {
-            return Poll::Ready(Err(broken));
+    /// The trailers that have come are good: what they end is whole.
+    pub fn finish(&mut self, key: Key) {
+        if self
+            .streams
+            .get(key)
+            .is_some_and(|stream| !stream.is_closed())
+        {
+            self.ended_there(key);
+            self.wake(key);
         }
-        if stream.has_waiting() {
-            stream.wait(cx);
-            return Poll::Pending;
-        }
-        Poll::Ready(Ok(()))
     }
 
     /// Ready when the stream has been broken off.
@@ -431,7 +384,7 @@ impl<M: Default> Connection<M> {
         }
     }
 
-    fn remember(&mut self, id: u32) {
+    pub(super) fn remember(&mut self, id: u32) {
         if self.remembered.len() == REMEMBERED {
             self.remembered.pop_front();
         }
@@ -444,7 +397,7 @@ impl<M: Default> Connection<M> {
     }
 
     /// We have said the stream's end.
-    fn ended_here(&mut self, key: Key) {
+    pub(super) fn ended_here(&mut self, key: Key) {
         if let Some(stream) = self.streams.get_mut(key) {
             stream.sent_end = true;
             if stream.is_closed() {
@@ -487,67 +440,6 @@ impl<M: Default> Connection<M> {
     pub(super) fn give_connection_credit(&mut self, octets: usize) {
         if let Some(credit) = self.recv_window.release(octets) {
             frame::put_number(self.output.tail(), Kind::WindowUpdate, 0, credit);
-        }
-    }
-
-    /// Sends one frame of what waits on a stream; false if that is not possible now.
-    fn send_frame(&mut self, key: Key) -> bool {
-        let Some(stream) = self.streams.get_mut(key) else {
-            return false;
-        };
-        let windows = stream.send_window.left().min(self.send_window.left());
-        let octets = stream.waiting.len().min(windows).min(MAX_PAYLOAD);
-        let full = octets == 0 || self.output.len() >= OUTPUT_LIMIT;
-        if !stream.has_waiting() || full && !stream.waiting.is_empty() {
-            return false;
-        }
-        let data = stream.waiting.split_to(octets);
-        let end = stream.waiting_end && stream.waiting.is_empty();
-        stream.send_window.spend(octets);
-        self.send_window.spend(octets);
-        let flags = if end { flag::END_STREAM } else { 0 };
-        frame::put_header(self.output.tail(), octets, Kind::Data, flags, key.id);
-        self.output.data(data);
-        if end {
-            stream.waiting_end = false;
-            self.ended_here(key);
-        }
-        true
-    }
-
-    /// Puts a stream into the queue if only the connection keeps it from sending.
-    pub(super) fn enqueue(&mut self, key: Key) {
-        if let Some(stream) = self.streams.get_mut(key)
-            && !stream.queued
-            && stream.has_waiting()
-            && stream.send_window.left() > 0
-        {
-            stream.queued = true;
-            self.queue.push_back(key);
-        }
-    }
-
-    /// Fills the output with what waits on the streams, a frame of each in its turn, and wakes
-    /// those that have nothing more to send.
-    pub fn fill(&mut self) {
-        while self.output.len() < OUTPUT_LIMIT
-            && let Some(key) = self.queue.pop_front()
-        {
-            let sent = self.send_frame(key);
-            let Some(stream) = self.streams.get_mut(key) else {
-                continue;
-            };
-            stream.queued = false;
-            if !stream.has_waiting() {
-                self.woken |= stream.wake();
-            } else if sent {
-                self.enqueue(key);
-            } else if stream.send_window.left() > 0 {
-                // It is the connection's window that is closed: the stream keeps its place.
-                stream.queued = true;
-                self.queue.push_front(key);
-                return;
-            }
         }
     }
 
@@ -608,17 +500,5 @@ impl<M: Default> Connection<M> {
         if self.queue.is_empty() {
             self.queue = VecDeque::new();
         }
-    }
-}
-
-/// A field block being written.
-pub struct Block<'a> {
-    out: &'a mut BytesMut,
-    encoder: &'a mut hpack::Encoder,
-}
-
-impl Block<'_> {
-    pub fn field(&mut self, name: &[u8], value: &[u8]) {
-        self.encoder.field(self.out, name, value);
     }
 }

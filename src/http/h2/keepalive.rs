@@ -6,15 +6,12 @@
 //! side.
 
 use std::{
-    cell::RefCell,
     future::Future,
     pin::Pin,
-    rc::Rc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use h2::{Ping, PingPong};
 use tokio::time::{Instant, Sleep, sleep};
 
 /// A peer with open streams that has been silent for so long is asked,
@@ -24,27 +21,23 @@ const ANSWER: Duration = Duration::from_secs(20);
 
 /// Watches one connection. It has no timer while no stream is open, and sets one twice a minute
 /// at most.
+#[derive(Default)]
 pub(super) struct KeepAlive {
-    /// Shared with whoever else has a question for the peer.
-    ping: Option<Rc<RefCell<PingPong>>>,
     timer: Option<Pin<Box<Sleep>>>,
     heard: u64,
     asked: bool,
 }
 
 impl KeepAlive {
-    pub(super) const fn new(ping: Option<Rc<RefCell<PingPong>>>) -> Self {
-        Self {
-            ping,
-            timer: None,
-            heard: 0,
-            asked: false,
-        }
-    }
-
     /// Ready when the peer is gone. `heard` is any number that grows with every byte from it,
-    /// `busy` whether streams are open.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, heard: u64, busy: bool) -> Poll<()> {
+    /// `busy` whether streams are open; `ping` asks it.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        heard: u64,
+        busy: bool,
+        ping: impl Fn(),
+    ) -> Poll<()> {
         let timer = match &mut self.timer {
             Some(timer) => timer,
             none if busy => {
@@ -66,11 +59,8 @@ impl KeepAlive {
             }
             self.heard = heard;
             self.asked = silent;
-            if silent && let Some(ping) = &self.ping {
-                let mut ping = ping.borrow_mut();
-                // An old answer is in the way of a new question; one that is under way will do.
-                let _ = ping.poll_pong(cx);
-                let _ = ping.send_ping(Ping::opaque());
+            if silent {
+                ping();
             }
             let patience = if silent { ANSWER } else { SILENCE };
             timer.as_mut().reset(Instant::now() + patience);
@@ -87,7 +77,7 @@ mod tests {
     /// How long the peer was believed in; it speaks `words` times, `pause` apart.
     async fn lived(pause: Duration, words: u32, busy: bool) -> Option<Duration> {
         let start = Instant::now();
-        let mut keep_alive = KeepAlive::new(None);
+        let mut keep_alive = KeepAlive::default();
         let heard = Cell::new(0);
         let speak = async {
             for _ in 0..words {
@@ -98,7 +88,7 @@ mod tests {
         };
         tokio::select! {
             biased;
-            () = poll_fn(|cx| keep_alive.poll(cx, heard.get(), busy)) => Some(start.elapsed()),
+            () = poll_fn(|cx| keep_alive.poll(cx, heard.get(), busy, || ())) => Some(start.elapsed()),
             () = speak => None,
         }
     }

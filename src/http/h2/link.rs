@@ -1,226 +1,372 @@
-//! The stream under an HTTP/2 connection, written once a turn.
+//! A connection with its socket, and what streams of it hold.
 //!
-//! h2 writes as soon as its own buffer can't take one more frame, and a DATA frame of 256 bytes
-//! fills it: every small message would be a write. Here such writes are gathered until the
-//! connection's task has nothing more to say, and then go out as one.
+//! [`Link`] is shared, inside a worker, by the task that drives the connection and by whoever holds
+//! a stream of it. A stream's holder writes into the connection's output and wakes the driver, which
+//! writes for all of them at once.
 
 use std::{
-    cell::RefCell,
-    io::{self, IoSlice},
-    mem,
+    cell::{Cell, RefCell},
+    io,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 
-use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use bytes::{Bytes, BytesMut};
+use tokio::{io::AsyncWrite, time::timeout};
+use tokio_util::io::poll_read_buf;
 
-use crate::http::h1::buffers;
+use super::{
+    connection::{Connection, Limits, Role},
+    frame::{Code, Fault},
+    receive::{Head, HeadKind},
+    section::{ReceivedResponse, Section},
+    send::Block,
+    streams::{Broken, Key},
+};
+use crate::{
+    error::Result,
+    http::{fields::Fields, h1::buffers, name::Kind},
+    net::Stream,
+};
 
-/// Writes up to this size are gathered; a copy of more costs as much as the write that it saves.
-const SMALL: usize = 4 * 1024;
-/// What is gathered at most; a peer that reads slower than that stops the connection as ever.
-const LIMIT: usize = 16 * 1024;
+/// A first read asks for this much,
+const FIRST_READ: usize = 4 * 1024;
+/// and those that are filled make the next one larger, up to this.
+const LARGEST_READ: usize = 64 * 1024;
+/// A peer is read on for so long when the connection has to be closed with input unread, lest a
+/// reset destroys what was said last.
+const LINGER: Duration = Duration::from_secs(1);
 
-/// One end goes to h2, the other stays with the task that drives the connection and calls
-/// [`Self::poll_write_out`] at the end of each turn.
-pub(super) struct Link<S>(Rc<RefCell<Inner<S>>>);
-
-struct Inner<S> {
-    stream: S,
-    input: BytesMut,
-    output: BytesMut,
-    gathers: bool,
-    heard: u64,
+/// What is kept with each stream beside its content.
+#[derive(Debug, Default)]
+pub struct Mail {
+    /// A response's final head, or what was wrong with it.
+    pub head: Option<Result<ReceivedResponse>>,
+    /// Interim responses so far, and whether one was `100 Continue`.
+    pub interim: u8,
+    pub continued: bool,
+    /// The response has no content, whatever its head says of a length.
+    pub bodiless: bool,
+    pub trailers: Option<Fields>,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
-    /// `input` was read already. Nothing is gathered before [`Self::gather`].
-    pub(super) fn new(stream: S, input: BytesMut) -> Self {
-        Self(Rc::new(RefCell::new(Inner {
+/// A connection as its driver and the holders of its streams share it.
+#[derive(Debug)]
+pub struct Link {
+    core: RefCell<Connection<Mail>>,
+    driver: RefCell<Option<Waker>>,
+    /// The driver is at work, or has been woken: it will look at everything.
+    awake: Cell<bool>,
+}
+
+impl Link {
+    pub fn new(role: Role, limits: Limits) -> Rc<Self> {
+        Rc::new(Self {
+            core: RefCell::new(Connection::new(role, limits)),
+            driver: RefCell::new(None),
+            awake: Cell::new(true),
+        })
+    }
+
+    /// Looks at the connection, or changes it; the driver sees to what follows.
+    pub fn with<T>(&self, act: impl FnOnce(&mut Connection<Mail>) -> T) -> T {
+        let mut core = self.core.borrow_mut();
+        let result = act(&mut core);
+        if !self.awake.get() && (!core.output.is_empty() || core.is_over()) {
+            self.awake.set(true);
+            if let Some(driver) = &*self.driver.borrow() {
+                driver.wake_by_ref();
+            }
+        }
+        result
+    }
+}
+
+/// Holds a stream. Whoever is the last to let go of one that has not ended resets it.
+#[derive(Debug)]
+pub struct StreamHandle {
+    link: Rc<Link>,
+    key: Key,
+}
+
+impl Clone for StreamHandle {
+    fn clone(&self) -> Self {
+        Self::new(Rc::clone(&self.link), self.key)
+    }
+}
+
+impl Drop for StreamHandle {
+    fn drop(&mut self) {
+        self.link.with(|core| core.drop_hold(self.key));
+    }
+}
+
+impl StreamHandle {
+    pub fn new(link: Rc<Link>, key: Key) -> Self {
+        link.with(|core| core.hold(key));
+        Self { link, key }
+    }
+
+    /// Opens a stream with the head of its request.
+    pub fn open(link: &Rc<Link>, end: bool, fields: impl FnOnce(&mut Block<'_>)) -> Self {
+        let key = link.with(|core| core.request(end, fields));
+        Self::new(Rc::clone(link), key)
+    }
+
+    /// What is kept with the stream; `None` if it is gone.
+    pub fn mail<T>(&self, look: impl FnOnce(&mut Mail) -> T) -> Option<T> {
+        self.link
+            .with(|core| core.stream(self.key).map(|stream| look(&mut stream.mail)))
+    }
+
+    /// Somebody has looked at it.
+    pub fn seen(&self) {
+        self.link.with(|core| core.seen(self.key));
+    }
+
+    pub fn head(&self, end: bool, fields: impl FnOnce(&mut Block<'_>)) {
+        self.link.with(|core| core.head(self.key, end, fields));
+    }
+
+    pub fn trailers(&self, fields: &Fields) {
+        self.head(true, |block| put_fields(block, fields, 0));
+    }
+
+    pub fn data(&self, data: Bytes, end: bool) {
+        self.link.with(|core| core.data(self.key, data, end));
+    }
+
+    /// Ends the stream unfinished.
+    pub fn reset(&self, code: Code) {
+        self.link.with(|core| core.reset(self.key, code));
+    }
+
+    /// Nobody will read what comes.
+    pub fn discard(&self) {
+        self.link.with(|core| core.discard(self.key));
+    }
+
+    /// Ready when what was sent has left for the output.
+    pub fn poll_sent(&self, cx: &Context<'_>) -> Poll<Result<(), Broken>> {
+        self.link.with(|core| core.poll_sent(self.key, cx))
+    }
+
+    pub fn broken(&self) -> Option<Broken> {
+        self.link
+            .with(|core| core.stream(self.key).and_then(|stream| stream.broken))
+    }
+
+    /// Ready when the stream has been broken off.
+    pub fn poll_broken(&self, cx: &Context<'_>) -> Poll<Broken> {
+        self.link.with(|core| core.poll_broken(self.key, cx))
+    }
+
+    pub fn poll_data(&self, cx: &Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
+        self.link.with(|core| core.poll_data(self.key, cx))
+    }
+
+    /// Whether the peer has ended the stream and all content was taken.
+    pub fn has_ended(&self) -> bool {
+        self.link.with(|core| core.has_ended(self.key))
+    }
+}
+
+/// Writes fields, but for those of the kinds in `without`. Names have no capitals in HTTP/2.
+pub fn put_fields(block: &mut Block<'_>, fields: &Fields, without: u32) {
+    let mut lower = [0; 64];
+    for (kind, name, value) in fields.lines() {
+        if kind.bit() & (without | OF_HTTP1) != 0 {
+            continue;
+        }
+        if !name.iter().any(u8::is_ascii_uppercase) {
+            block.field(name, value);
+        } else if let Some(lower) = lower.get_mut(..name.len()) {
+            lower.copy_from_slice(name);
+            lower.make_ascii_lowercase();
+            block.field(lower, value);
+        } else {
+            block.field(&name.to_ascii_lowercase(), value);
+        }
+    }
+}
+
+/// What a message over HTTP/2 must not have (RFC 9113 section 8.2.2).
+const OF_HTTP1: u32 = Kind::Connection.bit() | Kind::TransferEncoding.bit() | Kind::Upgrade.bit();
+
+/// Moves a connection's bytes: the part of its task that both sides have in common.
+pub struct Driver {
+    pub link: Rc<Link>,
+    stream: Stream,
+    input: BytesMut,
+    next_read: usize,
+    section: Section,
+    /// Reading has stopped because the output was full.
+    stopped: bool,
+    /// Grows whenever the peer has said something.
+    pub heard: u64,
+}
+
+impl Driver {
+    /// `input` was read already.
+    pub fn new(link: Rc<Link>, stream: Stream, input: BytesMut) -> Self {
+        Self {
+            link,
             stream,
             input,
-            output: BytesMut::new(),
-            gathers: false,
+            next_read: FIRST_READ,
+            section: Section::default(),
+            stopped: false,
             heard: 0,
-        })))
+        }
     }
 
-    /// From now on somebody calls [`Self::poll_write_out`].
-    pub(super) fn gather(&self) {
-        self.0.borrow_mut().gathers = true;
+    /// Begins a turn: until its end nobody has to wake us.
+    pub fn begin(&self) {
+        self.link.awake.set(true);
     }
 
-    /// Grows whenever the peer has said something.
-    pub(super) fn heard(&self) -> u64 {
-        self.0.borrow().heard
-    }
-
-    /// Writes what was gathered; ready when nothing is left.
-    pub(super) fn poll_write_out(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.borrow_mut().poll_write_out(cx)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> Inner<S> {
-    fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.output.is_empty() {
-            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.output))?;
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+    /// Ends a turn in which everything was done that could be.
+    pub fn rest(&mut self, cx: &Context<'_>) {
+        let mut core = self.link.core.borrow_mut();
+        core.release();
+        if self.input.is_empty() {
+            if self.input.capacity() > 0 {
+                buffers::give_back(std::mem::take(&mut self.input));
             }
-            self.output.advance(written);
+            self.next_read = FIRST_READ;
         }
-        // An idle connection holds no buffer.
-        if self.output.capacity() > 0 {
-            buffers::give_back(mem::take(&mut self.output));
+        match &mut *self.link.driver.borrow_mut() {
+            Some(driver) => driver.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
         }
-        Poll::Ready(Ok(()))
+        self.link.awake.set(false);
     }
-}
 
-impl<S> Clone for Link<S> {
-    fn clone(&self) -> Self {
-        Self(Rc::clone(&self.0))
+    /// Whether the beginning of something has come whose end has not, content aside.
+    pub fn is_inside_head(&self) -> bool {
+        let core = self.link.core.borrow();
+        !core.peer.settled || !self.input.is_empty() && !core.is_full() || core.is_inside_block()
     }
-}
 
-impl<S: AsyncRead + Unpin> AsyncRead for Link<S> {
-    fn poll_read(
-        self: Pin<&mut Self>,
+    /// Takes what has come, reading once. Heads are handed to `take`.
+    ///
+    /// # Errors
+    /// The connection's end, of which the streams have yet to be told.
+    pub fn poll_input(
+        &mut self,
         cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let inner = &mut *self.0.borrow_mut();
-        if inner.input.is_empty() {
-            let before = buf.filled().len();
-            let read = Pin::new(&mut inner.stream).poll_read(cx, buf);
-            inner.heard += (buf.filled().len() - before) as u64;
-            return read;
+        mut take: impl FnMut(&Rc<Link>, Head, Section) -> Result<(), Fault>,
+    ) -> Poll<Result<(), Broken>> {
+        // What was left when the output was full, or had come with the preface.
+        self.parse(&mut take).map_err(Broken::Fault)?;
+        self.stopped = self.link.core.borrow().is_full();
+        if self.stopped {
+            return Poll::Pending;
         }
-        let length = inner.input.len().min(buf.remaining());
-        buf.put_slice(&inner.input[..length]);
-        inner.input.advance(length);
-        if inner.input.is_empty() {
-            inner.input = BytesMut::new();
+        match ready!(self.poll_fill(cx)) {
+            Ok(0) => return Poll::Ready(Err(Broken::Lost(None))),
+            Ok(octets) => self.heard += octets as u64,
+            Err(error) => return Poll::Ready(Err(Broken::Lost(Some(error.kind())))),
         }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Link<S> {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+        Poll::Ready(self.parse(&mut take).map_err(Broken::Fault))
     }
 
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let inner = &mut *self.0.borrow_mut();
-        let length = bufs.iter().map(|buf| buf.len()).sum::<usize>();
-        if inner.gathers && length <= SMALL && inner.output.len() + length <= LIMIT {
-            if inner.output.capacity() == 0 {
-                inner.output = buffers::lend(LIMIT);
+    fn parse(
+        &mut self,
+        take: &mut impl FnMut(&Rc<Link>, Head, Section) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        loop {
+            if self.input.is_empty() {
+                return Ok(());
             }
-            for buf in bufs {
-                inner.output.extend_from_slice(buf);
+            let section = &mut self.section;
+            let head = self
+                .link
+                .core
+                .borrow_mut()
+                .receive(&mut self.input, &mut |name, value| {
+                    section.field(name, value)
+                })?;
+            let Some(head) = head else { return Ok(()) };
+            let section = std::mem::take(section);
+            match head.kind {
+                HeadKind::Head => take(&self.link, head, section)?,
+                HeadKind::Trailers => self.trailers(head, section)?,
             }
-            return Poll::Ready(Ok(length));
         }
-        ready!(inner.poll_write_out(cx))?;
-        Pin::new(&mut inner.stream).poll_write_vectored(cx, bufs)
     }
 
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let inner = &mut *self.0.borrow_mut();
-        if inner.gathers {
-            return Poll::Ready(Ok(()));
-        }
-        Pin::new(&mut inner.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let inner = &mut *self.0.borrow_mut();
-        ready!(inner.poll_write_out(cx))?;
-        Pin::new(&mut inner.stream).poll_shutdown(cx)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::future::poll_fn;
-
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-    use super::*;
-
-    #[tokio::test]
-    async fn small_writes_go_out_together_and_in_order() {
-        let (near, mut far) = tokio::io::duplex(64 * 1024);
-        let link = Link::new(near, BytesMut::new());
-        let mut h2 = link.clone();
-        h2.write_all(b"preface").await.unwrap();
-        link.gather();
-        let large = vec![b'x'; SMALL + 1];
-        for piece in [&b"one"[..], b"two", &large, b"three"] {
-            h2.write_all(piece).await.unwrap();
-            h2.flush().await.unwrap();
-        }
-        let mut got = vec![0; 7 + 6 + large.len()];
-        far.read_exact(&mut got).await.unwrap();
-        assert!(got.starts_with(b"prefaceonetwox"));
-
-        assert_eq!(link.0.borrow().output, b"three"[..]);
-        poll_fn(|cx| link.poll_write_out(cx)).await.unwrap();
-        assert_eq!(link.0.borrow().output.capacity(), 0);
-        h2.write_all(b"end").await.unwrap();
-        h2.shutdown().await.unwrap();
-        drop((h2, link));
-        let mut rest = Vec::new();
-        far.read_to_end(&mut rest).await.unwrap();
-        assert_eq!(rest, b"threeend");
-    }
-
-    #[tokio::test]
-    async fn a_peer_that_does_not_read_stops_the_writer() {
-        let (near, far) = tokio::io::duplex(1);
-        let link = Link::new(near, BytesMut::new());
-        link.gather();
-        let mut h2 = link.clone();
-        let fill = async {
-            loop {
-                h2.write_all(&[0; SMALL]).await.unwrap();
+    fn trailers(&self, head: Head, section: Section) -> Result<(), Fault> {
+        let trailers = section.trailers(head.cut);
+        let mut core = self.link.core.borrow_mut();
+        match trailers {
+            Ok(trailers) => {
+                if let Some(stream) = core.stream(head.key) {
+                    stream.mail.trailers = Some(trailers);
+                }
+                core.finish(head.key);
+                Ok(())
             }
+            Err(what) => core.malformed(head.key, Code::PROTOCOL_ERROR, what),
+        }
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.input.capacity() == 0 {
+            // An idle connection waits without a buffer.
+            ready!(self.stream.poll_readable(cx))?;
+            self.input = buffers::lend(self.next_read);
+        } else {
+            self.input.reserve(self.next_read);
+        }
+        let room = self.input.capacity() - self.input.len();
+        let read = ready!(poll_read_buf(
+            Pin::new(&mut self.stream),
+            cx,
+            &mut self.input
+        ))?;
+        if read == room {
+            self.next_read = (self.next_read * 2).min(LARGEST_READ);
+        } else if read < self.next_read / 4 {
+            self.next_read = (self.next_read / 2).max(FIRST_READ);
+        }
+        Poll::Ready(Ok(read))
+    }
+
+    /// Whether reading can go on that had stopped.
+    pub fn can_go_on(&self) -> bool {
+        self.stopped && !self.link.core.borrow().is_full()
+    }
+
+    /// Writes what the streams have to say until nothing can be written any more.
+    pub fn poll_output(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut core = self.link.core.borrow_mut();
+        loop {
+            core.fill();
+            if core.output.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(core.output.poll_flush(cx, &mut self.stream))?;
+        }
+    }
+
+    /// Writes what is left, says that nothing follows, and reads on for a while.
+    pub async fn close(mut self) {
+        let farewell = async {
+            std::future::poll_fn(|cx| self.poll_output(cx)).await?;
+            std::future::poll_fn(|cx| Pin::new(&mut self.stream).poll_shutdown(cx)).await?;
+            std::future::poll_fn(|cx| {
+                loop {
+                    self.input.clear();
+                    if ready!(self.poll_fill(cx))? == 0 {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+            })
+            .await
         };
-        tokio::select! {
-            biased;
-            () = fill => {}
-            () = std::future::ready(()) => {}
-        }
-        assert!(link.0.borrow().output.len() <= LIMIT);
-        drop(far);
-        assert!(poll_fn(|cx| link.poll_write_out(cx)).await.is_err());
-    }
-
-    #[tokio::test]
-    async fn what_was_read_before_comes_first() {
-        let (near, mut far) = tokio::io::duplex(16);
-        let mut link = Link::new(near, BytesMut::from(&b"early"[..]));
-        far.write_all(b"late").await.unwrap();
-        drop(far);
-        let mut got = Vec::new();
-        link.read_to_end(&mut got).await.unwrap();
-        assert_eq!(got, b"earlylate");
+        let _: std::result::Result<io::Result<()>, _> = timeout(LINGER, farewell).await;
     }
 }

@@ -26,6 +26,8 @@ pub struct Head {
 pub enum HeadKind {
     /// A request, or a response, interim ones too.
     Head,
+    /// They are the stream's end once the owner has found nothing wrong with them: see
+    /// [`Connection::finish`].
     Trailers,
 }
 
@@ -355,7 +357,7 @@ impl<M: Default> Connection<M> {
                 .and_then(|stream| stream.expected);
             if less.is_some_and(|less| less > 0) {
                 self.malformed(head.key, Code::PROTOCOL_ERROR, LESS)?;
-            } else {
+            } else if head.kind == HeadKind::Head {
                 self.ended_there(head.key);
             }
         }
@@ -384,6 +386,7 @@ impl<M: Default> Connection<M> {
                     if self.open >= self.limits.streams || self.leaving == Leaving::Last {
                         let code = Code::REFUSED_STREAM.0;
                         frame::put_number(self.output.tail(), Kind::RstStream, id, code);
+                        self.remember(id);
                         return Ok(None);
                     }
                     let key = self.insert(id);
@@ -545,11 +548,9 @@ impl<M: Default> Connection<M> {
     fn setting(&mut self, identifier: u16, value: u32) -> Result<(), Fault> {
         match identifier {
             setting::HEADER_TABLE_SIZE => self.encoder.resize(value),
-            setting::ENABLE_PUSH => {
-                // Section 6.5.2: only a client may allow it.
-                if value > 1 || value == 1 && self.role == Role::Client {
-                    return Err(Fault::protocol("ENABLE_PUSH of a wrong value"));
-                }
+            // Section 6.5.2: only a client may allow it.
+            setting::ENABLE_PUSH if value > 1 || value == 1 && self.role == Role::Client => {
+                return Err(Fault::protocol("ENABLE_PUSH of a wrong value"));
             }
             setting::MAX_CONCURRENT_STREAMS => self.peer.streams = value,
             setting::INITIAL_WINDOW_SIZE => {

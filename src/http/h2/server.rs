@@ -4,40 +4,42 @@
 //! to say, then the connection writes all their frames at once.
 
 use std::{
-    cell::RefCell,
-    future::poll_fn,
+    future::{Future, poll_fn},
     pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use futures_util::stream::{FuturesUnordered, Stream as _};
-use h2::{Reason as Code, RecvStream, server::SendResponse};
-use http::{Method, Request as HttpRequest, StatusCode, header, uri::Scheme};
-use tokio::time::{Instant, timeout};
+use http::StatusCode;
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::{
-    CONNECTION_WINDOW, DATA_FRAME_BUDGET, MAX_FAULTY_STREAMS, MAX_PENDING_RESETS, SEND_BUFFER,
-    STREAM_WINDOW,
+    CONNECTION_WINDOW, STREAM_WINDOW,
     body::{Incoming, Outgoing, Received, Side, Stopped},
+    connection::{Limits, Role},
+    frame::{Code, Fault},
     keepalive::KeepAlive,
-    link::Link,
+    link::{Driver, Link, StreamHandle, put_fields},
+    receive::Head,
+    section::{ReceivedRequest, Section},
+    streams::Broken,
     tunnel::StreamIo,
 };
 use crate::{
-    error::{Error, Reason, Result},
+    config::model::HttpListener,
+    error::{Error, Reason},
     http::{
-        Client, OPENING, PREFACE,
+        Client, PREFACE,
         exchange::{self, Reply},
-        h1::head::MAX_HEADERS,
-        message::{Body, Request, RequestHead, Upgrade},
+        message::{Body, Request, Response},
+        name::{self, Kind},
         pace::Pace,
         upgrade,
     },
     net::Stream,
-    router::Authority,
     telemetry::access_log::Protocol,
 };
 
@@ -45,179 +47,222 @@ use crate::{
 /// and so bring about the second.
 const GOAWAY_WAIT: Duration = Duration::from_secs(1);
 
-/// Serves streams until the connection ends. `input` was read while the protocol was detected.
-pub async fn serve(stream: Stream, input: BytesMut, client: Rc<Client>) {
-    let limits = client.limits();
-    if !begins_with_settings(&input) {
-        return refused(
-            &client,
-            Reason::BadRequest,
-            "the HTTP/2 preface lacks its SETTINGS",
-        );
-    }
-    let mut builder = h2::server::Builder::new();
-    builder
-        .max_concurrent_streams(limits.max_concurrent_streams)
-        .max_header_list_size(u32::try_from(limits.max_head_size).unwrap_or(u32::MAX))
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buffer_size(SEND_BUFFER)
-        .data_frame_budget(DATA_FRAME_BUDGET)
-        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
-        .max_local_error_reset_streams(Some(MAX_FAULTY_STREAMS))
-        .enable_connect_protocol();
-    let link = Link::new(stream, input);
-    let handshake = builder.handshake::<_, Bytes>(link.clone());
-    let mut conn = match timeout(limits.head_timeout, handshake).await {
-        Ok(Ok(conn)) => conn,
-        Ok(Err(error)) => return ended(&client, error),
-        Err(_) => return refused(&client, Reason::HeadTimeout, "no HTTP/2 preface in time"),
+/// Serves streams until the connection ends. `input` was read while the protocol was detected, and
+/// begins with the preface.
+pub async fn serve(stream: Stream, mut input: BytesMut, client: Rc<Client>) {
+    let settings = client.limits();
+    let limits = Limits {
+        streams: settings.max_concurrent_streams,
+        head: settings.max_head_size,
+        stream_window: STREAM_WINDOW,
+        window: CONNECTION_WINDOW,
     };
-
-    link.gather();
+    input.advance(PREFACE.len().min(input.len()));
+    let mut driver = Driver::new(Link::new(Role::Server, limits), stream, input);
     let mut streams = FuturesUnordered::new();
-    let mut ending = pin!(client.ended());
-    let mut idle = pin!(tokio::time::sleep(limits.http2_idle_timeout));
-    let ping = conn.ping_pong().map(RefCell::new).map(Rc::new);
-    let mut keep_alive = KeepAlive::new(ping);
-    let (mut going, mut cut) = (false, false);
-    let mut busy = false;
-    let mut turn = |cx: &mut Context<'_>| {
-        loop {
-            // Accepting also reads, and writes what the streams have queued.
-            loop {
-                match conn.poll_accept(cx) {
-                    Poll::Ready(Some(Ok((request, respond)))) => {
-                        streams.push(serve_stream(Rc::clone(&client), request, respond));
-                    }
-                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
-                    Poll::Ready(None) => return Poll::Ready(Ok(())),
-                    Poll::Pending => break,
-                }
-            }
-            // All that can go on do so before the next write, which is then one for all of them.
-            let mut progress = false;
-            while let Poll::Ready(Some(())) = Pin::new(&mut streams).poll_next(cx) {
-                progress = true;
-            }
-            if progress {
-                continue;
-            }
-            if cut {
-                return Poll::Ready(Ok(()));
-            }
-            let mut tired = false;
-            if !streams.is_empty() {
-                busy = true;
-            } else {
-                if std::mem::take(&mut busy) {
-                    let patience = if going {
-                        GOAWAY_WAIT
-                    } else {
-                        limits.http2_idle_timeout
-                    };
-                    idle.as_mut().reset(Instant::now() + patience);
-                }
-                tired = idle.as_mut().poll(cx).is_ready();
-            }
-            if keep_alive.poll(cx, link.heard(), busy).is_ready() {
-                tracing::debug!("an HTTP/2 client answers no PING");
-                return Poll::Ready(Ok(()));
-            }
-            if tired && going {
-                cut = true;
-                conn.abrupt_shutdown(Code::NO_ERROR);
-                continue;
-            }
-            // Two steps (RFC 9113 section 6.8): h2 first promises to take all that is on the way.
-            if !going && (tired || ending.as_mut().poll(cx).is_ready()) {
-                going = true;
-                conn.graceful_shutdown();
-                idle.as_mut().reset(Instant::now() + GOAWAY_WAIT);
-                continue;
-            }
-            return Poll::Pending;
-        }
-    };
+    let mut life = Life::new(settings);
+    let mut ended = pin!(client.ended());
     let end = poll_fn(|cx| {
-        let end = turn(cx);
-        // Also what was said last, a GOAWAY: as much of it as the client takes now.
-        match (link.poll_write_out(cx), end) {
-            (Poll::Ready(Err(error)), Poll::Pending) => {
-                tracing::debug!(%error, "HTTP/2 connection from a client ended");
-                Poll::Ready(Ok(()))
+        driver.begin();
+        loop {
+            let input = driver.poll_input(cx, |link, head, section| {
+                let (handle, request) = accept(link, head, section)?;
+                streams.push(serve_stream(Rc::clone(&client), handle, request));
+                Ok(())
+            });
+            if let Poll::Ready(Err(broken)) = input {
+                return Poll::Ready(End::Broken(broken));
             }
-            (_, end) => end,
+            driver.link.with(|core| core.take_woken());
+            // All that can go on do so before the next write, which is then one for all of them.
+            while let Poll::Ready(Some(())) = Pin::new(&mut streams).poll_next(cx) {}
+            if let Poll::Ready(Err(error)) = driver.poll_output(cx) {
+                return Poll::Ready(End::Broken(Broken::Lost(Some(error.kind()))));
+            }
+            let woken = driver.link.with(|core| core.take_woken());
+            if input.is_pending() && !woken && !driver.can_go_on() {
+                break;
+            }
         }
+        if let Poll::Ready(end) = life.poll(cx, &driver, !streams.is_empty(), ended.as_mut()) {
+            return Poll::Ready(end);
+        }
+        // What life had to say.
+        if let Poll::Ready(Err(error)) = driver.poll_output(cx) {
+            return Poll::Ready(End::Broken(Broken::Lost(Some(error.kind()))));
+        }
+        driver.rest(cx);
+        Poll::Pending
     })
     .await;
-    if let Err(error) = end {
-        ended(&client, error);
-    }
-}
-
-/// Whether the preface is followed by a SETTINGS frame, as it must (RFC 9113 section 3.4); h2 does
-/// not look.
-fn begins_with_settings(input: &[u8]) -> bool {
-    match input.get(PREFACE.len()..OPENING) {
-        Some([_, _, _, kind, flags, stream @ ..]) => {
-            *kind == 4 && flags & 1 == 0 && matches!(stream, [0 | 0x80, 0, 0, 0])
+    driver.begin();
+    // Each tells by itself how it ended.
+    drop(streams);
+    let broken = match end {
+        End::Over => None,
+        End::HeadTimeout => {
+            refused(
+                &client,
+                &Error::new(Reason::HeadTimeout, "no whole head in time"),
+            );
+            let what = "a head that does not end";
+            Some(Broken::Fault(Fault::new(Code::ENHANCE_YOUR_CALM, what)))
         }
-        _ => false,
-    }
-}
-
-/// h2 answers what breaks the protocol by itself: it is here that this is seen.
-fn ended(client: &Rc<Client>, error: h2::Error) {
-    if super::is_quiet(&error) || error.is_remote() {
-        tracing::debug!(%error, "HTTP/2 connection from a client ended");
-        return;
-    }
-    let text = error.to_string();
-    let error = Error::new(Reason::BadRequest, "").detail(format!("HTTP/2: {text}"));
-    let reply = exchange::refused_head(client, Protocol::Http2, None, &error);
-    reply.completion.done();
-}
-
-fn refused(client: &Rc<Client>, reason: Reason, what: &'static str) {
-    let error = Error::new(reason, what);
-    let reply = exchange::refused_head(client, Protocol::Http2, None, &error);
-    reply.completion.done();
-}
-
-async fn serve_stream(
-    client: Rc<Client>,
-    request: HttpRequest<RecvStream>,
-    mut respond: SendResponse<Bytes>,
-) {
-    let (mut head, recv) = request.into_parts();
-    let protocol = head.extensions.get::<h2::ext::Protocol>();
-    let upgrade = upgrade::asked_by_http2(&head.method, protocol.map(h2::ext::Protocol::as_str));
-    let expects_continue = head
-        .headers
-        .get(header::EXPECT)
-        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    let checked = check(&mut head, upgrade.as_ref());
-    let head = RequestHead {
-        fields: super::fields_of(&head.headers),
-        method: head.method,
-        uri: head.uri,
-        version: head.version,
+        End::Broken(broken) => {
+            tracing::debug!(error = %broken, "HTTP/2 connection from a client ended");
+            if let Broken::Fault(fault) = broken {
+                let error = Error::new(Reason::BadRequest, "").detail(format!("HTTP/2: {fault}"));
+                refused(&client, &error);
+            }
+            Some(broken)
+        }
     };
-    if let Err(error) = checked {
-        let reply = exchange::refused_head(&client, Protocol::Http2, Some(&head), &error);
-        return write(&mut respond, reply, None, &Rc::default()).await;
+    if let Some(broken) = broken {
+        driver.link.with(|core| core.end(broken));
+        if !matches!(broken, Broken::Fault(_)) {
+            return;
+        }
     }
+    Box::pin(driver.close()).await;
+}
+
+fn refused(client: &Rc<Client>, error: &Error) {
+    let reply = exchange::refused_head(client, Protocol::Http2, None, error);
+    reply.completion.done();
+}
+
+/// How a connection ends.
+enum End {
+    /// All was said.
+    Over,
+    HeadTimeout,
+    Broken(Broken),
+}
+
+/// What ends a connection, or begins to, without a word from the client.
+struct Life {
+    settings: HttpListener,
+    keep_alive: KeepAlive,
+    /// For a connection without streams.
+    idle: Pin<Box<Sleep>>,
+    /// For a head that has begun.
+    head: Option<Pin<Box<Sleep>>>,
+    busy: bool,
+    leaving: bool,
+}
+
+impl Life {
+    fn new(settings: HttpListener) -> Self {
+        Self {
+            idle: Box::pin(sleep(settings.http2_idle_timeout)),
+            settings,
+            keep_alive: KeepAlive::default(),
+            head: None,
+            busy: false,
+            leaving: false,
+        }
+    }
+
+    /// `busy`: streams are open. `ended` resolves when the connection has to.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        driver: &Driver,
+        busy: bool,
+        ended: Pin<&mut impl Future<Output = ()>>,
+    ) -> Poll<End> {
+        let core = &driver.link;
+        if core.with(|core| core.is_over()) {
+            return Poll::Ready(End::Over);
+        }
+        if !driver.is_inside_head() {
+            self.head = None;
+        } else {
+            let patience = self.settings.head_timeout;
+            let timer = self.head.get_or_insert_with(|| Box::pin(sleep(patience)));
+            if timer.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(End::HeadTimeout);
+            }
+        }
+        let was_busy = std::mem::replace(&mut self.busy, busy);
+        let mut tired = false;
+        if !busy {
+            if was_busy {
+                let patience = if self.leaving {
+                    GOAWAY_WAIT
+                } else {
+                    self.settings.http2_idle_timeout
+                };
+                self.idle.as_mut().reset(Instant::now() + patience);
+            }
+            tired = self.idle.as_mut().poll(cx).is_ready();
+        }
+        let ping = || core.with(|core| core.ping());
+        if self
+            .keep_alive
+            .poll(cx, driver.heard, busy, ping)
+            .is_ready()
+        {
+            return Poll::Ready(End::Broken(Broken::Silent));
+        }
+        if self.leaving {
+            if tired {
+                core.with(|core| core.leave_now());
+                return Poll::Ready(End::Over);
+            }
+        } else if tired || ended.poll(cx).is_ready() {
+            // Two steps (RFC 9113 section 6.8): first all that is on the way is promised for.
+            self.leaving = true;
+            core.with(|core| core.leave());
+            self.idle.as_mut().reset(Instant::now() + GOAWAY_WAIT);
+            if !busy && self.idle.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(End::Over);
+            }
+        }
+        Poll::Pending
+    }
+}
+
+/// Takes a request in as its head has come, before anything of its content is looked at.
+fn accept(
+    link: &Rc<Link>,
+    head: Head,
+    section: Section,
+) -> Result<(StreamHandle, ReceivedRequest), Fault> {
+    let handle = StreamHandle::new(Rc::clone(link), head.key);
+    let request = section.request(head.cut, head.end);
+    link.with(|core| {
+        core.expect(head.key, request.length);
+        match request.fault {
+            Some(_) => core.fault(),
+            None => Ok(()),
+        }
+    })?;
+    Ok((handle, request))
+}
+
+async fn serve_stream(client: Rc<Client>, stream: StreamHandle, received: ReceivedRequest) {
+    stream.seen();
+    let ReceivedRequest {
+        head,
+        upgrade,
+        length,
+        ended,
+        fault,
+    } = received;
+    if let Some(error) = fault {
+        let reply = exchange::refused_head(&client, Protocol::Http2, Some(&head), &error);
+        return write(&stream, reply, &Rc::default()).await;
+    }
+    let expect = head.fields.get(&name::EXPECT);
+    let expects_continue =
+        !ended && expect.is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
     let method = head.method.clone();
-    let mut near = None;
     let mut owes_continue = None;
-    let (body, received) = if upgrade.is_some() {
-        near = Some(recv);
-        (Body::Empty, Rc::default())
-    } else if recv.is_end_stream() {
+    let (body, received) = if upgrade.is_some() || ended {
         (Body::Empty, Rc::default())
     } else {
-        let incoming = Incoming::new(recv, Side::Client, &head.fields);
+        let incoming = Incoming::new(stream.clone(), Side::Client, length);
         let received = incoming.received();
         owes_continue = expects_continue.then(|| incoming.received());
         (Body::Http2Request(Box::new(incoming)), received)
@@ -236,168 +281,45 @@ async fn serve_stream(
             return Poll::Ready(Some(reply));
         }
         if owes_continue.take_if(|body| body.asked()).is_some() {
-            let mut interim = http::Response::new(());
-            *interim.status_mut() = StatusCode::CONTINUE;
-            // Should the stream be gone, the next poll tells.
-            let _ = respond.send_informational(interim);
+            stream.head(false, |block| block.field(b":status", b"100"));
         }
         // A client that resets its stream cancels what was begun for it.
-        respond.poll_reset(cx).map(|_| None)
+        stream.poll_broken(cx).map(|_| None)
     })
     .await;
     let Some(mut reply) = reply else { return };
     if exchange::is_bodiless(&method, reply.response.head.status) {
         reply.response.body = Body::Empty;
     }
-    write(&mut respond, reply, near, &received).await;
+    write(&stream, reply, &received).await;
 }
 
-/// What h2 leaves to its user.
-fn check(head: &mut http::request::Parts, upgrade: Option<&Upgrade>) -> Result<()> {
-    let hosts = head.headers.get_all(header::HOST).iter().count();
-    let authority = head
-        .uri
-        .authority()
-        .map(|authority| authority.as_str().as_bytes());
-    match (hosts, authority) {
-        (0, None) => {
-            return Err(Error::new(
-                Reason::BadRequest,
-                "neither :authority nor Host",
-            ));
-        }
-        (0 | 1, Some(authority)) => {
-            // RFC 9113 section 8.3.1: they must not name two hosts.
-            let host = head.headers.get(header::HOST);
-            if host.is_some_and(|host| !same_host(host.as_bytes(), authority, &head.uri)) {
-                return Err(Error::new(
-                    Reason::BadRequest,
-                    "Host differs from :authority",
-                ));
-            }
-        }
-        (1, None) => {}
-        _ => return Err(Error::new(Reason::BadRequest, "more than one Host")),
-    }
-    if let Some(authority) = authority
-        && (authority.contains(&b'@') || !crate::router::valid_host(authority))
-    {
-        return Err(Error::new(Reason::BadRequest, "an invalid :authority"));
-    }
-    if !matches!(head.uri.scheme_str(), None | Some("http" | "https")) {
-        return Err(Error::new(Reason::BadRequest, "neither http nor https"));
-    }
-    if head.uri.path() == "*" && head.method != Method::OPTIONS {
-        return Err(Error::new(
-            Reason::BadRequest,
-            "* is a path for OPTIONS only",
-        ));
-    }
-    if matches!(upgrade, Some(Upgrade::Protocol(protocol)) if protocol.is_empty()) {
-        return Err(Error::new(Reason::BadRequest, "an empty :protocol"));
-    }
-    if super::has_padded_value(&head.headers) {
-        return Err(Error::new(
-            Reason::BadRequest,
-            "a header value begins or ends with whitespace",
-        ));
-    }
-    // What is not a number h2 refuses, but for the empty one.
-    if head
-        .headers
-        .get(header::CONTENT_LENGTH)
-        .is_some_and(|length| length.is_empty())
-    {
-        return Err(Error::new(Reason::BadRequest, "an empty content-length"));
-    }
-    // Cookies may come in pieces, and go on as one (RFC 9113 section 8.2.3).
-    if head.headers.get_all(header::COOKIE).iter().count() > 1 {
-        let pieces: Vec<&[u8]> = head
-            .headers
-            .get_all(header::COOKIE)
-            .iter()
-            .map(|v| v.as_bytes())
-            .collect();
-        let whole = pieces.join(&b"; "[..]);
-        if let Ok(whole) = http::HeaderValue::from_bytes(&whole) {
-            head.headers.insert(header::COOKIE, whole);
-        }
-    }
-    // As many as over HTTP/1.1, which may be what the upstream speaks.
-    if head.headers.len() > MAX_HEADERS {
-        return Err(Error::new(Reason::HeadTooLarge, "too many headers"));
-    }
-    Ok(())
-}
-
-/// Whether two spellings name one host: neither case nor the scheme's own port makes a difference
-/// (RFC 3986 section 6.2.3).
-fn same_host(host: &[u8], authority: &[u8], uri: &http::Uri) -> bool {
-    if host.eq_ignore_ascii_case(authority) {
-        return true;
-    }
-    let (Ok(one), Ok(other)) = (Authority::parse(host), Authority::parse(authority)) else {
-        return false;
-    };
-    let usual = if uri.scheme() == Some(&Scheme::HTTPS) {
-        443
-    } else {
-        80
-    };
-    one.host == other.host && one.port.unwrap_or(usual) == other.port.unwrap_or(usual)
-}
-
-async fn write(
-    respond: &mut SendResponse<Bytes>,
-    reply: Reply,
-    near: Option<RecvStream>,
-    received: &Received,
-) {
+async fn write(stream: &StreamHandle, reply: Reply, received: &Received) {
     let Reply {
         mut response,
         mut completion,
     } = reply;
-    let mut head = http::Response::new(());
-    *head.status_mut() = response.head.status;
-    *head.headers_mut() = super::map_of(&response.head.fields, 0);
-    if let (Some(tunnel), Some(recv)) = (response.tunnel.take(), near) {
-        *head.status_mut() = StatusCode::OK;
-        let Ok(send) = respond.send_response(head, false) else {
-            return;
-        };
-        let near = StreamIo::new(send, recv, None);
+    if let Some(tunnel) = response.tunnel.take() {
+        put_head(stream, StatusCode::OK, &response, false);
+        let near = StreamIo::new(stream.clone(), None);
         return Box::pin(upgrade::run_http2(near, tunnel, completion)).await;
     }
-    if let Body::Full(body) = &response.body {
-        head.headers_mut()
-            .insert(header::CONTENT_LENGTH, body.len().into());
-    }
     let bare = response.body.is_empty();
-    let send = match respond.send_response(head, bare) {
-        Ok(send) => send,
-        Err(error) => {
-            let gone = Error::new(Reason::ClientClosed, "the client closed the stream");
-            return completion.failed(&gone.source(error));
-        }
-    };
+    if let Some(broken) = stream.broken() {
+        return completion.failed(&gone(broken));
+    }
+    put_head(stream, response.head.status, &response, bare);
     if bare {
         completion.bytes(received.bytes(), 0);
         return completion.done();
     }
     let mut pace = Pace::new(completion.pacing());
-    let mut outgoing = Outgoing::new(send);
+    let mut outgoing = Outgoing::new(stream.clone());
     let sent = poll_fn(|cx| {
         if let Poll::Ready(done) = outgoing.poll(cx, &mut response.body) {
-            return Poll::Ready(done.map_err(|stopped| {
-                match stopped {
-                    Stopped::Body(error) => error,
-                    Stopped::Peer(code) => Error::new(Reason::ClientClosed, "")
-                        .detail(format!("the client reset the stream: {code}")),
-                    Stopped::Connection(error) => {
-                        Error::new(Reason::ClientClosed, "the client's connection ended")
-                            .source(error)
-                    }
-                }
+            return Poll::Ready(done.map_err(|stopped| match stopped {
+                Stopped::Body(error) => error,
+                Stopped::Stream(broken) => gone(broken),
             }));
         }
         pace.poll(cx, outgoing.sent + received.bytes()).map(Err)
@@ -413,32 +335,24 @@ async fn write(
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_preface_is_followed_by_settings() {
-        let opening = |rest: [u8; 9]| begins_with_settings(&[PREFACE, &rest].concat());
-        assert!(opening([0, 0, 0, 4, 0, 0, 0, 0, 0]));
-        assert!(opening([0, 0, 6, 4, 0xfe, 0x80, 0, 0, 0]), "unused bits");
-        assert!(!opening([0, 0, 0, 4, 1, 0, 0, 0, 0]), "an ACK");
-        assert!(!opening([0, 0, 0, 4, 0, 0, 0, 0, 1]), "on a stream");
-        assert!(!opening([0, 0, 8, 6, 0, 0, 0, 0, 0]), "a PING");
-        assert!(!begins_with_settings(PREFACE));
-    }
-
-    #[test]
-    fn hosts_are_compared_as_uris_are() {
-        let same = |host: &str, authority: &str, scheme: &str| {
-            let uri = format!("{scheme}://{authority}/").parse().unwrap();
-            same_host(host.as_bytes(), authority.as_bytes(), &uri)
+fn put_head(stream: &StreamHandle, status: StatusCode, response: &Response, bare: bool) {
+    stream.head(bare, |block| {
+        block.field(b":status", status.as_str().as_bytes());
+        let Body::Full(body) = &response.body else {
+            return put_fields(block, &response.head.fields, 0);
         };
-        assert!(same("A.test", "a.TEST", "http"));
-        assert!(same("a.test:80", "a.test", "http"));
-        assert!(same("a.test", "a.test:443", "https"));
-        assert!(!same("a.test:443", "a.test", "http"));
-        assert!(!same("b.test", "a.test", "http"));
-        assert!(!same("a.test, b.test", "a.test", "http"));
+        put_fields(block, &response.head.fields, Kind::ContentLength.bit());
+        let mut length = itoa::Buffer::new();
+        block.field(b"content-length", length.format(body.len()).as_bytes());
+    });
+}
+
+/// Why a response could not be brought to its end.
+fn gone(broken: Broken) -> Error {
+    let error = Error::new(Reason::ClientClosed, "");
+    match broken {
+        Broken::Reset(code) => error.detail(format!("the client reset the stream: {code}")),
+        Broken::Malformed(what) => Error::new(Reason::RequestBodyInvalid, what),
+        _ => error.detail("the client's connection ended").source(broken),
     }
 }

@@ -59,6 +59,7 @@ impl End {
                     if let Some(stream) = self.core.stream(head.key) {
                         stream.mail.trailers = Some(text);
                     }
+                    self.core.finish(head.key);
                 }
             }
         }
@@ -117,6 +118,15 @@ impl tokio::io::AsyncWrite for Pipe<'_> {
 struct Sending {
     left: Vec<u8>,
     done: bool,
+}
+
+/// The same as its server does.
+struct Serving {
+    key: Key,
+    got: Vec<u8>,
+    sending: Sending,
+    /// The request has come to its end.
+    whole: bool,
 }
 
 /// An exchange as its client sees it.
@@ -208,7 +218,7 @@ fn play(seed: u64) {
     let total = 30;
     let mut begun = 0;
     let mut exchanges: Vec<Exchange> = Vec::new();
-    let mut serving: HashMap<u32, (Key, Vec<u8>, Sending, bool)> = HashMap::new();
+    let mut serving: HashMap<u32, Serving> = HashMap::new();
     let mut steps = 0;
     loop {
         steps += 1;
@@ -264,7 +274,12 @@ fn play(seed: u64) {
             }
             6 if !serving.is_empty() => {
                 let id = *rng.choice(serving.keys()).unwrap();
-                let (key, got, sending, whole) = serving.get_mut(&id).unwrap();
+                let Serving {
+                    key,
+                    got,
+                    sending,
+                    whole,
+                } = serving.get_mut(&id).unwrap();
                 let key = *key;
                 if !*whole {
                     // An echo: what has come goes back.
@@ -310,7 +325,16 @@ fn play(seed: u64) {
                 left: Vec::new(),
                 done: false,
             };
-            serving.insert(key.id, (key, Vec::new(), sending, false));
+            let (got, whole) = (Vec::new(), false);
+            serving.insert(
+                key.id,
+                Serving {
+                    key,
+                    got,
+                    sending,
+                    whole,
+                },
+            );
         }
         client.opened.clear();
         let over = begun == total && exchanges.iter().all(|exchange| exchange.over);

@@ -7,28 +7,26 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use h2::{Reason as Code, RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{client::Slot, frame::Code, link::StreamHandle, streams::Broken};
+
+/// What is taken at once for sending.
+const PIECE: usize = 64 * 1024;
 
 /// Both directions of a stream after its head.
 #[derive(Debug)]
 pub struct StreamIo {
-    send: SendStream<Bytes>,
-    recv: RecvStream,
+    stream: StreamHandle,
     unread: Bytes,
     /// Keeps the connection counted as busy while the tunnel lives.
-    _held: Option<super::client::Slot>,
+    _held: Option<Slot>,
 }
 
 impl StreamIo {
-    pub const fn new(
-        send: SendStream<Bytes>,
-        recv: RecvStream,
-        held: Option<super::client::Slot>,
-    ) -> Self {
+    pub const fn new(stream: StreamHandle, held: Option<Slot>) -> Self {
         Self {
-            send,
-            recv,
+            stream,
             unread: Bytes::new(),
             _held: held,
         }
@@ -42,17 +40,13 @@ impl AsyncRead for StreamIo {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        while this.unread.is_empty() {
-            match ready!(this.recv.poll_data(cx)) {
-                Some(Ok(data)) => {
-                    let _ = this.recv.flow_control().release_capacity(data.len());
-                    this.unread = data;
-                }
-                Some(Err(error)) if super::is_quiet(&error) && !error.is_io() => {
+        if this.unread.is_empty() {
+            match ready!(this.stream.poll_data(cx)) {
+                Some(Ok(data)) => this.unread = data,
+                Some(Err(Broken::Reset(Code::NO_ERROR | Code::CANCEL))) | None => {
                     return Poll::Ready(Ok(()));
                 }
                 Some(Err(error)) => return Poll::Ready(Err(broken(error))),
-                None => return Poll::Ready(Ok(())),
             }
         }
         let length = this.unread.len().min(buf.remaining());
@@ -68,23 +62,12 @@ impl AsyncWrite for StreamIo {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        if buf.is_empty() {
-            return Poll::Ready(Ok(0));
+        ready!(self.stream.poll_sent(cx)).map_err(broken)?;
+        let piece = &buf[..buf.len().min(PIECE)];
+        if !piece.is_empty() {
+            self.stream.data(Bytes::copy_from_slice(piece), false);
         }
-        this.send.reserve_capacity(buf.len());
-        while this.send.capacity() == 0 {
-            match ready!(this.send.poll_capacity(cx)) {
-                Some(Ok(_)) => {}
-                Some(Err(error)) => return Poll::Ready(Err(broken(error))),
-                None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-            }
-        }
-        let length = this.send.capacity().min(buf.len());
-        this.send
-            .send_data(Bytes::copy_from_slice(&buf[..length]), false)
-            .map_err(broken)?;
-        Poll::Ready(Ok(length))
+        Poll::Ready(Ok(piece.len()))
     }
 
     /// The connection's own task flushes.
@@ -93,17 +76,13 @@ impl AsyncWrite for StreamIo {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if this.send.poll_reset(cx).is_ready() {
-            return Poll::Ready(Ok(()));
-        }
-        if this.send.send_data(Bytes::new(), true).is_err() {
-            this.send.send_reset(Code::CANCEL);
+        if ready!(self.stream.poll_sent(cx)).is_ok() {
+            self.stream.data(Bytes::new(), true);
         }
         Poll::Ready(Ok(()))
     }
 }
 
-fn broken(error: h2::Error) -> io::Error {
+fn broken(error: Broken) -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, error)
 }

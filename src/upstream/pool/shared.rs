@@ -131,7 +131,7 @@ impl Pools {
         room: Rc<Notify>,
     ) -> Result<Rc<Http2>> {
         let (stream, lease) = self.open(upstream, endpoint, permit, client).await?;
-        Http2::open(stream, lease, room, Instant::now()).await
+        Ok(Http2::open(stream, lease, room, Instant::now()))
     }
 }
 

@@ -42,14 +42,16 @@ impl From<Malformed> for Stop {
     }
 }
 
-impl Decoder {
-    pub const fn new() -> Self {
+impl Default for Decoder {
+    fn default() -> Self {
         Self {
             table: Table::new(TABLE_SIZE),
             begun: false,
         }
     }
+}
 
+impl Decoder {
     /// Reads a field block, or a part of it, and hands each field to `sink`. Returns how much of
     /// `block` was read: all of it if this is the last part, else up to a field that is cut off,
     /// which has to come again with the part that follows.
@@ -242,7 +244,7 @@ mod tests {
 
     /// RFC 7541 appendix C: each sequence on one connection, the table's size after each block.
     fn appendix(size: u16, blocks: &[(&str, &str, usize)]) {
-        let mut decoder = Decoder::new();
+        let mut decoder = Decoder::default();
         decoder.table.resize(size);
         for (block, fields, size) in blocks {
             assert_eq!(decoded(&mut decoder, &bytes(block)).unwrap(), *fields);
@@ -412,10 +414,13 @@ mod tests {
             b"\x82\x20",
             b"\x3f\xe2\x1f",
         ] {
-            assert!(decoded(&mut Decoder::new(), block).is_err(), "{block:x?}");
+            assert!(
+                decoded(&mut Decoder::default(), block).is_err(),
+                "{block:x?}"
+            );
         }
         // Sizes within the limit may change more than once, before the first field.
-        assert!(decoded(&mut Decoder::new(), b"\x20\x3f\xe1\x1f\x82").is_ok());
+        assert!(decoded(&mut Decoder::default(), b"\x20\x3f\xe1\x1f\x82").is_ok());
     }
 
     #[test]
@@ -428,7 +433,7 @@ mod tests {
             &value,
             b"\xbe",
         ];
-        let lines = decoded(&mut Decoder::new(), &block.concat()).unwrap();
+        let lines = decoded(&mut Decoder::default(), &block.concat()).unwrap();
         assert_eq!(lines, "x-name: value\nx-name: value\n");
     }
 }

@@ -36,15 +36,17 @@ struct Memory {
     entries: [u32; PLACES],
 }
 
-impl Encoder {
-    pub const fn new() -> Self {
+impl Default for Encoder {
+    fn default() -> Self {
         Self {
             table: Table::new(TABLE_SIZE),
             memory: None,
             resized: None,
         }
     }
+}
 
+impl Encoder {
     /// The peer's SETTINGS_HEADER_TABLE_SIZE.
     pub fn resize(&mut self, size: u32) {
         let size = u16::try_from(size).map_or(TABLE_SIZE, |size| size.min(TABLE_SIZE));
@@ -191,7 +193,7 @@ mod tests {
 
     #[test]
     fn fields_of_the_static_table_are_one_octet() {
-        let mut encoder = Encoder::new();
+        let mut encoder = Encoder::default();
         for (at, (name, value)) in STATIC.iter().enumerate() {
             if at < 14 && !value.is_empty() || at == 15 {
                 let octets = encoded(&mut encoder, name, value);
@@ -202,7 +204,7 @@ mod tests {
 
     #[test]
     fn what_is_sent_twice_is_in_the_table_from_then_on() {
-        let mut encoder = Encoder::new();
+        let mut encoder = Encoder::default();
         assert_eq!(encoded(&mut encoder, b"x-a", b"1"), b"\x00\x03x-a\x011");
         assert_eq!(encoded(&mut encoder, b"x-a", b"1"), b"\x40\x03x-a\x011");
         assert_eq!(encoded(&mut encoder, b"x-a", b"1"), b"\xbe");
@@ -214,7 +216,7 @@ mod tests {
 
     #[test]
     fn secrets_are_never_indexed() {
-        let mut encoder = Encoder::new();
+        let mut encoder = Encoder::default();
         for _ in 0..3 {
             assert_eq!(encoded(&mut encoder, b"cookie", b"a"), b"\x1f\x11\x01a");
         }
@@ -222,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_smaller_table_is_told_once() {
-        let mut encoder = Encoder::new();
+        let mut encoder = Encoder::default();
         encoder.resize(4096);
         assert_eq!(encoded(&mut encoder, b":method", b"GET"), b"\x82");
         encoder.resize(0);

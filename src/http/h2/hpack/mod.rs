@@ -84,8 +84,8 @@ mod tests {
             ),
             part in 1usize..100,
         ) {
-            let (mut encoder, mut decoder) = (Encoder::new(), Decoder::new());
-            let mut patient = Decoder::new();
+            let (mut encoder, mut decoder) = (Encoder::default(), Decoder::default());
+            let mut patient = Decoder::default();
             let mut out = BytesMut::new();
             for (fields, resized) in blocks {
                 if let Some(size) = resized {
@@ -104,7 +104,7 @@ mod tests {
 
         #[test]
         fn hostile_blocks_are_refused_or_read(blocks: Vec<Vec<u8>>) {
-            let mut decoder = Decoder::new();
+            let mut decoder = Decoder::default();
             for block in blocks {
                 let _ = decoded(&mut decoder, &block);
             }

@@ -192,6 +192,7 @@ impl Table {
         self.limit
     }
 
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
