@@ -4,7 +4,7 @@ use std::{
     future::{Future, poll_fn},
     io,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -15,7 +15,7 @@ use crate::http::{Client, http_plan};
 
 pin_project! {
     /// What ends a connection between requests. It lives as long as the connection, so that a
-    /// busy one only moves its timer on instead of setting one for every request.
+    /// busy one sets its timer once in a while and not for every request.
     pub(super) struct Rest<'c, E> {
         client: &'c Client,
         over: bool,
@@ -78,7 +78,12 @@ impl<E: Future<Output = ()>> Rest<'_, E> {
             Patience::Short => (whole, Waited::Ended),
             Patience::Whole => (whole.saturating_sub(SHORT), Waited::Ended),
         };
-        this.patience.as_mut().reset(Instant::now() + limit);
+        let over = Instant::now() + limit;
+        // A timer that is too early is moved when it fires: a busy client would move it with
+        // every request.
+        if this.patience.is_elapsed() || this.patience.deadline() > over {
+            this.patience.as_mut().reset(over);
+        }
         poll_fn(|cx| {
             if readable(cx).is_ready() {
                 return Poll::Ready(Waited::Readable);
@@ -88,7 +93,13 @@ impl<E: Future<Output = ()>> Rest<'_, E> {
                 *this.over = true;
                 return Poll::Ready(Waited::Ended);
             }
-            this.patience.as_mut().poll(cx).map(|()| end)
+            loop {
+                ready!(this.patience.as_mut().poll(cx));
+                if this.patience.deadline() >= over {
+                    return Poll::Ready(end);
+                }
+                this.patience.as_mut().reset(over);
+            }
         })
         .await
     }
