@@ -76,6 +76,7 @@ lint: deny ## format, clippy, dependencies, documentation: warnings are errors
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) deny --locked check bans licenses sources
+	! grep -rln 'allow(unsafe_code)' src benches --include='*.rs' | grep -vx src/sys.rs
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
 
 fmt: ## format in place

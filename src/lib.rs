@@ -35,6 +35,7 @@ pub mod policy;
 pub mod router;
 pub mod runtime;
 pub mod snapshot;
+mod sys;
 pub mod tcp;
 pub mod telemetry;
 pub mod upstream;

@@ -113,6 +113,8 @@ pub struct Shared {
 #[repr(align(128))]
 struct Seat {
     connections: AtomicUsize,
+    /// The most there were at once since that was last asked.
+    highest: AtomicUsize,
     events: Arc<Notify>,
     mailbox: mpsc::Sender<Command>,
 }
@@ -144,6 +146,7 @@ impl Shared {
                 (
                     Seat {
                         connections: AtomicUsize::new(0),
+                        highest: AtomicUsize::new(0),
                         events,
                         mailbox: sender,
                     },
@@ -197,6 +200,16 @@ impl Shared {
             .iter()
             .map(|seat| seat.connections.load(Ordering::Acquire))
             .sum()
+    }
+
+    /// The most client connections that were open at once since the last time this was asked, or a
+    /// few more: each worker's own most is counted.
+    pub fn take_highest(&self) -> usize {
+        let highest = |seat: &Seat| {
+            let open = seat.connections.load(Ordering::Relaxed);
+            seat.highest.swap(open, Ordering::Relaxed).max(open)
+        };
+        self.workers.iter().map(highest).sum()
     }
 
     /// Resolves when no client connection is open. Only true while draining: before, an end of a
@@ -309,9 +322,12 @@ impl Permit {
             listener.fetch_sub(1, Ordering::AcqRel);
             return None;
         }
-        shared.workers[worker]
-            .connections
-            .fetch_add(1, Ordering::AcqRel);
+        let seat = &shared.workers[worker];
+        let open = 1 + seat.connections.fetch_add(1, Ordering::AcqRel);
+        // Two at once may lose one of two neighbouring numbers, which does no harm.
+        if open > seat.highest.load(Ordering::Relaxed) {
+            seat.highest.store(open, Ordering::Relaxed);
+        }
         Some(Self {
             shared: Arc::clone(shared),
             worker,

@@ -11,7 +11,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::{
     drain::{Ended, drain},
-    limits,
+    ebb, limits,
     live::{Live, StartError},
     signals::{Asked, Signals},
     watch::watch,
@@ -57,6 +57,7 @@ async fn control(path: PathBuf, log_level: LogLevel) -> Result<(), StartError> {
     let (mut live, threads) = Live::start(path.clone(), workers).await?;
     let (handle, mut asked) = Handle::new(&live, log_level);
     live.admin.start(Arc::clone(&handle) as Arc<dyn Control>);
+    tokio::spawn(ebb::watch(Arc::clone(&live.shared)));
     let (admin, probes) = live.admin.describe();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),

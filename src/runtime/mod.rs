@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod control;
 pub mod drain;
+pub mod ebb;
 pub mod limits;
 pub mod live;
 pub mod signals;

@@ -7,18 +7,22 @@
 //! look every 30 seconds.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     hash::{DefaultHasher, Hash, Hasher},
     io::{self, Read},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use rustix::{
+    fs::inotify::{self, CreateFlags, WatchFlags},
+    io::Errno,
+};
 use tokio::{
-    sync::{Notify, mpsc},
+    io::{Interest, unix::AsyncFd},
+    sync::mpsc,
     time::{Instant, sleep, timeout_at},
 };
 
@@ -42,10 +46,9 @@ const MAX_FILE: u64 = 16 << 20;
 /// dropped.
 pub fn watch(path: PathBuf) -> mpsc::Receiver<()> {
     let (sender, receiver) = mpsc::channel(1);
-    let events = Arc::new(Notify::new());
-    let mut folders = Folders::new(Arc::clone(&events));
+    let mut folders = Folders::new();
     folders.follow(&path);
-    tokio::spawn(run(path, folders, events, sender));
+    tokio::spawn(run(path, folders, sender));
     receiver
 }
 
@@ -64,12 +67,12 @@ pub fn fingerprint(path: &Path) -> Option<u64> {
     Some(hasher.finish())
 }
 
-async fn run(path: PathBuf, mut folders: Folders, events: Arc<Notify>, changed: mpsc::Sender<()>) {
+async fn run(path: PathBuf, mut folders: Folders, changed: mpsc::Sender<()>) {
     loop {
         tokio::select! {
-            () = events.notified() => {
+            () = folders.event() => {
                 let latest = Instant::now() + PATIENCE;
-                while timeout_at(latest.min(Instant::now() + QUIET), events.notified()).await.is_ok() {}
+                while timeout_at(latest.min(Instant::now() + QUIET), folders.event()).await.is_ok() {}
             }
             () = sleep(if folders.complete { POLL } else { LOOK }) => {}
             () = changed.closed() => return,
@@ -85,50 +88,85 @@ async fn run(path: PathBuf, mut folders: Folders, events: Arc<Notify>, changed: 
 /// The folders that are watched.
 struct Folders {
     /// `None`: this machine has no more watches to give, and only looking is left.
-    watcher: Option<RecommendedWatcher>,
-    watched: BTreeSet<PathBuf>,
+    inotify: Option<AsyncFd<OwnedFd>>,
+    watched: BTreeMap<PathBuf, i32>,
     /// Every folder that matters is watched.
     complete: bool,
 }
 
+/// What may change a file's content or where a link leads. Not each write: a log in the same folder
+/// would keep us busy, and who writes a configuration closes it.
+const CHANGES: WatchFlags = WatchFlags::CLOSE_WRITE
+    .union(WatchFlags::CREATE)
+    .union(WatchFlags::DELETE)
+    .union(WatchFlags::MOVE)
+    .union(WatchFlags::ATTRIB)
+    .union(WatchFlags::DELETE_SELF)
+    .union(WatchFlags::MOVE_SELF)
+    .union(WatchFlags::ONLYDIR);
+
 impl Folders {
-    fn new(events: Arc<Notify>) -> Self {
-        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // Reading the file is an event too, and would call for another look without end. An
-            // error (too many events at once) calls for one.
-            if !event.is_ok_and(|event| matches!(event.kind, EventKind::Access(_))) {
-                events.notify_one();
-            }
-        });
-        if let Err(error) = &watcher {
+    fn new() -> Self {
+        let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)
+            .map_err(io::Error::from)
+            .and_then(|inotify| {
+                #[expect(
+                    deprecated,
+                    reason = "the new form is unsafe; an `OwnedFd` keeps its descriptor for life"
+                )]
+                AsyncFd::with_interest(inotify, Interest::READABLE)
+            });
+        if let Err(error) = &inotify {
             tracing::warn!(%error, "configuration is not watched, but looked at every 150 ms");
         }
         Self {
-            watcher: watcher.ok(),
-            watched: BTreeSet::new(),
+            inotify: inotify.ok(),
+            watched: BTreeMap::new(),
             complete: false,
+        }
+    }
+
+    /// Waits for something to happen; what it was does not matter.
+    async fn event(&self) {
+        let Some(inotify) = &self.inotify else {
+            return std::future::pending().await;
+        };
+        let mut events = [0; 4096];
+        loop {
+            let Ok(mut ready) = inotify.readable().await else {
+                return std::future::pending().await;
+            };
+            match rustix::io::read(inotify, &mut events[..]) {
+                Ok(_) => return,
+                Err(Errno::INTR) => {}
+                Err(_) => ready.clear_ready(),
+            }
         }
     }
 
     /// Watches what has to be, and no more.
     fn follow(&mut self, path: &Path) {
-        let Some(watcher) = &mut self.watcher else {
+        let Some(inotify) = &self.inotify else {
             return;
         };
         let wanted = folders(path);
-        for gone in self.watched.difference(&wanted) {
+        for (_, &watch) in self
+            .watched
+            .iter()
+            .filter(|(gone, _)| !wanted.contains(*gone))
+        {
             // It may be gone from the disk, and its watch with it.
-            drop(watcher.unwatch(gone));
+            let _ = inotify::remove_watch(inotify, watch);
         }
         let count = wanted.len();
         // Also those that were watched: the same name may be another folder now.
         self.watched = wanted
             .into_iter()
-            .filter(|folder| match watcher.watch(folder, RecursiveMode::NonRecursive) {
-                Ok(()) => true,
+            .filter_map(|folder| match inotify::add_watch(inotify, &folder, CHANGES) {
+                Ok(watch) => Some((folder, watch)),
                 Err(error) => {
                     tracing::debug!(folder = %folder.display(), %error, "folder is not watched");
-                    false
+                    None
                 }
             })
             .collect();

@@ -9,8 +9,9 @@ use bytes::BytesMut;
 
 /// Buffers kept for the next borrower; more are freed.
 const KEPT: usize = 32;
-/// A buffer that grew past this is freed.
-const LARGEST: usize = 16 * 1024;
+/// A buffer that grew past this is freed. Where pieces of it were given out its capacity doesn't
+/// tell: then the borrower has to know.
+pub(super) const LARGEST: usize = 16 * 1024;
 
 thread_local! {
     static SPARE: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };

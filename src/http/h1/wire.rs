@@ -27,6 +27,8 @@ pub struct Wire {
     pub input: BytesMut,
     pub output: Output,
     next_read: usize,
+    /// The input buffer is a large one, not to be kept for others.
+    grown: bool,
 }
 
 impl Wire {
@@ -37,6 +39,7 @@ impl Wire {
             input,
             output: Output::default(),
             next_read: FIRST_READ,
+            grown: false,
         }
     }
 
@@ -53,6 +56,7 @@ impl Wire {
         } else {
             self.input.reserve(self.next_read);
         }
+        self.grown |= self.next_read > buffers::LARGEST;
         let room = self.input.capacity() - self.input.len();
         let read = poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input);
         if read.is_pending() {
@@ -66,7 +70,10 @@ impl Wire {
     /// Gives the input buffer's memory back if nothing is in it.
     pub fn release_input(&mut self) {
         if self.input.is_empty() {
-            buffers::give_back(std::mem::take(&mut self.input));
+            let input = std::mem::take(&mut self.input);
+            if !std::mem::take(&mut self.grown) {
+                buffers::give_back(input);
+            }
         }
     }
 

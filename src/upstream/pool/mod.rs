@@ -6,6 +6,7 @@
 
 mod connection;
 mod shared;
+mod surplus;
 
 use std::{
     cell::RefCell,
@@ -340,6 +341,7 @@ impl Pools {
             if let Some(upstream) = current {
                 pool.upstream = upstream;
             }
+            pool.shed(self.worker, now);
             pool.retain_idle(self.worker, |conn| wanted && conn.is_usable(now));
             let (age, idle) = (
                 pool.upstream.config.max_connection_age,
