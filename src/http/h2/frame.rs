@@ -185,13 +185,6 @@ pub fn put_header(out: &mut BytesMut, length: usize, kind: Kind, flags: u8, stre
     out.put_slice(&[a, b, c, kind, flags, d, e, f, g]);
 }
 
-/// Writes the length of a frame once it is known. `start` is where its header begins.
-pub fn set_length(out: &mut BytesMut, start: usize, length: usize, flags: u8) {
-    let [_, a, b, c] = (length as u32).to_be_bytes();
-    out[start..start + 3].copy_from_slice(&[a, b, c]);
-    out[start + 4] = flags;
-}
-
 /// Writes a frame whose payload is one number: RST_STREAM, WINDOW_UPDATE.
 pub fn put_number(out: &mut BytesMut, kind: Kind, stream: u32, number: u32) {
     put_header(out, 4, kind, 0, stream);

@@ -1,6 +1,7 @@
 //! Field sections (RFC 9113 section 8): the fields of one block, read strictly, and what they make:
 //! a request, a response, trailers.
 
+use bytes::Bytes;
 use http::{Method, StatusCode, Uri, Version, header::HeaderValue, uri};
 
 use crate::{
@@ -22,7 +23,7 @@ pub struct Section {
     method: Option<Method>,
     scheme: Option<Scheme>,
     authority: bool,
-    path: Option<Box<[u8]>>,
+    path: Option<Bytes>,
     protocol: Option<HeaderValue>,
     status: Option<StatusCode>,
     length: Option<u64>,
@@ -133,7 +134,7 @@ impl Section {
                 self.lines().push(b"host", value);
                 twice
             }
-            b":path" => self.path.replace(value.into()).is_some(),
+            b":path" => self.path.replace(Bytes::copy_from_slice(value)).is_some(),
             b":protocol" => {
                 if value.is_empty() || !is_value(value) {
                     return Err("an invalid :protocol".into());
@@ -292,18 +293,19 @@ impl Section {
         if !self.authority && !host {
             return Err("neither :authority nor Host");
         }
-        match self.path.as_deref() {
-            None => Err("no :path"),
-            Some(b"*") if *method != Method::OPTIONS => Err("* is a path for OPTIONS only"),
-            Some(path) if path != b"*" && !path.starts_with(b"/") => {
-                Err("a :path that begins without a slash")
+        let path = self.path.as_ref().ok_or("no :path")?;
+        if path == "*" {
+            if *method != Method::OPTIONS {
+                return Err("* is a path for OPTIONS only");
             }
-            Some(path) if path.contains(&b'#') => Err("a fragment in the :path"),
-            Some(path) => match uri::PathAndQuery::try_from(path) {
-                Ok(path) => Ok(Uri::from(path)),
-                Err(_) => Err("an invalid :path"),
-            },
+        } else if !path.starts_with(b"/") {
+            return Err("a :path that begins without a slash");
         }
+        if memchr::memchr(b'#', path).is_some() {
+            return Err("a fragment in the :path");
+        }
+        let path = uri::PathAndQuery::from_maybe_shared(path.clone());
+        path.map(Uri::from).map_err(|_| "an invalid :path")
     }
 
     /// Section 8.3.2.

@@ -1,9 +1,12 @@
 //! What leaves a connection by its streams: field blocks, and content as far as windows allow, a
 //! frame of each stream in its turn.
 
-use std::task::{Context, Poll};
+use std::{
+    cell::RefCell,
+    task::{Context, Poll},
+};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::{
     connection::Connection,
@@ -15,6 +18,14 @@ use super::{
 /// What waits to be written, beyond which no more content is added to it.
 pub(super) const OUTPUT_LIMIT: usize = 64 * 1024;
 
+/// A field block that has grown past this leaves no room behind.
+const KEEP: usize = 16 * 1024;
+
+thread_local! {
+    /// A worker's room for the field block that is being written, by one connection at a time.
+    static BLOCK: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 impl<M: Default> Connection<M> {
     /// Sends a head, or an interim one, or trailers.
     pub fn head(&mut self, key: Key, end: bool, fields: impl FnOnce(&mut Block<'_>)) {
@@ -25,33 +36,37 @@ impl<M: Default> Connection<M> {
             return;
         }
         debug_assert!(!stream.has_waiting());
-        let out = self.output.tail();
-        let start = out.len();
-        let flags = if end { flag::END_STREAM } else { 0 };
-        frame::put_header(out, 0, Kind::Headers, flags, key.id);
-        self.encoder.begin(out);
-        let encoder = &mut self.encoder;
-        fields(&mut Block { out, encoder });
-        let length = out.len() - start - frame::HEADER;
-        let whole = flags | flag::END_HEADERS;
-        if length <= MAX_PAYLOAD {
-            frame::set_length(out, start, length, whole);
-        } else {
-            let block = out.split_off(start + frame::HEADER);
-            let mut pieces = block.chunks(MAX_PAYLOAD).peekable();
-            if let Some(first) = pieces.next() {
-                frame::set_length(out, start, first.len(), flags);
-                out.extend_from_slice(first);
+        BLOCK.with_borrow_mut(|block| {
+            block.clear();
+            self.encoder.begin(block);
+            let encoder = &mut self.encoder;
+            fields(&mut Block { block, encoder });
+            self.put_block(key, end, block);
+            if block.capacity() > KEEP {
+                *block = Vec::new();
             }
-            while let Some(piece) = pieces.next() {
-                let last = pieces.peek().is_none();
-                let flags = if last { flag::END_HEADERS } else { 0 };
-                frame::put_header(out, piece.len(), Kind::Continuation, flags, key.id);
-                out.extend_from_slice(piece);
-            }
-        }
+        });
         if end {
             self.ended_here(key);
+        }
+    }
+
+    /// Cuts a field block into as many frames as it needs.
+    fn put_block(&mut self, key: Key, end: bool, mut block: &[u8]) {
+        let mut kind = Kind::Headers;
+        let mut flags = if end { flag::END_STREAM } else { 0 };
+        loop {
+            let (piece, rest) = block.split_at(block.len().min(MAX_PAYLOAD));
+            if rest.is_empty() {
+                flags |= flag::END_HEADERS;
+            }
+            let out = self.output.tail();
+            frame::put_header(out, piece.len(), kind, flags, key.id);
+            out.extend_from_slice(piece);
+            if rest.is_empty() {
+                return;
+            }
+            (block, kind, flags) = (rest, Kind::Continuation, 0);
         }
     }
 
@@ -153,12 +168,12 @@ impl<M: Default> Connection<M> {
 
 /// A field block being written.
 pub struct Block<'a> {
-    out: &'a mut BytesMut,
+    block: &'a mut Vec<u8>,
     encoder: &'a mut hpack::Encoder,
 }
 
 impl Block<'_> {
     pub fn field(&mut self, name: &[u8], value: &[u8]) {
-        self.encoder.field(self.out, name, value);
+        self.encoder.field(self.block, name, value);
     }
 }

@@ -67,7 +67,8 @@ pub async fn serve(stream: Stream, mut input: BytesMut, client: Rc<Client>) {
         loop {
             let input = driver.poll_input(cx, |link, head, section| {
                 let (handle, request) = accept(link, head, section)?;
-                streams.push(serve_stream(Rc::clone(&client), handle, request));
+                // Boxed, since the set moves what it takes more than once.
+                streams.push(Box::pin(serve_stream(Rc::clone(&client), handle, request)));
                 Ok(())
             });
             if let Poll::Ready(Err(broken)) = input {

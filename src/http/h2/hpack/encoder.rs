@@ -4,8 +4,6 @@
 //! and cost both sides more than the bytes do. What is sent again and again goes into the table,
 //! and that is most of a head.
 
-use bytes::{BufMut, BytesMut};
-
 use super::{
     TABLE_SIZE,
     table::{Name, OVERHEAD, STATIC, STATIC_LENGTH, Table, static_name},
@@ -63,7 +61,7 @@ impl Encoder {
     }
 
     /// Begins a field block.
-    pub fn begin(&mut self, out: &mut BytesMut) {
+    pub fn begin(&mut self, out: &mut Vec<u8>) {
         // RFC 7541 section 4.2: the smallest size in between is told too.
         if let Some((smallest, last)) = self.resized.take() {
             for size in [Some(smallest), (last != smallest).then_some(last)] {
@@ -75,7 +73,7 @@ impl Encoder {
     }
 
     /// Writes a field.
-    pub fn field(&mut self, out: &mut BytesMut, name: &[u8], value: &[u8]) {
+    pub fn field(&mut self, out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
         let index = static_name(name);
         if let Some(index) = index {
             // Equal names lie side by side in the static table.
@@ -128,14 +126,7 @@ const fn is_secret(index: usize) -> bool {
     matches!(index, 23 | 32 | 49 | 55)
 }
 
-fn literal(
-    out: &mut BytesMut,
-    kind: u8,
-    mask: u8,
-    index: Option<usize>,
-    name: &[u8],
-    value: &[u8],
-) {
+fn literal(out: &mut Vec<u8>, kind: u8, mask: u8, index: Option<usize>, name: &[u8], value: &[u8]) {
     out.reserve(name.len() + value.len() + 16);
     integer(out, kind, mask, index.unwrap_or(0));
     if index.is_none() {
@@ -144,22 +135,22 @@ fn literal(
     string(out, value);
 }
 
-fn string(out: &mut BytesMut, text: &[u8]) {
+fn string(out: &mut Vec<u8>, text: &[u8]) {
     integer(out, 0, 0x7f, text.len());
-    out.put_slice(text);
+    out.extend_from_slice(text);
 }
 
-fn integer(out: &mut BytesMut, kind: u8, mask: u8, value: usize) {
+fn integer(out: &mut Vec<u8>, kind: u8, mask: u8, value: usize) {
     if value < usize::from(mask) {
-        return out.put_u8(kind | value as u8);
+        return out.push(kind | value as u8);
     }
-    out.put_u8(kind | mask);
+    out.push(kind | mask);
     let mut rest = value - usize::from(mask);
     while rest >= 0x80 {
-        out.put_u8(rest as u8 | 0x80);
+        out.push(rest as u8 | 0x80);
         rest >>= 7;
     }
-    out.put_u8(rest as u8);
+    out.push(rest as u8);
 }
 
 /// Eight bytes at a time; fields that collide only share a place.
@@ -185,10 +176,10 @@ mod tests {
     use super::*;
 
     fn encoded(encoder: &mut Encoder, name: &[u8], value: &[u8]) -> Vec<u8> {
-        let mut out = BytesMut::new();
+        let mut out = Vec::new();
         encoder.begin(&mut out);
         encoder.field(&mut out, name, value);
-        out.to_vec()
+        out
     }
 
     #[test]

@@ -30,7 +30,6 @@ pub const fn field_size(name: &[u8], value: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use bytes::BytesMut;
     use proptest::prelude::*;
 
     use super::*;
@@ -86,7 +85,7 @@ mod tests {
         ) {
             let (mut encoder, mut decoder) = (Encoder::default(), Decoder::default());
             let mut patient = Decoder::default();
-            let mut out = BytesMut::new();
+            let mut out = Vec::new();
             for (fields, resized) in blocks {
                 if let Some(size) = resized {
                     encoder.resize(size / 2);
