@@ -153,22 +153,28 @@ fn integer(out: &mut Vec<u8>, kind: u8, mask: u8, value: usize) {
     out.push(rest as u8);
 }
 
-/// Eight bytes at a time; fields that collide only share a place.
+/// Eight bytes at a time, the last ones twice where they don't come out even; fields that collide
+/// only share a place.
 fn hash(name: &[u8], value: &[u8]) -> u32 {
+    let state = (name.len() as u64) << 32 | value.len() as u64;
+    (mix(mix(state, name), value) >> 32) as u32
+}
+
+fn mix(mut state: u64, text: &[u8]) -> u64 {
     const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
-    let mut state = (name.len() as u64) << 32 | value.len() as u64;
-    for text in [name, value] {
-        let (words, rest) = text.as_chunks::<8>();
-        for word in words {
-            state = (state ^ u64::from_le_bytes(*word)).wrapping_mul(FACTOR);
-            state ^= state >> 29;
-        }
-        let mut last = [0; 8];
-        last[..rest.len()].copy_from_slice(rest);
-        state = (state ^ u64::from_le_bytes(last)).wrapping_mul(FACTOR);
-        state ^= state >> 29;
+    let Some(last) = text.last_chunk::<8>() else {
+        let word = text
+            .iter()
+            .fold(0, |word, &byte| word << 8 | u64::from(byte));
+        return (state ^ word).wrapping_mul(FACTOR).rotate_left(29);
+    };
+    let (words, _) = text.as_chunks::<8>();
+    for word in words.iter().chain([last]) {
+        state = (state ^ u64::from_le_bytes(*word))
+            .wrapping_mul(FACTOR)
+            .rotate_left(29);
     }
-    (state >> 32) as u32
+    state
 }
 
 #[cfg(test)]
