@@ -125,6 +125,8 @@ pub enum Command {
     Serve(Accepted),
     /// Accept on this socket, for all workers.
     Listen(Box<Acceptor>),
+    /// Let go of freed memory that is kept for the next use.
+    EmptyCache,
     /// Drop everything and end.
     Stop,
 }

@@ -2,18 +2,28 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{sys, worker::Shared};
+use crate::{
+    sys,
+    worker::{Command, Shared},
+};
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(5);
 /// A fall by less is not worth the walk through the heaps: it would give back a megabyte at most.
 const FALL: usize = 100;
 
-/// Watches how much is open, for as long as the process lives.
+/// Watches how much is open, for as long as the process lives. A snapshot that was replaced counts
+/// as well: with thousands of routes it weighs tens of megabytes.
 pub async fn watch(shared: Arc<Shared>) {
     let mut tide = Tide::default();
+    let (mut generation, mut is_due) = (0, false);
     loop {
         tokio::time::sleep(LOOK).await;
+        if is_due {
+            sys::trim();
+        }
+        let newest = shared.snapshot.load().generation;
+        let reloaded = std::mem::replace(&mut generation, newest) != newest;
         // Everything that holds memory: connections on both sides, and requests, which HTTP/2 has
         // many of on one connection. A burst of clients may have come and gone since the last look.
         let inside: usize = {
@@ -22,8 +32,12 @@ pub async fn watch(shared: Arc<Shared>) {
             limits.map(|up| up.connections() + up.requests()).sum()
         };
         let (highest, now) = (shared.take_highest(), shared.connections());
-        if tide.has_ebbed(highest + inside, now + inside) {
-            sys::trim();
+        is_due = tide.has_ebbed(highest + inside, now + inside) || reloaded;
+        if is_due {
+            // Has happened by the next look.
+            for worker in 0..shared.workers() {
+                shared.send(worker, Command::EmptyCache).await;
+            }
         }
     }
 }
@@ -39,7 +53,7 @@ impl Tide {
     /// left.
     fn has_ebbed(&mut self, highest: usize, open: usize) -> bool {
         self.highest = self.highest.max(highest);
-        let fall = self.highest - open;
+        let fall = self.highest.saturating_sub(open);
         let ebbed = fall >= FALL && fall * 3 >= self.highest;
         if ebbed {
             self.highest = open;

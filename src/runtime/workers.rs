@@ -14,6 +14,7 @@ use tokio::{
 
 use crate::{
     listener::{self, accept},
+    sys,
     telemetry::access_log::{AccessLog, LogWriter},
     worker::{Command, Shared, Worker},
 };
@@ -76,6 +77,7 @@ fn run(
                 Command::Listen(acceptor) => {
                     tokio::task::spawn_local(accept(*acceptor, Rc::clone(&worker)));
                 }
+                Command::EmptyCache => sys::empty_cache(),
                 Command::Stop => break,
             }
         }

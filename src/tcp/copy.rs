@@ -80,8 +80,8 @@ where
     let mut back = Direction::new(leftovers.from_b, &carried.b_to_a);
     let mut timer = pin!(IdleTimer::new(patience));
     poll_fn(|cx| {
-        let forth_poll = forth.poll(cx, a, b);
-        let back_poll = back.poll(cx, b, a);
+        let forth_poll = forth.poll(cx, a, b, back.is_done());
+        let back_poll = back.poll(cx, b, a, forth.is_done());
         for (side, poll) in [(Side::A, &forth_poll), (Side::B, &back_poll)] {
             if let Poll::Ready(Err(Broken)) = poll {
                 let direction = if side == Side::A {
@@ -156,17 +156,23 @@ impl<'a> Direction<'a> {
         !matches!(self.state, State::Open)
     }
 
+    /// All that the sender had to say was passed on, and so was that it is done.
+    const fn is_done(&self) -> bool {
+        matches!(self.state, State::Done) && self.failure.is_none()
+    }
+
     const fn take_activity(&mut self) -> bool {
         std::mem::replace(&mut self.active, false)
     }
 
     /// Ready when this direction has ended; an `Err` ends the other one too. The failure itself is
-    /// left in `self.failure`.
+    /// left in `self.failure`. `is_last`: the other one has ended.
     fn poll<R, W>(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
+        is_last: bool,
     ) -> Poll<Result<(), Broken>>
     where
         R: ByteStream,
@@ -175,7 +181,7 @@ impl<'a> Direction<'a> {
         if self.state == State::Done {
             return Poll::Ready(Ok(()));
         }
-        match ready!(self.carry(cx, from, to)) {
+        match ready!(self.carry(cx, from, to, is_last)) {
             Ok(()) => {
                 self.state = State::Done;
                 Poll::Ready(Ok(()))
@@ -200,16 +206,20 @@ impl<'a> Direction<'a> {
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
+        is_last: bool,
     ) -> Poll<Result<(), (Half, io::Error)>>
     where
         R: ByteStream,
         W: ByteStream,
     {
-        let mut space = [const { MaybeUninit::<u8>::uninit() }; LARGE_READ];
         let mut turn = 0;
         while turn < TURN {
             ready!(self.settle(cx, to))?;
             if self.state == State::Ending {
+                if is_last && to.socket().is_some() {
+                    // It is closed now, which says the same.
+                    return Poll::Ready(Ok(()));
+                }
                 return Pin::new(to)
                     .poll_shutdown(cx)
                     .map_err(|error| (Half::Writing, error));
@@ -224,36 +234,60 @@ impl<'a> Direction<'a> {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err((Half::Reading, error))),
                 Poll::Pending => return self.rest(cx, to),
             }
-            let mut buffer = ReadBuf::uninit(&mut space[..self.appetite]);
-            match Pin::new(&mut *from).poll_read(cx, &mut buffer) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(error)) => return Poll::Ready(Err((Half::Reading, error))),
-                Poll::Pending => return self.rest(cx, to),
-            }
-            let mut read = buffer.filled();
-            self.learn(read.len());
-            // Also a small read is a step.
-            turn += read.len().max(SMALL_READ);
-            if read.is_empty() {
-                self.state = State::Ending;
-                continue;
-            }
-            while !read.is_empty() {
-                match write(cx, to, read) {
-                    Poll::Ready(taken) => {
-                        let taken = taken?;
-                        self.took(taken);
-                        read = &read[taken..];
-                    }
-                    Poll::Pending => {
-                        self.waiting = Bytes::copy_from_slice(read);
-                        return Poll::Pending;
-                    }
-                }
-            }
+            // The stack is touched as far as it is claimed.
+            let pass = if self.appetite == SMALL_READ {
+                self.pass::<_, _, SMALL_READ>(cx, from, to)
+            } else {
+                self.pass::<_, _, LARGE_READ>(cx, from, to)
+            };
+            turn += ready!(pass)?;
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Reads once and writes that. How much it was, the effort of a small read included.
+    #[inline(never)]
+    fn pass<R, W, const SPACE: usize>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut R,
+        to: &mut W,
+    ) -> Poll<Result<usize, (Half, io::Error)>>
+    where
+        R: ByteStream,
+        W: ByteStream,
+    {
+        let mut space = [const { MaybeUninit::<u8>::uninit() }; SPACE];
+        let mut buffer = ReadBuf::uninit(&mut space[..self.appetite]);
+        match Pin::new(from).poll_read(cx, &mut buffer) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(error)) => return Poll::Ready(Err((Half::Reading, error))),
+            Poll::Pending => {
+                ready!(self.rest(cx, to))?;
+                return Poll::Pending;
+            }
+        }
+        let mut read = buffer.filled();
+        let effort = read.len().max(SMALL_READ);
+        self.learn(read.len());
+        if read.is_empty() {
+            self.state = State::Ending;
+        }
+        while !read.is_empty() {
+            match write(cx, to, read) {
+                Poll::Ready(taken) => {
+                    let taken = taken?;
+                    self.took(taken);
+                    read = &read[taken..];
+                }
+                Poll::Pending => {
+                    self.waiting = Bytes::copy_from_slice(read);
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Ready(Ok(effort))
     }
 
     /// Ready when everything that was taken from the sender is on its way.
