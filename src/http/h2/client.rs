@@ -162,7 +162,7 @@ async fn drive<H>(mut driver: Driver, settled: Rc<Notify>, held: H) {
         if keep_alive.poll(cx, driver.heard, busy, ping).is_ready() {
             return Poll::Ready(Err(Broken::Silent));
         }
-        driver.rest(cx);
+        driver.rest(cx, keep_alive.is_at_rest());
         Poll::Pending
     })
     .await;

@@ -493,9 +493,8 @@ impl<M: Default> Connection<M> {
         }
     }
 
-    /// Gives back what memory an idle connection does not need.
+    /// Gives back memory that was needed for streams, where there is none.
     pub fn release(&mut self) {
-        self.output.release();
         self.streams.release();
         if self.queue.is_empty() {
             self.queue = VecDeque::new();

@@ -29,6 +29,11 @@ pub(super) struct KeepAlive {
 }
 
 impl KeepAlive {
+    /// Whether no stream has been open for a while.
+    pub(super) const fn is_at_rest(&self) -> bool {
+        self.timer.is_none()
+    }
+
     /// Ready when the peer is gone. `heard` is any number that grows with every byte from it,
     /// `busy` whether streams are open; `ping` asks it.
     pub(super) fn poll(

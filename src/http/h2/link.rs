@@ -227,10 +227,14 @@ impl Driver {
         self.link.awake.set(true);
     }
 
-    /// Ends a turn in which everything was done that could be.
-    pub fn rest(&mut self, cx: &Context<'_>) {
+    /// Ends a turn in which everything was done that could be. Buffers are lent out again, and
+    /// the memory of streams is given back after a `long` time without one.
+    pub fn rest(&mut self, cx: &Context<'_>, long: bool) {
         let mut core = self.link.core.borrow_mut();
-        core.release();
+        core.output.release();
+        if long {
+            core.release();
+        }
         if self.input.is_empty() {
             if self.input.capacity() > 0 {
                 buffers::give_back(std::mem::take(&mut self.input));

@@ -92,7 +92,7 @@ pub async fn serve(stream: Stream, mut input: BytesMut, client: Rc<Client>) {
         if let Poll::Ready(Err(error)) = driver.poll_output(cx) {
             return Poll::Ready(End::Broken(Broken::Lost(Some(error.kind()))));
         }
-        driver.rest(cx);
+        driver.rest(cx, life.keep_alive.is_at_rest());
         Poll::Pending
     })
     .await;

@@ -215,6 +215,10 @@ impl<M: Default> Streams<M> {
     pub(super) fn insert(&mut self, stream: Stream<M>) -> Key {
         debug_assert!(self.order.last().is_none_or(|last| last.id < stream.id));
         let id = stream.id;
+        if self.slots.capacity() == 0 {
+            // Many connections never have a second one.
+            self.slots.reserve_exact(1);
+        }
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             // Streams are limited to far fewer than 2^32.
