@@ -51,16 +51,16 @@ pub fn serve(accepted: Accepted, worker: &Rc<Worker>) {
 
 /// Serves in a task of its own, at the longest until the listener has been gone for too long.
 fn spawn<F: Future<Output = ()> + 'static>(
-    serve: impl FnOnce(Stream, Conn, Rc<Worker>) -> F,
+    serve: impl FnOnce(Stream, Conn, Rc<Worker>) -> F + 'static,
     stream: Stream,
     conn: Conn,
     worker: &Rc<Worker>,
 ) {
     let listener = conn.listener;
-    let connection = serve(stream, conn, Rc::clone(worker));
     let worker = Rc::clone(worker);
     tokio::task::spawn_local(async move {
-        let mut connection = pin!(connection);
+        // Made where it stays: a future that is handed in has its space twice.
+        let mut connection = pin!(serve(stream, conn, Rc::clone(&worker)));
         let mut overdue = pin!(worker.overdue(listener));
         let mut seen = None;
         poll_fn(|cx| {
