@@ -58,7 +58,8 @@ fn spawn<F: Future<Output = ()> + 'static>(
 ) {
     let listener = conn.listener;
     let worker = Rc::clone(worker);
-    tokio::task::spawn_local(async move {
+    // Boxed: the runtime moves what it is given six times.
+    tokio::task::spawn_local(Box::pin(async move {
         // Made where it stays: a future that is handed in has its space twice.
         let mut connection = pin!(serve(stream, conn, Rc::clone(&worker)));
         let mut overdue = pin!(worker.overdue(listener));
@@ -79,7 +80,7 @@ fn spawn<F: Future<Output = ()> + 'static>(
             overdue.as_mut().poll(cx)
         })
         .await;
-    });
+    }));
 }
 
 async fn serve_proxied(mut stream: Stream, mut conn: Conn, worker: Rc<Worker>) {
