@@ -100,7 +100,8 @@ impl Encoder {
             })
         });
         let hash = hash(name, value);
-        let place = hash as usize % PLACES;
+        // The upper bits depend on all that went in.
+        let place = (hash >> (32 - PLACES.ilog2())) as usize;
         let entry = memory.entries[place].wrapping_sub(1);
         if let Some(at) = self.table.place(entry)
             && self.table.get(at) == Some((name, value))
@@ -157,11 +158,12 @@ fn integer(out: &mut Vec<u8>, kind: u8, mask: u8, value: usize) {
 /// only share a place.
 fn hash(name: &[u8], value: &[u8]) -> u32 {
     let state = (name.len() as u64) << 32 | value.len() as u64;
-    (mix(mix(state, name), value) >> 32) as u32
+    (mix(mix(state, name), value).wrapping_mul(FACTOR) >> 32) as u32
 }
 
+const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+
 fn mix(mut state: u64, text: &[u8]) -> u64 {
-    const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
     let Some(last) = text.last_chunk::<8>() else {
         let word = text
             .iter()
