@@ -65,6 +65,7 @@ pub struct Leftovers {
 /// Carries bytes both ways. The end of one direction is passed on and leaves the other one open. A
 /// side that does not take bytes any more may still have an answer to give: that is carried to its
 /// end before the failure is reported; a side that can't be read from any more ends it at once.
+/// The caller closes both sides when it is over: a socket whose sender ends last is told by that.
 pub async fn copy_counted<A, B>(
     a: &mut A,
     b: &mut B,
@@ -501,7 +502,10 @@ mod tests {
             read.unwrap();
             received
         };
-        let copy = copy(&mut a, &mut b, Leftovers::default(), PATIENCE);
+        let copy = async move {
+            // Both are closed when it is over, as `copy_counted` asks for.
+            copy(&mut a, &mut b, Leftovers::default(), PATIENCE).await
+        };
         let (outcome, left, right) = tokio::join!(copy, peer(near), peer(far));
         assert!(matches!(outcome.end, End::Closed), "{outcome:?}");
         assert!(left == sent && right == sent);
