@@ -5,6 +5,7 @@
 //! returns a response whatever happens. Towards upstreams an exchange is polled where it is
 //! waited for: no channel lies between the two connections.
 
+mod buffers;
 pub mod completion;
 pub mod exchange;
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! HTTP/1.1 (RFC 9112) on both sides, our own: what is strict, what is buffered and when memory
 //! is given back is decided here.
 
-pub(super) mod buffers;
 pub(super) mod claims;
 pub mod client;
 pub mod decode;
@@ -17,5 +16,5 @@ pub mod wire;
 
 /// A buffer for the first bytes of a connection, before its protocol is known.
 pub fn lend() -> bytes::BytesMut {
-    buffers::lend(wire::FIRST_READ)
+    super::buffers::lend(wire::FIRST_READ)
 }

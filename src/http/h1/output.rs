@@ -13,8 +13,10 @@ use std::{
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::AsyncWrite;
 
-use super::buffers;
-use crate::net::{Stream, pipe::Pipe};
+use crate::{
+    http::buffers,
+    net::{Stream, pipe::Pipe},
+};
 
 /// Pieces up to this size are copied behind the others; beyond it a copy costs more than one
 /// more element of a vectored write.

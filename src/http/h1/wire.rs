@@ -9,8 +9,11 @@ use std::{
 use bytes::BytesMut;
 use tokio_util::io::poll_read_buf;
 
-use super::{buffers, output::Output};
-use crate::net::{ByteStream, Stream, pipe::Pipe};
+use super::output::Output;
+use crate::{
+    http::buffers,
+    net::{ByteStream, Stream, pipe::Pipe},
+};
 
 /// A first read asks for this much: most heads fit.
 pub(super) const FIRST_READ: usize = 4 * 1024;

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    http::{fields::Fields, h1::buffers, name::Kind},
+    http::{buffers, fields::Fields, name::Kind},
     net::Stream,
 };
 

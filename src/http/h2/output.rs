@@ -14,7 +14,7 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::AsyncWrite;
 
-use crate::http::h1::buffers;
+use crate::http::buffers;
 
 /// Pieces up to this size are copied behind the others; beyond it a copy costs more than one
 /// more element of a vectored write.

@@ -18,7 +18,7 @@ thread_local! {
 }
 
 /// An empty buffer with room for `room` bytes.
-pub(in crate::http) fn lend(room: usize) -> BytesMut {
+pub(super) fn lend(room: usize) -> BytesMut {
     let mut buffer = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
     buffer.reserve(room);
     buffer
@@ -26,7 +26,7 @@ pub(in crate::http) fn lend(room: usize) -> BytesMut {
 
 /// Takes a buffer back. Pieces of it that are still held elsewhere stay valid: the memory is
 /// used again only when the last of them is gone.
-pub(in crate::http) fn give_back(mut buffer: BytesMut) {
+pub(super) fn give_back(mut buffer: BytesMut) {
     buffer.clear();
     if buffer.capacity() > LARGEST {
         return;
