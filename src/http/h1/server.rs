@@ -21,7 +21,7 @@ use super::{
     encode,
     farewell::{close, linger},
     head::{self, Framing, HeadError, ReceivedRequest},
-    rest::{Patience, Rest, Waited},
+    rest::Rest,
     scan::{self, Scanner},
     wire::Wire,
 };
@@ -46,19 +46,11 @@ const READ_AHEAD: usize = 16 * 1024;
 pub async fn serve(stream: Stream, input: BytesMut, client: Rc<Client>) {
     let inbound = Rc::new(RefCell::new(Inbound::new(Wire::new(stream, input))));
     let mut rest = pin!(Rest::new(&client));
-    // The space for a request: apart, so that an idle connection does not carry it, and kept while
-    // the connection is busy.
-    let mut space = None;
     loop {
         if inbound.borrow().wire.input.is_empty() {
             inbound.borrow_mut().wire.release();
             let readable = |cx: &mut Context<'_>| inbound.borrow().wire.stream.poll_readable(cx);
-            let mut waited = rest.as_mut().wait(Patience::Short, readable).await;
-            if matches!(waited, Waited::Long) {
-                space = None;
-                waited = rest.as_mut().wait(Patience::Whole, readable).await;
-            }
-            if !matches!(waited, Waited::Readable) {
+            if !rest.as_mut().wait(readable).await {
                 return;
             }
         }
@@ -67,20 +59,13 @@ pub async fn serve(stream: Stream, input: BytesMut, client: Rc<Client>) {
             Ok(None) => return,
             Err(error) => return Box::pin(refuse(&inbound, &client, error)).await,
         };
-        let request = serve_one(&inbound, &client, head);
-        let after = match &mut space {
-            None => space.insert(Box::pin(request)),
-            Some(space) => {
-                space.set(request);
-                space
-            }
-        };
-        match after.await {
+        // Boxed, so that an idle connection does not carry the space of a busy one. Space kept from
+        // one request to the next, even for a second, stays with the process after a burst.
+        match Box::pin(serve_one(&inbound, &client, head)).await {
             After::Next => {}
             After::Close => return close(&inbound).await,
             After::Abort => return,
             After::Tunnel(tunnel, completion) => {
-                drop(space);
                 let Some(inbound) = Rc::into_inner(inbound) else {
                     return;
                 };
