@@ -13,7 +13,7 @@ use pillion::{
 };
 use tokio::time::Instant;
 
-const SIZES: [u8; 3] = [1, 3, 100];
+const SIZES: [u16; 4] = [1, 10, 100, 10_000];
 
 criterion_group!(benches, pick, hold);
 criterion_main!(benches);
@@ -53,10 +53,13 @@ fn hold(criterion: &mut Criterion) {
     });
 }
 
-fn upstream(balancer: Balancer, size: u8) -> Arc<Upstream> {
-    let endpoint = |index| EndpointConfig {
-        address: EndpointAddress::Ip(SocketAddr::from(([127, 0, 0, index], 9000))),
-        weight: 1,
+fn upstream(balancer: Balancer, size: u16) -> Arc<Upstream> {
+    let endpoint = |index: u16| {
+        let [high, low] = index.to_be_bytes();
+        EndpointConfig {
+            address: EndpointAddress::Ip(SocketAddr::from(([127, 0, high, low], 9000))),
+            weight: 1,
+        }
     };
     let config = Config {
         name: "app".into(),
