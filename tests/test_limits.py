@@ -243,7 +243,8 @@ def test_a_worker_at_the_limit_never_starves(pillion, echo):
         for _ in range(5):
             for client in clients:
                 assert client.get("/").status == 200
-        assert echo.open_connections() <= 1
+        # The upstream may see a little later that a connection was closed to make room for another one.
+        eventually(lambda: echo.open_connections() <= 1, "one connection")
         # All at once.
         for client in clients:
             client.send_request("GET", "/")
