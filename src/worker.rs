@@ -16,6 +16,7 @@ use tokio::sync::{Notify, mpsc};
 use crate::{
     config::model::Address,
     listener::accept::{Accepted, Acceptor},
+    policy::Timers,
     snapshot::{ListenerId, ListenerPlan, Snapshot},
     telemetry::{ListenerMetrics, Registry, access_log::AccessLog},
     upstream::pool::Pools,
@@ -32,6 +33,7 @@ pub struct Worker {
     pub rng: RefCell<fastrand::Rng>,
     pub access_log: AccessLog,
     pub pools: Rc<Pools>,
+    pub timers: Timers,
     snapshot: RefCell<Newest>,
 }
 
@@ -46,6 +48,7 @@ impl Worker {
             rng: RefCell::new(fastrand::Rng::new()),
             access_log,
             pools: Pools::new(id),
+            timers: Timers::default(),
             snapshot: RefCell::new(arc_swap::Cache::new(Arc::clone(&shared.snapshot))),
             shared,
         })

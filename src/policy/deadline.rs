@@ -10,10 +10,9 @@ use std::{
 };
 
 use pin_project_lite::pin_project;
-use tokio::time::{Sleep, sleep_until};
 use tower::Service;
 
-use super::{Answer, Call, Deadline};
+use super::{Answer, Call, alarm::Alarm};
 use crate::error::{Error, Reason, Result};
 
 #[derive(Clone, Copy, Debug)]
@@ -25,53 +24,48 @@ where
 {
     type Response = Answer;
     type Error = Error;
-    type Future = Timed<S::Future>;
+    type Future = Timed<'a, S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         self.0.poll_ready(cx)
     }
 
     fn call(&mut self, call: Call<'a>) -> Self::Future {
-        let deadline = call.deadline;
+        let timers = &call.client.worker.timers;
+        let alarm = call
+            .deadline
+            .map(|deadline| (timers.alarm(deadline.at), deadline.reason));
         Timed {
             inner: self.0.call(call),
-            deadline,
-            timer: None,
+            alarm,
         }
     }
 }
 
 pin_project! {
-    pub(super) struct Timed<F> {
+    pub(super) struct Timed<'a, F> {
         #[pin]
         inner: F,
-        deadline: Option<Deadline>,
-        // Made only when something has to be waited for.
-        #[pin]
-        timer: Option<Sleep>,
+        // Polled only when something has to be waited for.
+        alarm: Option<(Alarm<'a>, Reason)>,
     }
 }
 
-impl<F: Future<Output = Result<Answer>>> Future for Timed<F> {
+impl<F: Future<Output = Result<Answer>>> Future for Timed<'_, F> {
     type Output = Result<Answer>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
+        let this = self.project();
         if let Poll::Ready(answer) = this.inner.poll(cx) {
             return Poll::Ready(answer);
         }
-        let Some(deadline) = *this.deadline else {
+        let Some((alarm, reason)) = this.alarm else {
             return Poll::Pending;
         };
-        if this.timer.is_none() {
-            this.timer.set(Some(sleep_until(deadline.at)));
-        }
-        if let Some(timer) = this.timer.as_pin_mut() {
-            ready!(timer.poll(cx));
-        }
+        ready!(alarm.poll(cx));
         Poll::Ready(Err(Error::new(
-            deadline.reason,
-            match deadline.reason {
+            *reason,
+            match reason {
                 Reason::TotalTimeout => "no response head within the total timeout",
                 _ => "no response head within the request timeout",
             },

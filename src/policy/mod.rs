@@ -4,6 +4,7 @@
 //! Every layer is ready at all times; load is refused by counting, never by queueing in
 //! `poll_ready`.
 
+mod alarm;
 mod attempt;
 mod deadline;
 mod limit;
@@ -18,7 +19,7 @@ use std::{
 
 use tokio::time::Instant;
 
-pub use self::stack::stack;
+pub use self::{alarm::Timers, stack::stack};
 use crate::{
     error::Reason,
     http::{
