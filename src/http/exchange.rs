@@ -309,6 +309,7 @@ async fn forwarded(
         request,
         client,
         upstream: &backend.upstream,
+        start: completion.record().start,
         deadline,
         trail: completion.trail(),
     };
@@ -423,6 +424,7 @@ fn mirror_request(
                 request: &mut copy,
                 client: &client,
                 upstream: &upstream,
+                start: Instant::now(),
                 deadline,
                 trail: &trail,
             };

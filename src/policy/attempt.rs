@@ -28,8 +28,8 @@ pub(super) async fn run(mut call: Call<'_>) -> Result<Answer> {
     call.trail.upstream(call.upstream);
     // Allocates only when something has failed.
     let mut tried: Vec<EndpointId> = Vec::new();
+    let mut now = call.start;
     loop {
-        let now = Instant::now();
         let in_flight = call
             .upstream
             .pick(now, &mut worker.rng.borrow_mut(), &tried)?;
@@ -65,6 +65,7 @@ pub(super) async fn run(mut call: Call<'_>) -> Result<Answer> {
             return Err(error);
         }
         tracing::debug!(%error, attempts = tried.len(), "attempt failed; another follows");
+        now = Instant::now();
     }
 }
 

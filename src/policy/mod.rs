@@ -35,6 +35,8 @@ pub struct Call<'a> {
     pub request: &'a mut Request,
     pub client: &'a Rc<Client>,
     pub upstream: &'a Arc<Upstream>,
+    /// When the first attempt begins.
+    pub start: Instant,
     /// The head of the response has to be here by then.
     pub deadline: Option<Deadline>,
     pub trail: &'a Trail,
