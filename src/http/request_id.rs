@@ -24,16 +24,15 @@ impl RequestId {
     /// Made of 128 random bits.
     pub fn new(high: u64, low: u64) -> Self {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        // Where each byte's two digits go, around the hyphens.
+        const PLACES: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
         let bits = (u128::from(high) << 64 | u128::from(low)) & !(0xf << 76) & !(0x3 << 62)
             | (0x4 << 76)
             | (0x2 << 62);
         let mut text = [b'-'; 36];
-        let mut at = 0;
-        for (index, byte) in bits.to_be_bytes().into_iter().enumerate() {
-            at += usize::from(matches!(index, 4 | 6 | 8 | 10));
+        for (at, byte) in PLACES.into_iter().zip(bits.to_be_bytes()) {
             text[at] = DIGITS[usize::from(byte >> 4)];
             text[at + 1] = DIGITS[usize::from(byte & 15)];
-            at += 2;
         }
         Self::New(text)
     }
