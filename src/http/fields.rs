@@ -62,10 +62,12 @@ struct Line {
 }
 
 impl Line {
+    #[inline]
     fn name<'t>(&self, text: &'t [u8]) -> &'t [u8] {
         &text[self.name as usize..][..self.name_len as usize]
     }
 
+    #[inline]
     fn value<'t>(&self, text: &'t [u8]) -> &'t [u8] {
         &text[self.value as usize..][..self.value_len as usize]
     }

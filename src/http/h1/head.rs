@@ -146,11 +146,12 @@ pub fn next_response(
 /// Whether every line ends in CRLF, as [`Scanner`] demands: httparse takes a bare LF, too.
 fn is_strict(buf: &[u8], length: usize, limit: usize, lines: &[httparse::Header<'_>]) -> bool {
     let base = buf.as_ptr().addr();
+    let follows_crlf = |line: &httparse::Header<'_>| {
+        matches!(buf[..line.name.as_ptr().addr() - base], [.., b'\r', b'\n'])
+    };
     length <= limit
-        && buf[..length].ends_with(b"\r\n\r\n")
-        && lines
-            .iter()
-            .all(|line| buf[..line.name.as_ptr().addr() - base].ends_with(b"\r\n"))
+        && matches!(buf[..length], [.., b'\r', b'\n', b'\r', b'\n'])
+        && lines.iter().all(follows_crlf)
 }
 
 fn parse_request<R>(
