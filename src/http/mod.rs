@@ -15,6 +15,7 @@ pub mod grpc;
 pub mod h1;
 pub mod h2;
 pub mod headers;
+pub mod input;
 pub mod local;
 pub mod message;
 pub mod mirror;
@@ -28,11 +29,10 @@ use std::{
     borrow::Cow, cell::RefCell, future::poll_fn, net::IpAddr, rc::Rc, sync::Arc, time::Duration,
 };
 
-use bytes::BytesMut;
 use http::Version;
-use tokio::{io::AsyncReadExt, time::timeout};
+use tokio::time::timeout;
 
-use self::request_id::RequestId;
+use self::{input::Input, request_id::RequestId};
 use crate::{
     config::model::{Address, HttpListener},
     error::{Error, Reason},
@@ -53,7 +53,7 @@ const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(100);
 pub async fn serve(stream: Stream, conn: Conn, worker: Rc<Worker>) {
     let client = Client::new(conn, worker);
     let mut stream = stream;
-    let mut input = BytesMut::new();
+    let mut input = Input::default();
     let detected = tokio::select! {
         biased;
         detected = timeout(client.limits().head_timeout, detect(&mut stream, &mut input)) => detected,
@@ -79,11 +79,10 @@ pub async fn serve(stream: Stream, conn: Conn, worker: Rc<Worker>) {
 }
 
 /// Reads until the protocol is certain: one byte is enough for nearly every HTTP/1.1 request.
-async fn detect(stream: &mut Stream, input: &mut BytesMut) -> Option<Version> {
-    poll_fn(|cx| stream.poll_readable(cx)).await.ok()?;
-    *input = h1::lend();
+async fn detect(stream: &mut Stream, input: &mut Input) -> Option<Version> {
     loop {
-        stream.read_buf(input).await.ok().filter(|&read| read > 0)?;
+        let read = poll_fn(|cx| input.poll_fill(cx, stream)).await;
+        read.ok().filter(|&read| read > 0)?;
         let seen = input.len().min(PREFACE.len());
         if input[..seen] != PREFACE[..seen] {
             return Some(Version::HTTP_11);

@@ -189,7 +189,7 @@ pub async fn run_http1(wire: Wire, tunnel: Tunnel, completion: Completion) {
     let Wire {
         mut stream, input, ..
     } = wire;
-    run(&mut stream, input.freeze(), tunnel, completion).await;
+    run(&mut stream, input.into_bytes(), tunnel, completion).await;
 }
 
 /// Carries bytes between an HTTP/2 client's stream and the far end.
@@ -212,7 +212,7 @@ where
     let copying = async {
         match tunnel.0 {
             Far::Http1(mut conn) => {
-                let from_b = std::mem::take(&mut conn.wire.input).freeze();
+                let from_b = std::mem::take(&mut conn.wire.input).into_bytes();
                 let leftovers = Leftovers {
                     from_a: from_near,
                     from_b,

@@ -249,7 +249,7 @@ impl Exchange {
         }
         let mut conn = self.conn;
         let decoder = Decoder::new(framing);
-        conn.wire.expect(decoder.opaque());
+        conn.wire.input.expect(decoder.opaque());
         let mut body = ResponseBody {
             conn: Some(conn),
             decoder,

@@ -13,8 +13,3 @@ pub mod scan;
 pub mod server;
 pub mod trailers;
 pub mod wire;
-
-/// A buffer for the first bytes of a connection, before its protocol is known.
-pub fn lend() -> bytes::BytesMut {
-    super::buffers::lend(wire::FIRST_READ)
-}

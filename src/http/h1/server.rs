@@ -12,7 +12,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf, BufMut, BytesMut};
+use bytes::{Buf, BufMut};
 use http::{Method, StatusCode, Version};
 use tokio::time::timeout;
 
@@ -31,6 +31,7 @@ use crate::{
         Client,
         exchange::{self, Reply},
         http_plan,
+        input::Input,
         message::{Body, Frame, Request},
         pace::Pace,
         upgrade,
@@ -43,12 +44,12 @@ use crate::{
 const READ_AHEAD: usize = 16 * 1024;
 
 /// Serves requests until the connection ends. `input` was read while the protocol was detected.
-pub async fn serve(stream: Stream, input: BytesMut, client: Rc<Client>) {
+pub async fn serve(stream: Stream, input: Input, client: Rc<Client>) {
     let inbound = Rc::new(RefCell::new(Inbound::new(Wire::new(stream, input))));
     let mut rest = pin!(Rest::new(&client));
     loop {
         if inbound.borrow().wire.input.is_empty() {
-            inbound.borrow_mut().wire.release();
+            inbound.borrow_mut().wire.input.rest();
             let readable = |cx: &mut Context<'_>| inbound.borrow().wire.stream.poll_readable(cx);
             if !rest.as_mut().wait(readable).await {
                 return;
@@ -219,7 +220,7 @@ async fn next_head(inbound: &RefCell<Inbound>, client: &Client) -> Result<Option
             let next = head::next_request(&wire.input, &mut scanner, max_head_size)?;
             if let Some((length, head)) = next {
                 wire.input.advance(length);
-                wire.release_input();
+                wire.input.release();
                 return Poll::Ready(Ok::<_, HeadError>(Some(head)));
             }
             match ready!(wire.poll_fill(cx)) {
@@ -272,7 +273,7 @@ async fn serve_one(
     {
         let inbound = &mut *inbound.borrow_mut();
         inbound.decoder = Decoder::new(framing);
-        inbound.wire.expect(inbound.decoder.opaque());
+        inbound.wire.input.expect(inbound.decoder.opaque());
         inbound.owes_continue = expects_continue;
         inbound.received = 0;
     }

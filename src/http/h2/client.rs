@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::BytesMut;
 use http::{Method, StatusCode};
 use tokio::{
     sync::Notify,
@@ -32,6 +31,7 @@ use super::{
 use crate::{
     error::{Error, Reason, Replay, Result},
     http::{
+        input::Input,
         message::{Body, Frame, Request, Response, Upgrade},
         name::{self, Kind},
         upgrade::Tunnel,
@@ -80,7 +80,7 @@ impl Http2 {
         };
         let link = Link::new(Role::Client, limits);
         let settled = Rc::<Notify>::default();
-        let driver = Driver::new(Rc::clone(&link), stream, BytesMut::new());
+        let driver = Driver::new(Rc::clone(&link), stream, Input::default());
         tokio::task::spawn_local(drive(driver, Rc::clone(&settled), held));
         Rc::new(Self {
             link,

@@ -13,9 +13,8 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::{io::AsyncWrite, time::timeout};
-use tokio_util::io::poll_read_buf;
 
 use super::{
     connection::{Connection, Limits, Role},
@@ -27,14 +26,10 @@ use super::{
 };
 use crate::{
     error::Result,
-    http::{buffers, fields::Fields, name::Kind},
+    http::{fields::Fields, input::Input, name::Kind},
     net::Stream,
 };
 
-/// A first read asks for this much,
-const FIRST_READ: usize = 4 * 1024;
-/// and those that are filled make the next one larger, up to this.
-const LARGEST_READ: usize = 64 * 1024;
 /// A peer is read on for so long when the connection has to be closed with input unread, lest a
 /// reset destroys what was said last.
 const LINGER: Duration = Duration::from_secs(1);
@@ -199,8 +194,7 @@ const OF_HTTP1: u32 = Kind::Connection.bit() | Kind::TransferEncoding.bit() | Ki
 pub struct Driver {
     pub link: Rc<Link>,
     stream: Stream,
-    input: BytesMut,
-    next_read: usize,
+    input: Input,
     section: Section,
     /// Reading has stopped because the output was full.
     stopped: bool,
@@ -210,12 +204,11 @@ pub struct Driver {
 
 impl Driver {
     /// `input` was read already.
-    pub fn new(link: Rc<Link>, stream: Stream, input: BytesMut) -> Self {
+    pub fn new(link: Rc<Link>, stream: Stream, input: Input) -> Self {
         Self {
             link,
             stream,
             input,
-            next_read: FIRST_READ,
             section: Section::default(),
             stopped: false,
             heard: 0,
@@ -235,12 +228,7 @@ impl Driver {
         if long {
             core.release();
         }
-        if self.input.is_empty() {
-            if self.input.capacity() > 0 {
-                buffers::give_back(std::mem::take(&mut self.input));
-            }
-            self.next_read = FIRST_READ;
-        }
+        self.input.rest();
         match &mut *self.link.driver.borrow_mut() {
             Some(driver) => driver.clone_from(cx.waker()),
             none => *none = Some(cx.waker().clone()),
@@ -269,7 +257,7 @@ impl Driver {
         if self.stopped {
             return Poll::Pending;
         }
-        match ready!(self.poll_fill(cx)) {
+        match ready!(self.input.poll_fill(cx, &mut self.stream)) {
             Ok(0) => return Poll::Ready(Err(Broken::Lost(None))),
             Ok(octets) => self.heard += octets as u64,
             Err(error) => return Poll::Ready(Err(Broken::Lost(Some(error.kind())))),
@@ -317,28 +305,6 @@ impl Driver {
         }
     }
 
-    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.input.capacity() == 0 {
-            // An idle connection waits without a buffer.
-            ready!(self.stream.poll_readable(cx))?;
-            self.input = buffers::lend(self.next_read);
-        } else {
-            self.input.reserve(self.next_read);
-        }
-        let room = self.input.capacity() - self.input.len();
-        let read = ready!(poll_read_buf(
-            Pin::new(&mut self.stream),
-            cx,
-            &mut self.input
-        ))?;
-        if read == room {
-            self.next_read = (self.next_read * 2).min(LARGEST_READ);
-        } else if read < self.next_read / 4 {
-            self.next_read = (self.next_read / 2).max(FIRST_READ);
-        }
-        Poll::Ready(Ok(read))
-    }
-
     /// Whether reading can go on that had stopped.
     pub fn can_go_on(&self) -> bool {
         self.stopped && !self.link.core.borrow().is_full()
@@ -364,7 +330,7 @@ impl Driver {
             std::future::poll_fn(|cx| {
                 loop {
                     self.input.clear();
-                    if ready!(self.poll_fill(cx))? == 0 {
+                    if ready!(self.input.poll_fill(cx, &mut self.stream))? == 0 {
                         return Poll::Ready(Ok(()));
                     }
                 }

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf, BytesMut};
+use bytes::Buf;
 use futures_util::stream::{FuturesUnordered, Stream as _};
 use http::StatusCode;
 use tokio::time::{Instant, Sleep, sleep};
@@ -34,6 +34,7 @@ use crate::{
     http::{
         Client, PREFACE,
         exchange::{self, Reply},
+        input::Input,
         message::{Body, Request, Response},
         name::{self, Kind},
         pace::Pace,
@@ -49,7 +50,7 @@ const GOAWAY_WAIT: Duration = Duration::from_secs(1);
 
 /// Serves streams until the connection ends. `input` was read while the protocol was detected, and
 /// begins with the preface.
-pub async fn serve(stream: Stream, mut input: BytesMut, client: Rc<Client>) {
+pub async fn serve(stream: Stream, mut input: Input, client: Rc<Client>) {
     let settings = client.limits();
     let limits = Limits {
         streams: settings.max_concurrent_streams,
@@ -57,7 +58,8 @@ pub async fn serve(stream: Stream, mut input: BytesMut, client: Rc<Client>) {
         stream_window: STREAM_WINDOW,
         window: CONNECTION_WINDOW,
     };
-    input.advance(PREFACE.len().min(input.len()));
+    let preface = PREFACE.len().min(input.len());
+    input.advance(preface);
     let mut driver = Driver::new(Link::new(Role::Server, limits), stream, input);
     let mut streams = FuturesUnordered::new();
     let mut life = Life::new(settings);

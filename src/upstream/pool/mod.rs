@@ -16,7 +16,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::BytesMut;
 use foldhash::fast::FixedState;
 use tokio::{
     io::AsyncWriteExt,
@@ -32,7 +31,7 @@ use super::{
 };
 use crate::{
     error::{Error, Reason, Replay, Result},
-    http::{h1::wire::Wire, h2::client::Http2},
+    http::{h1::wire::Wire, h2::client::Http2, input::Input},
     listener::proxy_protocol,
     net::Stream,
     worker::{Conn, Worker},
@@ -170,7 +169,7 @@ impl Pools {
         let (stream, lease) = self.open(upstream, endpoint, permit, client).await?;
         let now = Instant::now();
         Ok(Box::new(Http1 {
-            wire: Wire::new(stream, BytesMut::new()),
+            wire: Wire::new(stream, Input::default()),
             reused: false,
             endpoint: endpoint.id,
             expires: self.expiry(upstream, now),
@@ -221,7 +220,7 @@ impl Pools {
         if pool.upstream.limits.give_up_one() {
             return;
         }
-        conn.wire.release();
+        conn.wire.input.rest();
         pool.upstream.metrics.idle_added(self.worker);
         pool.idle.push(conn);
     }
