@@ -129,9 +129,10 @@ impl Input {
     /// Gives the memory back if nothing is in it.
     pub fn release(&mut self) {
         if self.buffer.is_empty() {
-            let buffer = std::mem::take(&mut self.buffer);
-            if !std::mem::take(&mut self.grown) {
-                buffers::give_back(buffer);
+            if std::mem::take(&mut self.grown) {
+                self.buffer = BytesMut::new();
+            } else {
+                buffers::give_back(&mut self.buffer);
             }
         }
     }

@@ -14,13 +14,10 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::AsyncWrite;
 
 use crate::{
-    http::buffers,
+    http::buffers::{self, COPY_LIMIT},
     net::{Stream, pipe::Pipe},
 };
 
-/// Pieces up to this size are copied behind the others; beyond it a copy costs more than one
-/// more element of a vectored write.
-const COPY_LIMIT: usize = 4 * 1024;
 /// Room for a usual head and a small body.
 const HEAD: usize = 2 * 1024;
 /// More than this is not gathered before a flush.
@@ -44,6 +41,10 @@ impl Output {
     /// Where a head is written. Only before a large piece: see [`Self::accepts`].
     pub fn head(&mut self) -> &mut BytesMut {
         debug_assert!(self.accepts());
+        self.gathered()
+    }
+
+    fn gathered(&mut self) -> &mut BytesMut {
         if self.buf.capacity() == 0 {
             self.buf = buffers::lend(HEAD);
         }
@@ -85,14 +86,9 @@ impl Output {
         // Not `accepts`: the line with a chunk's size may just have filled the buffer.
         debug_assert!(!self.is_closed());
         if data.len() <= COPY_LIMIT {
-            let room = data.len() + end.len();
-            if self.buf.capacity() == 0 {
-                self.buf = buffers::lend(room);
-            } else {
-                self.buf.reserve(room);
-            }
-            self.buf.put_slice(&data);
-            self.buf.put_slice(end);
+            let gathered = self.gathered();
+            gathered.put_slice(&data);
+            gathered.put_slice(end);
         } else {
             self.large = data;
             self.end = end;
@@ -142,7 +138,7 @@ impl Output {
         }
         if self.buf.is_empty() {
             // The next to write is most likely another connection.
-            buffers::give_back(std::mem::take(&mut self.buf));
+            buffers::give_back(&mut self.buf);
         }
     }
 }

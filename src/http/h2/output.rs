@@ -6,7 +6,6 @@
 use std::{
     collections::VecDeque,
     io::{self, IoSlice},
-    mem,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -14,11 +13,8 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::AsyncWrite;
 
-use crate::http::buffers;
+use crate::http::buffers::{self, COPY_LIMIT};
 
-/// Pieces up to this size are copied behind the others; beyond it a copy costs more than one
-/// more element of a vectored write.
-const COPY_LIMIT: usize = 4 * 1024;
 /// What a buffer begins with.
 const ROOM: usize = 4 * 1024;
 /// A buffer that grew past this is sealed as it is, and the next one begun.
@@ -121,9 +117,7 @@ impl Output {
     pub fn release(&mut self) {
         if self.is_empty() {
             self.sealed = VecDeque::new();
-            if self.open.capacity() > 0 {
-                buffers::give_back(mem::take(&mut self.open));
-            }
+            buffers::give_back(&mut self.open);
         }
     }
 }
