@@ -3,6 +3,7 @@
 use std::{
     fmt,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -16,6 +17,14 @@ use super::{
     upgrade::Tunnel,
 };
 use crate::{error::Result, net::pipe::Pipe};
+
+/// How long an upload waits for the upstream to say `100 Continue` (RFC 9110 section 10.1.1 lets
+/// a client stop waiting).
+pub const CONTINUE_WAIT: Duration = Duration::from_secs(1);
+/// Interim responses before the final one; more are not an upstream but a fault.
+pub const MAX_INTERIM: u8 = 32;
+/// Largest head of an upstream's response, in bytes; over HTTP/2 uncompressed.
+pub const MAX_RESPONSE_HEAD: usize = 64 * 1024;
 
 /// What a request says before its body.
 #[derive(Clone, Debug, Default)]

@@ -10,7 +10,6 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bytes::Buf;
@@ -26,21 +25,15 @@ use super::{
 use crate::{
     error::{Error, Reason, Replay, Result},
     http::{
-        message::{Body, Frame, Request, Response, Upgrade},
+        message::{
+            Body, CONTINUE_WAIT, Frame, MAX_INTERIM, MAX_RESPONSE_HEAD, Request, Response, Upgrade,
+        },
         name,
         upgrade::Tunnel,
     },
     net::{ByteStream, pipe::Pipe},
     upstream::pool::{Http1, Pools},
 };
-
-/// How long an upload waits for the upstream to say `100 Continue` (RFC 9110 section 10.1.1 lets
-/// a client stop waiting).
-const CONTINUE_WAIT: Duration = Duration::from_secs(1);
-/// Interim responses before the final one; more are not an upstream but a fault.
-const MAX_INTERIM: u8 = 32;
-/// Largest head of a response, in bytes.
-const MAX_HEAD: usize = 64 * 1024;
 
 /// Sends `request` on `conn` and waits for the head of the response. The connection goes back to
 /// `pools` when the response has been read to its end and can live on.
@@ -134,8 +127,9 @@ impl Exchange {
         }
         loop {
             let input = &mut self.conn.wire.input;
-            let next = head::next_response(input, &mut self.scanner, MAX_HEAD, &self.method)
-                .map_err(head::HeadError::of_response)?;
+            let next =
+                head::next_response(input, &mut self.scanner, MAX_RESPONSE_HEAD, &self.method)
+                    .map_err(head::HeadError::of_response)?;
             if let Some((length, head)) = next {
                 input.advance(length);
                 let status = head.head.status;

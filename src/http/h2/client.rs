@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    CONNECTION_WINDOW, MAX_RESPONSE_HEAD, STREAM_WINDOW,
+    CONNECTION_WINDOW, STREAM_WINDOW,
     body::{Incoming, Outgoing, Side, Stopped},
     connection::{Limits, Role},
     frame::{Code, Fault},
@@ -32,7 +32,9 @@ use crate::{
     error::{Error, Reason, Replay, Result},
     http::{
         input::Input,
-        message::{Body, Frame, Request, Response, Upgrade},
+        message::{
+            Body, CONTINUE_WAIT, Frame, MAX_INTERIM, MAX_RESPONSE_HEAD, Request, Response, Upgrade,
+        },
         name::{self, Kind},
         upgrade::Tunnel,
     },
@@ -44,9 +46,6 @@ use crate::{
 const MAX_STREAMS: u32 = 100;
 /// How long a new connection may take to tell whether it knows RFC 8441.
 const SETTINGS_WAIT: Duration = Duration::from_secs(1);
-const CONTINUE_WAIT: Duration = Duration::from_secs(1);
-/// Interim responses before the final one; more are not an upstream but a fault.
-const MAX_INTERIM: u8 = 32;
 
 /// A connection to an HTTP/2 upstream.
 pub struct Http2 {

@@ -27,8 +27,6 @@ pub mod tunnel;
 pub const STREAM_WINDOW: u32 = 64 * 1024;
 /// And on a connection. Larger than a stream's, or one stream that nobody reads would stop all.
 pub const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// Largest header list, uncompressed, in an upstream's response.
-pub const MAX_RESPONSE_HEAD: usize = 64 * 1024;
 /// Streams that the peer has reset before we looked at them, more than were served well since;
 /// beyond this the connection ends (rapid reset, CVE-2023-44487).
 pub const MAX_UNSEEN_RESETS: u32 = 100;
