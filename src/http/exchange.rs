@@ -447,8 +447,3 @@ async fn discard(mut body: Body, deadline: Option<Deadline>) {
         None => read.await,
     }
 }
-
-/// Whether a response has no body by its nature (RFC 9110 section 6.4.1).
-pub fn is_bodiless(method: &Method, status: StatusCode) -> bool {
-    super::h1::head::bodiless(method, status)
-}

@@ -43,6 +43,15 @@ pub struct ResponseHead {
     pub fields: Fields,
 }
 
+/// Whether a response has no body whatever its fields say of a length (RFC 9110 section 6.4.1);
+/// `to_head`: it answers `HEAD`.
+pub fn is_bodiless(to_head: bool, status: StatusCode) -> bool {
+    to_head
+        || status.is_informational()
+        || status == StatusCode::NO_CONTENT
+        || status == StatusCode::NOT_MODIFIED
+}
+
 /// A request: its head is moved on, its body streams.
 #[derive(Debug, Default)]
 pub struct Request {

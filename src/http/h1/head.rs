@@ -14,7 +14,7 @@ use crate::{
     error::{Error, Reason},
     http::{
         fields::Fields,
-        message::{RequestHead, ResponseHead},
+        message::{RequestHead, ResponseHead, is_bodiless},
         name,
     },
 };
@@ -267,7 +267,7 @@ fn read_response(
         fields.remove(&name::TRANSFER_ENCODING);
     }
     // RFC 9112 section 6.3, in its order.
-    let framing = if tunnel || bodiless(method, status) {
+    let framing = if tunnel || is_bodiless(*method == Method::HEAD, status) {
         Framing::None
     } else if claims.chunked {
         Framing::Chunked
@@ -283,14 +283,6 @@ fn read_response(
         keep_alive: framing != Framing::UntilClose && !tunnel && claims.persists(version),
         head: ResponseHead { status, fields },
     })
-}
-
-/// Responses that never have a body, whatever their headers say.
-pub fn bodiless(method: &Method, status: StatusCode) -> bool {
-    *method == Method::HEAD
-        || status.is_informational()
-        || status == StatusCode::NO_CONTENT
-        || status == StatusCode::NOT_MODIFIED
 }
 
 fn target_of(method: &Method, target: &str) -> Result<Uri, HeadError> {

@@ -32,7 +32,7 @@ use crate::{
         exchange::{self, Reply},
         http_plan,
         input::Input,
-        message::{Body, Frame, Request},
+        message::{Body, Frame, Request, is_bodiless},
         pace::Pace,
         upgrade,
     },
@@ -345,7 +345,7 @@ async fn write_reply(
         return After::Tunnel(Box::new(tunnel), completion);
     }
 
-    let bodiless = head::bodiless(method, status);
+    let bodiless = is_bodiless(*method == Method::HEAD, status);
     let framing = {
         let length = response.body.framed_length(&response.head.fields);
         encode::framing_for(version, length, bodiless)

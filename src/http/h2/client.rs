@@ -34,6 +34,7 @@ use crate::{
         input::Input,
         message::{
             Body, CONTINUE_WAIT, Frame, MAX_INTERIM, MAX_RESPONSE_HEAD, Request, Response, Upgrade,
+            is_bodiless,
         },
         name::{self, Kind},
         upgrade::Tunnel,
@@ -179,10 +180,10 @@ async fn drive<H>(mut driver: Driver, settled: Rc<Notify>, held: H) {
 
 /// The head of a response, interim ones too.
 fn take_head(link: &Rc<Link>, head: Head, section: Section) -> Result<(), Fault> {
-    let Some(bodiless) = link.with(|core| Some(core.stream(head.key)?.mail.bodiless)) else {
+    let Some(to_head) = link.with(|core| Some(core.stream(head.key)?.mail.to_head)) else {
         return Ok(());
     };
-    let received = read_head(&head, section, bodiless);
+    let received = read_head(&head, section, to_head);
     link.with(|core| {
         if let Err(error) = &received {
             let what = "the response's head is malformed";
@@ -193,7 +194,7 @@ fn take_head(link: &Rc<Link>, head: Head, section: Section) -> Result<(), Fault>
             Ok(response) if !response.head.status.is_informational() => Some(
                 response
                     .length
-                    .filter(|_| !has_no_content(bodiless, response)),
+                    .filter(|_| !is_bodiless(to_head, response.head.status)),
             ),
             _ => None,
         };
@@ -219,7 +220,7 @@ fn take_head(link: &Rc<Link>, head: Head, section: Section) -> Result<(), Fault>
     })
 }
 
-fn read_head(head: &Head, section: Section, bodiless: bool) -> Result<ReceivedResponse> {
+fn read_head(head: &Head, section: Section, to_head: bool) -> Result<ReceivedResponse> {
     let malformed = |what| Err(Error::new(Reason::UpstreamProtocol, what));
     let response = section.response(head.cut)?;
     let status = response.head.status;
@@ -231,15 +232,10 @@ fn read_head(head: &Head, section: Section, bodiless: bool) -> Result<ReceivedRe
         return malformed("an interim response that ends the stream");
     }
     let less = head.end && response.length.is_some_and(|length| length > 0);
-    if less && !has_no_content(bodiless, &response) {
+    if less && !is_bodiless(to_head, status) {
         return malformed("less content than content-length tells");
     }
     Ok(response)
-}
-
-fn has_no_content(bodiless: bool, response: &ReceivedResponse) -> bool {
-    let status = response.head.status;
-    bodiless || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED
 }
 
 /// One stream's place on a connection.
@@ -288,7 +284,7 @@ pub async fn send(slot: Slot, request: &mut Request) -> Result<Response> {
     let bare = request.body.is_empty() && !tunnel;
     let stream = StreamHandle::open(&conn.link, bare, |block| put_head(block, request));
     if request.head.method == Method::HEAD {
-        stream.mail(|mail| mail.bodiless = true);
+        stream.mail(|mail| mail.to_head = true);
     }
     let upload = Upload {
         outgoing: if bare {

@@ -42,8 +42,8 @@ pub struct Mail {
     /// Interim responses so far, and whether one was `100 Continue`.
     pub interim: u8,
     pub continued: bool,
-    /// The response has no content, whatever its head says of a length.
-    pub bodiless: bool,
+    /// The response answers `HEAD`.
+    pub to_head: bool,
     pub trailers: Option<Fields>,
 }
 

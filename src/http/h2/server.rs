@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Buf;
 use futures_util::stream::{FuturesUnordered, Stream as _};
-use http::StatusCode;
+use http::{Method, StatusCode};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::{
@@ -35,7 +35,7 @@ use crate::{
         Client, PREFACE,
         exchange::{self, Reply},
         input::Input,
-        message::{Body, Request, Response},
+        message::{Body, Request, Response, is_bodiless},
         name::{self, Kind},
         pace::Pace,
         upgrade,
@@ -291,7 +291,7 @@ async fn serve_stream(client: Rc<Client>, stream: StreamHandle, received: Receiv
     })
     .await;
     let Some(mut reply) = reply else { return };
-    if exchange::is_bodiless(&method, reply.response.head.status) {
+    if is_bodiless(method == Method::HEAD, reply.response.head.status) {
         reply.response.body = Body::Empty;
     }
     write(&stream, reply, &received).await;
