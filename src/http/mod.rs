@@ -10,6 +10,7 @@ pub mod completion;
 pub mod exchange;
 #[cfg(test)]
 mod exchanges;
+mod farewell;
 pub mod fields;
 pub mod grpc;
 pub mod h1;

@@ -1,22 +1,11 @@
-//! The end of a connection from a client: what was written shall arrive.
+//! The end of a connection from a client.
 
-use std::{
-    cell::RefCell,
-    future::poll_fn,
-    pin::Pin,
-    task::{Poll, ready},
-    time::Duration,
-};
+use std::{cell::RefCell, future::poll_fn, pin::Pin, task::ready};
 
-use tokio::{io::AsyncWrite, time::timeout};
+use tokio::io::AsyncWrite;
 
 use super::{server::Inbound, wire::Wire};
-
-/// A connection that must be closed with input unread is read on for so much and so long, lest a
-/// reset destroys the responses on their way (RFC 9112 section 9.6). What is read is dropped, so
-/// that the time is the true limit; the bytes bound what a fast sender can make us read.
-const LINGER_BYTES: usize = 16 * 1024 * 1024;
-const LINGER_TIME: Duration = Duration::from_secs(2);
+use crate::http::farewell;
 
 /// Says that nothing follows.
 pub(super) async fn close(inbound: &RefCell<Inbound>) {
@@ -33,27 +22,10 @@ pub(super) async fn close(inbound: &RefCell<Inbound>) {
 
 /// Writes what is left, says that nothing follows, and reads on for a while.
 pub(super) async fn linger(inbound: &RefCell<Inbound>) {
-    let farewell = async {
-        poll_fn(|cx| inbound.borrow_mut().wire.poll_flush(cx)).await?;
-        // Nothing else runs on this connection any more: the borrow meets no other.
-        poll_fn(|cx| {
-            let wire = &mut inbound.borrow_mut().wire;
-            Pin::new(&mut wire.stream).poll_shutdown(cx)
-        })
-        .await?;
-        let mut left = LINGER_BYTES;
-        poll_fn(|cx| {
-            let wire = &mut inbound.borrow_mut().wire;
-            loop {
-                wire.input.clear();
-                match ready!(wire.poll_fill(cx))? {
-                    0 => return Poll::Ready(Ok(())),
-                    read if read >= left => return Poll::Ready(Ok(())),
-                    read => left -= read,
-                }
-            }
-        })
-        .await
-    };
-    let _: std::result::Result<std::io::Result<()>, _> = timeout(LINGER_TIME, farewell).await;
+    farewell::linger(|cx, farewell| {
+        let wire = &mut inbound.borrow_mut().wire;
+        ready!(wire.poll_flush(cx))?;
+        farewell.poll(cx, &mut wire.stream, &mut wire.input)
+    })
+    .await;
 }

@@ -7,14 +7,11 @@
 use std::{
     cell::{Cell, RefCell},
     io,
-    pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker, ready},
-    time::Duration,
 };
 
 use bytes::Bytes;
-use tokio::{io::AsyncWrite, time::timeout};
 
 use super::{
     connection::{Connection, Limits, Role},
@@ -26,13 +23,9 @@ use super::{
 };
 use crate::{
     error::Result,
-    http::{fields::Fields, input::Input, name::Kind},
+    http::{farewell, fields::Fields, input::Input, name::Kind},
     net::Stream,
 };
-
-/// A peer is read on for so long when the connection has to be closed with input unread, lest a
-/// reset destroys what was said last.
-const LINGER: Duration = Duration::from_secs(1);
 
 /// What is kept with each stream beside its content.
 #[derive(Debug, Default)]
@@ -324,19 +317,10 @@ impl Driver {
 
     /// Writes what is left, says that nothing follows, and reads on for a while.
     pub async fn close(mut self) {
-        let farewell = async {
-            std::future::poll_fn(|cx| self.poll_output(cx)).await?;
-            std::future::poll_fn(|cx| Pin::new(&mut self.stream).poll_shutdown(cx)).await?;
-            std::future::poll_fn(|cx| {
-                loop {
-                    self.input.clear();
-                    if ready!(self.input.poll_fill(cx, &mut self.stream))? == 0 {
-                        return Poll::Ready(Ok(()));
-                    }
-                }
-            })
-            .await
-        };
-        let _: std::result::Result<io::Result<()>, _> = timeout(LINGER, farewell).await;
+        farewell::linger(|cx, farewell| {
+            ready!(self.poll_output(cx))?;
+            farewell.poll(cx, &mut self.stream, &mut self.input)
+        })
+        .await;
     }
 }
