@@ -56,22 +56,17 @@ pub fn message(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn with(name: &str, value: &str) -> Fields {
-        let mut fields = Fields::default();
-        fields.push(name.as_bytes(), value.as_bytes());
-        fields
-    }
-
     #[test]
     fn content_types() {
-        assert!(is_grpc(&with("content-type", "application/grpc")));
-        assert!(is_grpc(&with("content-type", "application/grpc+proto")));
-        assert!(!is_grpc(&with("content-type", "application/grpc-web")));
+        let typed = |value| is_grpc(&Fields::from_iter([("content-type", value)]));
+        assert!(typed("application/grpc"));
+        assert!(typed("application/grpc+proto"));
+        assert!(!typed("application/grpc-web"));
     }
 
     #[test]
     fn timeouts() {
-        let read = |value| timeout(&with("grpc-timeout", value));
+        let read = |value| timeout(&Fields::from_iter([("grpc-timeout", value)]));
         assert_eq!(read("250m"), Some(Duration::from_millis(250)));
         assert_eq!(
             read("99999999H"),

@@ -200,14 +200,6 @@ pub fn join(fields: &mut Fields, name: name::Name, value: &[u8]) {
 mod tests {
     use super::*;
 
-    fn map(lines: &[(&str, &str)]) -> Fields {
-        let mut fields = Fields::default();
-        for (name, value) in lines {
-            fields.push(name.as_bytes(), value.as_bytes());
-        }
-        fields
-    }
-
     fn names(fields: &Fields) -> Vec<String> {
         let mut names: Vec<String> = fields
             .iter()
@@ -223,7 +215,7 @@ mod tests {
 
     #[test]
     fn every_connection_line_counts() {
-        let mut headers = map(&[
+        let mut headers = Fields::from_iter([
             ("connection", "close, x-a"),
             ("connection", "X-B"),
             ("x-a", "1"),
@@ -240,7 +232,7 @@ mod tests {
 
     #[test]
     fn connection_cannot_remove_host_or_framing() {
-        let mut headers = map(&[
+        let mut headers = Fields::from_iter([
             ("connection", "host, content-length, via"),
             ("host", "a"),
             ("content-length", "3"),
@@ -252,16 +244,16 @@ mod tests {
 
     #[test]
     fn the_third_time_is_a_loop() {
-        let twice = map(&[("via", "1.1 p, 1.1 other, 2 p (x)")]);
+        let twice = Fields::from_iter([("via", "1.1 p, 1.1 other, 2 p (x)")]);
         assert!(!is_loop(&twice, "p"));
-        let thrice = map(&[("via", "1.1 p, 1.1 p"), ("via", "1.1 p")]);
+        let thrice = Fields::from_iter([("via", "1.1 p, 1.1 p"), ("via", "1.1 p")]);
         assert!(is_loop(&thrice, "p"));
         assert!(!is_loop(&thrice, "other"));
     }
 
     #[test]
     fn an_untrusted_peer_is_not_believed() {
-        let mut headers = map(&[
+        let mut headers = Fields::from_iter([
             ("host", "h:80"),
             ("x-forwarded-for", "6.6.6.6"),
             ("forwarded", "for=6.6.6.6"),
@@ -295,7 +287,7 @@ mod tests {
 
     #[test]
     fn the_client_is_as_many_from_the_right_as_proxies_are_trusted() {
-        let headers = map(&[
+        let headers = Fields::from_iter([
             ("x-forwarded-for", "6.6.6.6, 10.0.0.1"),
             ("x-forwarded-for", "[2001:db8::1]:443,10.0.0.3"),
         ]);
@@ -305,7 +297,7 @@ mod tests {
         assert_eq!(client(2).as_deref(), Some("2001:db8::1"));
         assert_eq!(client(3).as_deref(), Some("10.0.0.1"));
         assert_eq!(client(5), None, "fewer than are trusted");
-        let odd = map(&[("x-forwarded-for", "unknown")]);
+        let odd = Fields::from_iter([("x-forwarded-for", "unknown")]);
         assert_eq!(super::client(&odd, 1), None);
     }
 }

@@ -151,18 +151,14 @@ mod tests {
         String::from_utf8(out.to_vec()).unwrap()
     }
 
-    fn fields(lines: &[(&str, &str)]) -> Fields {
-        let mut fields = Fields::default();
-        for (name, value) in lines {
-            fields.push(name.as_bytes(), value.as_bytes());
-        }
-        fields
-    }
-
-    fn answer(fields: Fields, framing: Framing, connection: Option<&'static str>) -> String {
+    fn answer<const N: usize>(
+        lines: [(&str, &str); N],
+        framing: Framing,
+        connection: Option<&'static str>,
+    ) -> String {
         let head = ResponseHead {
             status: StatusCode::OK,
-            fields,
+            fields: Fields::from_iter(lines),
         };
         text(|out| response(out, &head, framing, connection))
     }
@@ -180,7 +176,7 @@ mod tests {
             method: Method::POST,
             uri: Uri::from_static("http://other/a?b"),
             version: Version::HTTP_11,
-            fields: fields(&lines),
+            fields: Fields::from_iter(lines),
         };
         assert_eq!(
             text(|out| request(out, &head, Framing::Chunked, None)),
@@ -191,15 +187,20 @@ mod tests {
             "POST /a?b HTTP/1.1\r\nHost: h\r\nContent-Length: 7\r\nA: 1\r\n\r\n"
         );
         assert_eq!(
-            answer(fields(&lines[..4]), Framing::Length(3), Some("close")),
+            answer(
+                [
+                    ("A", "1"),
+                    ("Connection", "x"),
+                    ("Transfer-Encoding", "chunked"),
+                    ("Content-Length", "7")
+                ],
+                Framing::Length(3),
+                Some("close")
+            ),
             "HTTP/1.1 200 OK\r\nA: 1\r\nContent-Length: 3\r\nConnection: close\r\n\r\n"
         );
         assert_eq!(
-            answer(
-                fields(&[("content-length", "03")]),
-                Framing::Length(3),
-                None
-            ),
+            answer([("content-length", "03")], Framing::Length(3), None),
             "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n",
             "only one form of a number"
         );
@@ -208,14 +209,14 @@ mod tests {
     #[test]
     fn a_response_to_head_keeps_its_length() {
         assert_eq!(
-            answer(fields(&[("Content-Length", "7")]), Framing::None, None),
+            answer([("Content-Length", "7")], Framing::None, None),
             "HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n"
         );
     }
 
     #[test]
     fn trailers_hold_no_framing() {
-        let trailers = fields(&[("X-A", "1"), ("Content-Length", "7"), ("X-B", "2")]);
+        let trailers = Fields::from_iter([("X-A", "1"), ("Content-Length", "7"), ("X-B", "2")]);
         assert_eq!(
             text(|out| last_chunk(out, Some(&trailers))),
             "0\r\nX-A: 1\r\nX-B: 2\r\n\r\n"
