@@ -72,6 +72,13 @@ def echo():
         yield upstream
 
 
+@pytest.fixture(scope="module")
+def shared_echo():
+    """The same for tests of one module that share a proxy too."""
+    with EchoUpstream() as upstream:
+        yield upstream
+
+
 @pytest.fixture
 def echo_upstream():
     """`echo_upstream(name)` for tests that need several."""

@@ -1,5 +1,6 @@
 """HTTP/1 on both sides: keep-alive, bodies, trailers, pipelining."""
 
+import contextlib
 import hashlib
 import socket
 
@@ -164,13 +165,18 @@ def test_pipelined_after_close_is_not_answered(client, echo):
     assert [request["target"] for request in echo.requests] == ["/first"]
 
 
-def test_a_cut_takes_nothing_along_that_was_before_it(proxy):
-    """Also with input unread, which makes a reset of a plain close."""
+@contextlib.contextmanager
+def slow_to_take(proxy):
+    """A client whose kernel takes little: a first response is on its way still when a second is refused or cut."""
     with socket.socket() as sock:
-        # So that the first response is still on its way, in the kernel, when the second one is cut.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.connect(("127.0.0.1", proxy.port()))
-        client = Wire(sock)
+        yield Wire(sock)
+
+
+def test_a_cut_takes_nothing_along_that_was_before_it(proxy):
+    """Also with input unread, which makes a reset of a plain close."""
+    with slow_to_take(proxy) as client:
         head = " HTTP/1.1\r\nHost: app.test\r\n"
         client.send(f"GET /first?size=15000{head}\r\nGET /second?size=1000&cut=500{head}\r\n")
         client.send(f"POST /third{head}Content-Length: 100000\r\n\r\n" + "x" * 50000)
@@ -183,11 +189,7 @@ def test_a_cut_takes_nothing_along_that_was_before_it(proxy):
 
 def test_an_upload_that_nobody_reads_takes_nothing_along_that_was_before_it(proxy):
     """However much of it is on the way: closing with input unread would reset the connection."""
-    with socket.socket() as sock:
-        # So that the first response is still on its way, in the kernel, when the second is refused.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        sock.connect(("127.0.0.1", proxy.port()))
-        client = Wire(sock)
+    with slow_to_take(proxy) as client:
         head = " HTTP/1.1\r\nHost: app.test\r\n"
         client.send(f"GET /first?size=15000{head}\r\nPOST /second{head}Content-Length: no number\r\n\r\n" + "x" * 4_000_000)
         assert len(client.read_response().body) == 15000

@@ -11,21 +11,14 @@ from support.h2raw import (
 )
 from support.h2rules import FIELDS, SERVED, Rules, check, goaway, head, rst, upload
 from support.reactor import connect as dial_tcp
-from support.upstream import EchoUpstream
 
 PROTOCOL, SIZE, COMPRESSION = Code.PROTOCOL_ERROR, Code.FRAME_SIZE_ERROR, Code.COMPRESSION_ERROR
 rules = Rules()
 
 
 @pytest.fixture(scope="module")
-def echo_for_all():
-    with EchoUpstream() as upstream:
-        yield upstream
-
-
-@pytest.fixture(scope="module")
-def proxy(shared_pillion, echo_for_all):
-    return shared_pillion(http_config(echo_for_all.address))
+def proxy(shared_pillion, shared_echo):
+    return shared_pillion(http_config(shared_echo.address))
 
 
 # 3.4 Connection preface
@@ -281,5 +274,5 @@ def _varint(value):
 
 
 @pytest.mark.parametrize("rule", rules, ids=lambda rule: rule.id)
-def test_rule(rule, proxy, echo_for_all):
-    check(rule, proxy.address(), echo_for_all)
+def test_rule(rule, proxy, shared_echo):
+    check(rule, proxy.address(), shared_echo)

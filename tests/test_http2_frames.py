@@ -11,7 +11,6 @@ from support.h2raw import (
     WINDOW_UPDATE, Code, u32,
 )
 from support.h2rules import CLOSED, FIELDS, POST, SERVED, Rules, check, goaway, head, rst, upload
-from support.upstream import EchoUpstream
 
 PROTOCOL, FLOW, SIZE = Code.PROTOCOL_ERROR, Code.FLOW_CONTROL_ERROR, Code.FRAME_SIZE_ERROR
 CLOSED_STREAM = Code.STREAM_CLOSED
@@ -19,14 +18,8 @@ rules = Rules()
 
 
 @pytest.fixture(scope="module")
-def echo_for_all():
-    with EchoUpstream() as upstream:
-        yield upstream
-
-
-@pytest.fixture(scope="module")
-def proxy(shared_pillion, echo_for_all):
-    return shared_pillion(http_config(echo_for_all.address))
+def proxy(shared_pillion, shared_echo):
+    return shared_pillion(http_config(shared_echo.address))
 
 
 # 6.1 DATA
@@ -480,5 +473,5 @@ def field_block_that_begins_empty(c):
 
 
 @pytest.mark.parametrize("rule", rules, ids=lambda rule: rule.id)
-def test_rule(rule, proxy, echo_for_all):
-    check(rule, proxy.address(), echo_for_all)
+def test_rule(rule, proxy, shared_echo):
+    check(rule, proxy.address(), shared_echo)

@@ -6,7 +6,7 @@ import pytest
 from support.config import http_config
 from support.h2raw import DATA, END_HEADERS, END_STREAM, HEADERS, Code, dial
 from support.h2rules import SERVED, Rules, check, rst, status
-from support.upstream import EchoUpstream, header, headers
+from support.upstream import header, headers
 
 rules = Rules()
 METHOD, SCHEME, PATH = (":method", "GET"), (":scheme", "http"), (":path", "/")
@@ -17,14 +17,8 @@ MALFORMED = rst(Code.PROTOCOL_ERROR) | status(400)
 
 
 @pytest.fixture(scope="module")
-def echo_for_all():
-    with EchoUpstream() as upstream:
-        yield upstream
-
-
-@pytest.fixture(scope="module")
-def proxy(shared_pillion, echo_for_all):
-    return shared_pillion(http_config(echo_for_all.address))
+def proxy(shared_pillion, shared_echo):
+    return shared_pillion(http_config(shared_echo.address))
 
 
 def malformed(reference, name, *fields, allowed=MALFORMED, end=True):
@@ -245,12 +239,12 @@ def extended_connect_of_a_protocol_that_the_upstream_does_not_know(c):
 
 
 @pytest.mark.parametrize("rule", rules, ids=lambda rule: rule.id)
-def test_rule(rule, proxy, echo_for_all):
-    before = len(echo_for_all.requests)
-    check(rule, proxy.address(), echo_for_all)
+def test_rule(rule, proxy, shared_echo):
+    before = len(shared_echo.requests)
+    check(rule, proxy.address(), shared_echo)
     if rule.name in LATE:
         # What the upstream has of it was never completed.
-        whole = [r for r in echo_for_all.requests[before:] if header(r, "x-late")]
+        whole = [r for r in shared_echo.requests[before:] if header(r, "x-late")]
         assert not whole, whole
 
 
@@ -368,14 +362,14 @@ def test_what_ends_a_connection_is_counted_and_logged(pillion, echo):
 
 
 @pytest.mark.parametrize("value", [" 1", "1\t"])
-def test_padded_trailers_never_complete_a_request(proxy, echo_for_all, value):
+def test_padded_trailers_never_complete_a_request(proxy, shared_echo, value):
     """8.2.1-3.4, in the part of the message that comes last."""
     with dial(proxy.address()) as client:
         stream = client.request("POST", "/padded", body=b"x", headers=[("trailer", "x-sum")], trailers=[("x-sum", value)])
         client.until(lambda: stream.over, what="an end")
         assert stream.status == 400 or stream.reset == Code.PROTOCOL_ERROR
         client.expect_alive()
-    assert not [r for r in echo_for_all.requests if r["target"] == "/padded"]
+    assert not [r for r in shared_echo.requests if r["target"] == "/padded"]
 
 
 def test_continue_is_sent_to_who_waits_for_it(proxy):

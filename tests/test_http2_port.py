@@ -10,19 +10,13 @@ from support import h1raw, h2raw
 from support.config import http_config
 from support.h2raw import END_HEADERS, END_STREAM, H2, HEADERS, PREFACE, dial, frame, settings
 from support.reactor import connect as dial_tcp
-from support.upstream import EchoUpstream, header
+from support.upstream import header
 from support.wait import eventually
 
 
 @pytest.fixture(scope="module")
-def echo_for_all():
-    with EchoUpstream() as upstream:
-        yield upstream
-
-
-@pytest.fixture(scope="module")
-def proxy(shared_pillion, echo_for_all):
-    return shared_pillion(http_config(echo_for_all.address))
+def proxy(shared_pillion, shared_echo):
+    return shared_pillion(http_config(shared_echo.address))
 
 
 def piecemeal(peer, data: bytes, size: int):
@@ -61,14 +55,14 @@ def test_http1_methods_that_begin_like_the_preface(proxy, method, size):
     ],
     ids=["wrong-end", "with-headers", "version-1.1", "bare-line-feeds"],
 )
-def test_what_only_looks_like_the_preface_is_refused(proxy, echo_for_all, opening):
+def test_what_only_looks_like_the_preface_is_refused(proxy, shared_echo, opening):
     """3.4-9: an invalid preface ends the connection; no GOAWAY is due, a 400 is what HTTP/1.1 has for it."""
-    heads = echo_for_all.heads
+    heads = shared_echo.heads
     with h1raw.dial(proxy.address()) as client:
         client.send(opening)
         client.expect_closed()
         assert bytes(client.log[:12]) in (b"", b"HTTP/1.1 400", b"HTTP/1.1 505") or client.log[3:4] in (b"\4", b"\7")
-    assert echo_for_all.heads == heads
+    assert shared_echo.heads == heads
 
 
 def test_upgrade_to_h2c_is_ignored(proxy):
@@ -138,9 +132,9 @@ def test_h2load(proxy, flavour):
     assert re.search(r"10000 succeeded, 0 failed, 0 errored, 0 timeout", done.stdout), done.stdout
 
 
-def test_h2load_over_http2_to_the_upstream(pillion, shared_pillion, echo_for_all):
+def test_h2load_over_http2_to_the_upstream(pillion, shared_pillion, shared_echo):
     """Pillion behind Pillion: HTTP/2 between the two."""
-    inner = pillion(http_config(echo_for_all.address))
+    inner = pillion(http_config(shared_echo.address))
     outer = pillion(http_config(inner.address(), upstream={"protocol": "http2"}))
     done = subprocess.run(
         ["h2load", "-n", "5000", "-c", "4", "-m", "64", f"http://{outer.address()}/load"],

@@ -7,28 +7,21 @@ from support.h2raw import (
     RST_STREAM, Code, Upstream, dial, u32,
 )
 from support.h2rules import FIELDS, SERVED, Rules, check, gated, goaway, rst
-from support.upstream import EchoUpstream
 
 PROTOCOL, CLOSED_STREAM = Code.PROTOCOL_ERROR, Code.STREAM_CLOSED
 rules = Rules()
 
 
 @pytest.fixture(scope="module")
-def echo_for_all():
-    with EchoUpstream() as upstream:
-        yield upstream
-
-
-@pytest.fixture(scope="module")
-def proxy(shared_pillion, echo_for_all):
-    return shared_pillion(http_config(echo_for_all.address))
+def proxy(shared_pillion, shared_echo):
+    return shared_pillion(http_config(shared_echo.address))
 
 
 @pytest.fixture(autouse=True)
-def current(echo_for_all):
+def current(shared_echo):
     """What the rules below use to hold a response back."""
     global echo
-    echo = echo_for_all
+    echo = shared_echo
 
 
 def half_closed(c):
@@ -271,8 +264,8 @@ def open_gates():
 
 
 @pytest.mark.parametrize("rule", rules, ids=lambda rule: rule.id)
-def test_rule(rule, proxy, echo_for_all):
-    check(rule, proxy.address(), echo_for_all)
+def test_rule(rule, proxy, shared_echo):
+    check(rule, proxy.address(), shared_echo)
 
 
 # 5.1.2, 5.2 and 6.9.1: what takes two ends to show.
