@@ -14,6 +14,7 @@ use super::{
     h1, h2,
     mirror::{Copy, Tee},
     name,
+    trailers::Trailers,
     upgrade::Tunnel,
 };
 use crate::{error::Result, net::pipe::Pipe};
@@ -86,7 +87,7 @@ pub enum Upgrade {
 pub enum Frame {
     Data(Bytes),
     /// At most one, and the last.
-    Trailers(Fields),
+    Trailers(Trailers),
 }
 
 /// A body that streams: nothing is read before it is asked for.

@@ -24,6 +24,7 @@ pub mod name;
 pub mod pace;
 pub mod request_id;
 pub mod target;
+pub mod trailers;
 pub mod upgrade;
 
 use std::{

@@ -7,7 +7,7 @@ use super::{
     scan::Scanner,
     trailers::trailers,
 };
-use crate::http::fields::Fields;
+use crate::http::trailers::Trailers;
 
 /// A chunk-size line, its extensions included, may be this long.
 const MAX_SIZE_LINE: usize = 256;
@@ -40,7 +40,7 @@ enum Chunk {
 #[derive(Debug)]
 pub enum Step {
     Data(Bytes),
-    Trailers(Fields),
+    Trailers(Trailers),
     /// The buffer holds nothing that can be given out.
     More,
     End,

@@ -3,11 +3,12 @@
 use bytes::{BufMut, BytesMut};
 use http::{Method, Version};
 
-use super::{head::Framing, trailers::forbidden_in_trailers};
+use super::head::Framing;
 use crate::http::{
     fields::{Fields, Spelling},
     message::{RequestHead, ResponseHead},
     name::{self, Kind},
+    trailers::Trailers,
 };
 
 /// Framing and connection are this module's alone: whatever the fields say of them is not written.
@@ -86,16 +87,10 @@ fn tells(fields: &Fields, framing: Framing) -> bool {
 }
 
 /// Writes the last chunk and, if there are any, the trailers.
-pub fn last_chunk(out: &mut BytesMut, trailers: Option<&Fields>) {
+pub fn last_chunk(out: &mut BytesMut, trailers: Option<&Trailers>) {
     out.put_slice(b"0\r\n");
     if let Some(trailers) = trailers {
-        if trailers.iter().any(|(name, _)| forbidden_in_trailers(name)) {
-            let mut allowed = trailers.clone();
-            allowed.remove_if(|name, _| forbidden_in_trailers(name));
-            allowed.write(0, out);
-        } else {
-            trailers.write(0, out);
-        }
+        trailers.write(0, out);
     }
     out.put_slice(b"\r\n");
 }
@@ -215,8 +210,8 @@ mod tests {
     }
 
     #[test]
-    fn trailers_hold_no_framing() {
-        let trailers = Fields::from_iter([("X-A", "1"), ("Content-Length", "7"), ("X-B", "2")]);
+    fn trailers_follow_the_last_chunk() {
+        let trailers = Trailers::from(Fields::from_iter([("X-A", "1"), ("X-B", "2")]));
         assert_eq!(
             text(|out| last_chunk(out, Some(&trailers))),
             "0\r\nX-A: 1\r\nX-B: 2\r\n\r\n"

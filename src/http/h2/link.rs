@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    http::{farewell, fields::Fields, input::Input, name::Kind},
+    http::{farewell, fields::Fields, input::Input, name::Kind, trailers::Trailers},
     net::Stream,
 };
 
@@ -37,7 +37,7 @@ pub struct Mail {
     pub continued: bool,
     /// The response answers `HEAD`.
     pub to_head: bool,
-    pub trailers: Option<Fields>,
+    pub trailers: Option<Trailers>,
 }
 
 /// A connection as its driver and the holders of its streams share it.
@@ -118,8 +118,8 @@ impl StreamHandle {
         self.link.with(|core| core.head(self.key, end, fields));
     }
 
-    pub fn trailers(&self, fields: &Fields) {
-        self.head(true, |block| put_fields(block, fields, 0));
+    pub fn trailers(&self, trailers: &Trailers) {
+        self.head(true, |block| put_fields(block, trailers, 0));
     }
 
     pub fn data(&self, data: Bytes, end: bool) {

@@ -8,9 +8,10 @@ use crate::{
     error::{Error, Reason, Result},
     http::{
         fields::{Fields, Spelling, is_value},
-        h1::{claims::decimal, head::MAX_HEADERS, trailers::forbidden_in_trailers},
+        h1::{claims::decimal, head::MAX_HEADERS},
         message::{RequestHead, ResponseHead, Upgrade},
         name::{self, Kind},
+        trailers::Trailers,
         upgrade,
     },
     router::{Authority, valid_host},
@@ -345,11 +346,11 @@ impl Section {
         })
     }
 
-    /// Section 8.1, without the fields that HTTP/1.1 may not have there (RFC 9110 section 6.5.1).
+    /// Section 8.1.
     ///
     /// # Errors
     /// They are malformed, or too large.
-    pub fn trailers(mut self, cut: bool) -> Result<Fields, &'static str> {
+    pub fn trailers(mut self, cut: bool) -> Result<Trailers, &'static str> {
         let controlled = self.method.is_some()
             || self.scheme.is_some()
             || self.authority
@@ -363,9 +364,7 @@ impl Section {
             None if controlled => return Err("a pseudo-header in trailers"),
             None => {}
         }
-        let mut fields = self.take_fields();
-        fields.remove_if(|name, _| forbidden_in_trailers(name));
-        Ok(fields)
+        Ok(self.take_fields().into())
     }
 }
 
