@@ -62,6 +62,14 @@ impl Stream {
             drop(SockRef::from(stream).set_linger(reset.then_some(Duration::ZERO)));
         }
     }
+
+    /// Lets the kernel find out when the peer is gone without a word. Four system calls.
+    pub fn probe_when_silent(&self) {
+        if let Self::Tcp(stream) = self {
+            // The connection works without; a peer that is gone already makes it fail.
+            drop(probe_when_silent(SockRef::from(stream)));
+        }
+    }
 }
 
 /// A silent peer is probed after this long, this often, and given up after so many probes.
@@ -69,8 +77,8 @@ pub(crate) const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;
 
-/// Lets the kernel find out when the peer of a TCP connection is gone without a word.
-pub fn probe_when_silent(socket: SockRef<'_>) -> io::Result<()> {
+/// The same for a TCP socket of any kind; what a listening one accepts inherits it.
+pub(crate) fn probe_when_silent(socket: SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_keepalive(
         &TcpKeepalive::new()
             .with_time(KEEPALIVE_IDLE)

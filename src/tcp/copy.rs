@@ -16,7 +16,7 @@ use std::{
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncWrite, ReadBuf};
 
-use super::patience::{IdleTimer, Patience};
+use super::patience::{IdleTimer, Moment, Patience};
 use crate::net::{
     ByteStream,
     pipe::{self, Pipe},
@@ -66,6 +66,7 @@ pub struct Leftovers {
 /// side that does not take bytes any more may still have an answer to give: that is carried to its
 /// end before the failure is reported; a side that can't be read from any more ends it at once.
 /// The caller closes both sides when it is over: a socket whose sender ends last is told by that.
+/// Sockets that stay open have their silent peers probed.
 pub async fn copy_counted<A, B>(
     a: &mut A,
     b: &mut B,
@@ -105,10 +106,13 @@ where
         }
         let active = forth.take_activity() | back.take_activity();
         let half_closed = forth.closed() || back.closed();
-        timer
-            .as_mut()
-            .poll(cx, active, half_closed)
-            .map(|()| End::Idle)
+        while let Moment::Settled = ready!(timer.as_mut().poll(cx, active, half_closed)) {
+            // Not before: a short connection is spared the system calls.
+            for socket in [a.socket(), b.socket()].into_iter().flatten() {
+                socket.probe_when_silent();
+            }
+        }
+        Poll::Ready(End::Idle)
     })
     .await
 }
@@ -384,10 +388,11 @@ fn write<W: AsyncWrite + Unpin>(
 mod tests {
     use std::time::Duration;
 
+    use socket2::SockRef;
     use tokio::{
         io::AsyncRead,
         io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
-        net::UnixStream,
+        net::{TcpListener, TcpStream, UnixStream},
         time::Instant,
     };
 
@@ -536,6 +541,35 @@ mod tests {
         left.shutdown().await.unwrap();
         assert!(matches!(copy.await.end, End::Idle));
         assert_eq!(start.elapsed().as_secs(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silent_peers_are_probed_once_a_connection_stays() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut pairs = Vec::new();
+        for _ in 0..2 {
+            let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
+            pairs.push((near.unwrap(), far.unwrap().0));
+        }
+        let [(_left, a), (_right, b)] = <[_; 2]>::try_from(pairs).unwrap();
+        let seen = [&a, &b].map(|socket| SockRef::from(socket).try_clone().unwrap());
+        let (mut a, mut b) = (Stream::Tcp(a), Stream::Tcp(b));
+        let patience = Patience {
+            idle: Duration::ZERO,
+            ..PATIENCE
+        };
+        let copy = copy(&mut a, &mut b, Leftovers::default(), patience);
+        let mut copy = pin!(copy);
+        let mut after = async |seconds| {
+            let waited = tokio::time::timeout(Duration::from_secs(seconds), &mut copy).await;
+            waited.expect_err("it should go on");
+            [&seen[0], &seen[1]].map(|socket| socket.keepalive().unwrap())
+        };
+        assert_eq!(after(9).await, [false; 2]);
+        assert_eq!(after(2).await, [true; 2]);
+        let idle = seen[1].tcp_keepalive_time().unwrap();
+        assert_eq!(idle, crate::net::KEEPALIVE_IDLE);
     }
 
     #[tokio::test]

@@ -18,13 +18,25 @@ pub struct Patience {
     pub half_closed: Duration,
 }
 
+/// A connection that is open for so long will stay: what only such ones need is done then.
+const SETTLES: Duration = Duration::from_secs(10);
+
+/// What comes with time.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Moment {
+    /// The connection is one that stays. Told once.
+    Settled,
+    /// Nothing was active for long enough.
+    Overdue,
+}
+
 pin_project_lite::pin_project! {
-    /// Runs out when nothing was active for long enough. Activity only notes the time: the timer
-    /// itself is moved when it fires, since moving it for each read would cost more than the read.
+    /// Tells how a connection ages. Activity only notes the time: the timer itself is moved when it
+    /// fires, since moving it for each read would cost more than the read.
     pub(super) struct IdleTimer {
         patience: Patience,
         last: Instant,
-        half_closed: bool,
+        settles: Option<Instant>,
         #[pin]
         sleep: Option<Sleep>,
     }
@@ -32,10 +44,11 @@ pin_project_lite::pin_project! {
 
 impl IdleTimer {
     pub(super) fn new(patience: Patience) -> Self {
+        let now = Instant::now();
         Self {
             patience,
-            last: Instant::now(),
-            half_closed: false,
+            last: now,
+            settles: Some(now + SETTLES),
             sleep: None,
         }
     }
@@ -45,35 +58,35 @@ impl IdleTimer {
         cx: &mut Context<'_>,
         active: bool,
         half_closed: bool,
-    ) -> Poll<()> {
+    ) -> Poll<Moment> {
         let mut this = self.project();
         if active {
             *this.last = Instant::now();
-        }
-        if half_closed != *this.half_closed {
-            // The limit is another one now.
-            *this.half_closed = half_closed;
-            this.sleep.set(None);
         }
         let limit = if half_closed {
             this.patience.half_closed
         } else {
             this.patience.idle
         };
-        if limit.is_zero() {
-            return Poll::Pending;
-        }
-        let due = *this.last + limit;
+        let due = (!limit.is_zero()).then(|| *this.last + limit);
         loop {
+            let Some(next) = due.into_iter().chain(*this.settles).min() else {
+                return Poll::Pending;
+            };
             match this.sleep.as_mut().as_pin_mut() {
-                None => this.sleep.set(Some(sleep_until(due))),
-                Some(sleep) => {
+                // One that is too early is moved when it fires.
+                Some(sleep) if sleep.deadline() <= next => {
                     ready!(sleep.poll(cx));
-                    if Instant::now() >= due {
-                        return Poll::Ready(());
+                    let now = Instant::now();
+                    if due.is_some_and(|due| now >= due) {
+                        return Poll::Ready(Moment::Overdue);
                     }
                     this.sleep.set(None);
+                    if this.settles.take_if(|settles| now >= *settles).is_some() {
+                        return Poll::Ready(Moment::Settled);
+                    }
                 }
+                _ => this.sleep.set(Some(sleep_until(next))),
             }
         }
     }

@@ -2,8 +2,10 @@
 
 use std::{io, net::SocketAddr, path::Path, pin::pin, sync::atomic::Ordering, time::Duration};
 
-use socket2::SockRef;
+use rustix::io::Errno;
+use socket2::{Domain, Socket, Type};
 use tokio::{
+    io::Interest,
     net::{TcpStream, UnixStream},
     time::{sleep, timeout},
 };
@@ -12,7 +14,7 @@ use super::endpoint::{Endpoint, Target};
 use crate::{
     config::model,
     error::{Error, Reason, Replay, Result},
-    net::{self, Stream},
+    net::Stream,
 };
 
 /// How long the first address has for itself (RFC 8305 section 8, "Connection Attempt Delay").
@@ -21,8 +23,9 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// Between two attempts while a Unix socket's accept queue is full.
 const UNIX_RETRY: Duration = Duration::from_millis(5);
 
-/// Connects within `config.connect_timeout`, with `TCP_NODELAY` and keep-alive probes on. Where the
-/// upstream has `proxyProtocol`, the caller writes that header before anything else.
+/// Connects within `config.connect_timeout`, with `TCP_NODELAY` on. Where the upstream has
+/// `proxyProtocol`, the caller writes that header before anything else. If the connection stays, the
+/// caller has a silent peer probed, too.
 pub async fn connect(endpoint: &Endpoint, config: &model::Upstream) -> Result<Stream> {
     let attempt = async {
         match &endpoint.target {
@@ -100,13 +103,30 @@ fn both(first: &Error, second: Error) -> Error {
 }
 
 async fn tcp(address: SocketAddr) -> Result<Stream> {
-    let stream = TcpStream::connect(address)
-        .await
-        .map_err(|error| failed(&address, &error))?;
-    // None of these keeps a connection from working; a peer that is gone already makes them fail.
-    let _ = stream.set_nodelay(true);
-    let _ = net::probe_when_silent(SockRef::from(&stream));
+    let stream = open(address).await;
+    let stream = stream.map_err(|error| failed(&address, &error))?;
     Ok(Stream::Tcp(stream))
+}
+
+/// As `TcpStream::connect`, which asks every socket for an error: here one is asked that has one.
+async fn open(address: SocketAddr) -> io::Result<TcpStream> {
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let socket = Socket::new(Domain::for_address(address), kind, None)?;
+    socket.set_tcp_nodelay(true)?;
+    match socket.connect(&address.into()) {
+        Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => {
+            return Err(error);
+        }
+        _ => {}
+    }
+    let stream = TcpStream::from_std(socket.into())?;
+    let ready = stream.ready(Interest::WRITABLE | Interest::ERROR).await?;
+    if ready.is_error()
+        && let Some(error) = stream.take_error()?
+    {
+        return Err(error);
+    }
+    Ok(stream)
 }
 
 async fn unix(path: &Path) -> Result<Stream> {
@@ -126,13 +146,10 @@ fn failed(address: &dyn std::fmt::Display, error: &io::Error) -> Error {
         io::ErrorKind::TimedOut => Reason::ConnectTimeout,
         _ => Reason::ConnectFailed,
     };
-    let hint = match error
-        .raw_os_error()
-        .map(rustix::io::Errno::from_raw_os_error)
-    {
-        Some(rustix::io::Errno::MFILE) => " (this process has no file descriptor left)",
-        Some(rustix::io::Errno::NFILE) => " (this machine has no file descriptor left)",
-        Some(rustix::io::Errno::ADDRNOTAVAIL) => " (no local port left towards it)",
+    let hint = match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::MFILE) => " (this process has no file descriptor left)",
+        Some(Errno::NFILE) => " (this machine has no file descriptor left)",
+        Some(Errno::ADDRNOTAVAIL) => " (no local port left towards it)",
         _ => "",
     };
     Error::new(reason, "")
@@ -179,16 +196,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn connections_have_no_delay_and_are_probed() {
+    async fn connections_have_no_delay() {
         let (_listener, address) = listener("127.0.0.1:0").await;
         let (_, stream) = attempt(Target::tcp(address)).await;
         let Ok(Stream::Tcp(stream)) = stream else {
             panic!("{stream:?}")
         };
         assert!(stream.nodelay().unwrap());
-        let socket = SockRef::from(&stream);
-        assert!(socket.keepalive().unwrap());
-        assert_eq!(socket.tcp_keepalive_time().unwrap(), net::KEEPALIVE_IDLE);
     }
 
     #[tokio::test]

@@ -272,6 +272,7 @@ impl Pools {
         let start = Instant::now();
         let opened = async {
             let mut stream = connect::connect(endpoint, &upstream.config).await?;
+            stream.probe_when_silent();
             if let Some(version) = upstream.config.proxy_protocol {
                 let header =
                     proxy_protocol::encode(version, &client.source(), &client.destination());
