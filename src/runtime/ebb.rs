@@ -17,10 +17,13 @@ const FALL: usize = 100;
 pub async fn watch(shared: Arc<Shared>) {
     let mut tide = Tide::default();
     let (mut generation, mut is_due) = (0, false);
+    // What it took to start.
+    sys::release_code();
     loop {
         tokio::time::sleep(LOOK).await;
         if is_due {
             sys::trim();
+            sys::release_code();
         }
         let newest = shared.snapshot.load().generation;
         let reloaded = std::mem::replace(&mut generation, newest) != newest;
