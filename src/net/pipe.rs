@@ -158,7 +158,7 @@ impl Drop for Ends {
 const FLAGS: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);
 
 /// Tries until `stream` is ready.
-fn transfer(
+pub(super) fn transfer(
     cx: &mut Context<'_>,
     stream: &Stream,
     interest: Interest,

@@ -18,7 +18,7 @@ use tokio::io::{AsyncWrite, ReadBuf};
 
 use super::patience::{IdleTimer, Moment, Patience};
 use crate::net::{
-    ByteStream,
+    ByteStream, Stream,
     pipe::{self, Pipe},
 };
 
@@ -265,7 +265,7 @@ impl<'a> Direction<'a> {
     {
         let mut space = [const { MaybeUninit::<u8>::uninit() }; SPACE];
         let mut buffer = ReadBuf::uninit(&mut space[..self.appetite]);
-        match Pin::new(from).poll_read(cx, &mut buffer) {
+        match Pin::new(&mut *from).poll_read(cx, &mut buffer) {
             Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(error)) => return Poll::Ready(Err((Half::Reading, error))),
             Poll::Pending => {
@@ -279,8 +279,16 @@ impl<'a> Direction<'a> {
         if read.is_empty() {
             self.state = State::Ending;
         }
+        let last = !read.is_empty()
+            && read.len() < self.appetite
+            && from.socket().is_some_and(Stream::has_ended);
         while !read.is_empty() {
-            match write(cx, to, read) {
+            // The end, which comes next, then goes in the same packet.
+            let written = match to.socket() {
+                Some(socket) if last => written(socket.poll_write_more(cx, read)),
+                _ => write(cx, to, read),
+            };
+            match written {
                 Poll::Ready(taken) => {
                     let taken = taken?;
                     self.took(taken);
@@ -376,12 +384,14 @@ fn write<W: AsyncWrite + Unpin>(
     to: &mut W,
     bytes: &[u8],
 ) -> Poll<Result<usize, (Half, io::Error)>> {
-    Pin::new(to)
-        .poll_write(cx, bytes)
-        .map(|written| match written {
-            Ok(0) => Err((Half::Writing, io::ErrorKind::WriteZero.into())),
-            written => written.map_err(|error| (Half::Writing, error)),
-        })
+    written(Pin::new(to).poll_write(cx, bytes))
+}
+
+fn written(written: Poll<io::Result<usize>>) -> Poll<Result<usize, (Half, io::Error)>> {
+    written.map(|written| match written {
+        Ok(0) => Err((Half::Writing, io::ErrorKind::WriteZero.into())),
+        written => written.map_err(|error| (Half::Writing, error)),
+    })
 }
 
 #[cfg(test)]
@@ -397,7 +407,6 @@ mod tests {
     };
 
     use super::*;
-    use crate::net::Stream;
 
     const PATIENCE: Patience = Patience {
         idle: Duration::from_secs(60),
