@@ -38,5 +38,6 @@ pub mod snapshot;
 mod sys;
 pub mod tcp;
 pub mod telemetry;
+pub mod tls;
 pub mod upstream;
 pub mod worker;
