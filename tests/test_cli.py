@@ -57,8 +57,8 @@ def written(tmp_path):
 def test_help_names_every_command_and_what_to_do_first(cli):
     done = cli("--help")
     assert done.returncode == 0 and done.stderr == ""
-    commands = re.findall(r"^  (\w+) {2,}\S", done.stdout.partition("Commands:\n")[2].partition("\n\n")[0], re.MULTILINE)
-    assert commands == ["run", "check", "schema", "demo", "help"]
+    commands = re.findall(r"^  ([\w-]+) {2,}\S", done.stdout.partition("Commands:\n")[2].partition("\n\n")[0], re.MULTILINE)
+    assert commands == ["run", "check", "schema", "demo", "dev-ca", "help"]
     assert "First steps:\n  pillion demo" in done.stdout
     assert "Exit codes" in done.stdout
     assert cli("-h").stdout == done.stdout
@@ -69,7 +69,7 @@ def test_the_shortest_file_of_the_help_is_good(cli, written):
     assert cli("check", written(re.sub(r"^  ", "", text, flags=re.MULTILINE) + "\n")).returncode == 0
 
 
-@pytest.mark.parametrize("command", ["run", "check", "schema", "demo"])
+@pytest.mark.parametrize("command", ["run", "check", "schema", "demo", "dev-ca"])
 def test_help_of_a_command(cli, command):
     done = cli(command, "--help")
     assert done.returncode == 0 and done.stderr == ""

@@ -3,6 +3,7 @@
 
 pub mod check;
 mod demo;
+mod dev_ca;
 mod run;
 pub mod schema;
 
@@ -28,6 +29,7 @@ pub fn main() -> ExitCode {
         Command::Check { file } => check::check(&file),
         Command::Schema => schema::schema(),
         Command::Demo { stay } => demo::demo(stay),
+        Command::DevCa(order) => dev_ca::dev_ca(&order),
     }
 }
 
@@ -98,6 +100,17 @@ enum Command {
         #[arg(long)]
         stay: bool,
     },
+    /// Make a small certificate authority and certificates, for development
+    ///
+    /// DIR/ca.crt is what both sides trust; DIR/NAME.crt and DIR/NAME.key are what NAME shows, as
+    /// client and as server. An authority that is in DIR already is used again, and a certificate
+    /// that this command made there is renewed; whatever else is in the way is left alone.
+    ///
+    /// Not for production: the authority's key, DIR/ca.key, lies beside the certificates.
+    ///
+    /// Exits with 1 if something is in the way or can't be written.
+    #[command(after_help = DEV_CA_EXAMPLE, verbatim_doc_comment)]
+    DevCa(dev_ca::Order),
 }
 
 const FIRST_STEPS: &str = "\
@@ -119,6 +132,14 @@ Environment:
   PILLION_DNS         IP:PORT of the one name server to ask [default: /etc/resolv.conf]
   RUST_LOG            what to log: error, warn, info, debug, trace or TARGET=LEVEL [default: info]
   NO_COLOR            not empty: no colours, also on a terminal";
+
+const DEV_CA_EXAMPLE: &str = "\
+Example:
+  pillion dev-ca --out pki --trust-domain shop.local web db
+
+writes pki/ca.crt, pki/web.crt and pki/web.key, the latter with the names
+spiffe://shop.local/ns/default/sa/web, web, localhost and 127.0.0.1, and the same for db.
+Look at one with `openssl x509 -in pki/web.crt -noout -text`.";
 
 #[cfg(test)]
 mod tests {
