@@ -65,6 +65,7 @@ fn upstream(balancer: Balancer, size: u16) -> Arc<Upstream> {
         name: "app".into(),
         endpoints: (1..=size).map(endpoint).collect(),
         protocol: UpstreamProtocol::Http1,
+        tls: None,
         balancer,
         connect_timeout: Duration::from_secs(1),
         idle_timeout: Duration::from_secs(60),
@@ -80,5 +81,9 @@ fn upstream(balancer: Balancer, size: u16) -> Arc<Upstream> {
             max_ttl: Duration::from_secs(300),
         },
     };
-    Upstream::new(Arc::new(config), Registry::new(1).upstream("app"))
+    Upstream::new(
+        Arc::new(config),
+        Registry::new(1).upstream("app"),
+        &pillion::tls::Materials::default(),
+    )
 }

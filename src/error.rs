@@ -6,6 +6,8 @@ use std::{borrow::Cow, error::Error as StdError, fmt};
 
 use http::StatusCode;
 
+use crate::tls::{Fault, FaultKind};
+
 /// Why Pillion answered by itself, or ended an exchange early.
 ///
 /// The names are stable: they are what users search for, in headers, logs and metrics.
@@ -18,6 +20,7 @@ pub enum Reason {
     RequestBodyInvalid,
     RequestBodyIncomplete,
     ClientClosed,
+    UnexpectedTls,
     // Decided here.
     NoRoute,
     ConnectNotAllowed,
@@ -25,12 +28,17 @@ pub enum Reason {
     UpgradeRefused,
     Overloaded,
     Draining,
+    NoIdentity,
+    IdentityRotated,
     Internal,
     // The upstream's side.
     NoEndpoints,
     DnsUnresolved,
     ConnectFailed,
     ConnectTimeout,
+    UpstreamCertificate,
+    UpstreamTls,
+    UpstreamTlsAlert,
     ConnectionLimit,
     PendingLimit,
     RequestLimit,
@@ -99,17 +107,23 @@ reasons! {
     RequestBodyInvalid: "request_body_invalid", Client, BAD_REQUEST, 13, "http_request_error", "DPE";
     RequestBodyIncomplete: "request_body_incomplete", Client, BAD_REQUEST, 13, "http_request_error", "DC";
     ClientClosed: "client_closed", Client, BAD_REQUEST, 1, "http_request_error", "DC";
+    UnexpectedTls: "unexpected_tls", Client, BAD_REQUEST, 13, "tls_protocol_error", "DPE";
     NoRoute: "no_route", Here, NOT_FOUND, 12, "destination_not_found", "NR";
     ConnectNotAllowed: "connect_not_allowed", Here, METHOD_NOT_ALLOWED, 12, "http_request_denied", "NR";
     LoopDetected: "loop_detected", Here, LOOP_DETECTED, 13, "proxy_loop_detected", "LD";
     UpgradeRefused: "upgrade_refused", Here, NOT_IMPLEMENTED, 12, "http_upgrade_failed", "UPE";
     Overloaded: "overloaded", Here, SERVICE_UNAVAILABLE, 8, "connection_limit_reached", "OM";
     Draining: "draining", Here, SERVICE_UNAVAILABLE, 14, "destination_unavailable", "LR";
+    NoIdentity: "no_identity", Here, SERVICE_UNAVAILABLE, 14, "proxy_configuration_error", "UF";
+    IdentityRotated: "identity_rotated", Here, SERVICE_UNAVAILABLE, 14, "connection_terminated", "UC";
     Internal: "internal", Here, INTERNAL_SERVER_ERROR, 13, "proxy_internal_error", "LR";
     NoEndpoints: "no_endpoints", Upstream, SERVICE_UNAVAILABLE, 14, "destination_unavailable", "UH";
     DnsUnresolved: "dns_unresolved", Upstream, SERVICE_UNAVAILABLE, 14, "dns_error", "DF";
     ConnectFailed: "connect_failed", Upstream, SERVICE_UNAVAILABLE, 14, "connection_refused", "UF";
     ConnectTimeout: "connect_timeout", Upstream, GATEWAY_TIMEOUT, 14, "connection_timeout", "UF";
+    UpstreamCertificate: "upstream_certificate", Upstream, BAD_GATEWAY, 14, "tls_certificate_error", "UF";
+    UpstreamTls: "upstream_tls", Upstream, BAD_GATEWAY, 14, "tls_protocol_error", "UF";
+    UpstreamTlsAlert: "upstream_tls_alert", Upstream, BAD_GATEWAY, 14, "tls_alert_received", "UF";
     ConnectionLimit: "connection_limit", Upstream, SERVICE_UNAVAILABLE, 14, "connection_limit_reached", "UO";
     PendingLimit: "pending_limit", Upstream, SERVICE_UNAVAILABLE, 14, "connection_limit_reached", "UO";
     RequestLimit: "request_limit", Upstream, SERVICE_UNAVAILABLE, 14, "connection_limit_reached", "UO";
@@ -203,6 +217,21 @@ impl Error {
     pub fn source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self
+    }
+}
+
+/// Of a handshake with an endpoint: nothing of a request was sent.
+impl From<Fault> for Error {
+    fn from(fault: Fault) -> Self {
+        let reason = match (fault.kind(), fault.kind().proxy_status()) {
+            (FaultKind::HandshakeTimeout, _) => Reason::ConnectTimeout,
+            (_, "tls_certificate_error") => Reason::UpstreamCertificate,
+            (_, "tls_alert_received") => Reason::UpstreamTlsAlert,
+            _ => Reason::UpstreamTls,
+        };
+        Self::new(reason, "")
+            .detail(format!("{}: {fault}", fault.kind()))
+            .replay(Replay::NeverSent)
     }
 }
 

@@ -13,6 +13,7 @@ use crate::{
     },
     router::Router,
     telemetry::{ListenerMetrics, Registry, RouteMetrics},
+    tls::{Materials, server::ServerTls},
     upstream::Upstream,
 };
 
@@ -47,6 +48,8 @@ pub struct ListenerPlan {
     /// Where it really listens.
     pub address: Address,
     pub metrics: Arc<ListenerMetrics>,
+    /// `None`: plaintext.
+    pub tls: Option<Arc<ServerTls>>,
     pub kind: PlanKind,
 }
 
@@ -115,6 +118,7 @@ impl Snapshot {
         sockets: &HashMap<Arc<str>, Bound>,
         previous: Option<&Self>,
         registry: &Registry,
+        materials: &Materials,
     ) -> Self {
         let generation = previous.map_or(1, |previous| previous.generation + 1);
         let upstreams = config
@@ -123,7 +127,7 @@ impl Snapshot {
             .map(|upstream| {
                 (
                     Arc::clone(&upstream.name),
-                    carry_over(upstream, previous, registry),
+                    carry_over(upstream, previous, registry, materials),
                 )
             })
             .collect();
@@ -144,6 +148,7 @@ impl Snapshot {
                     address,
                     config: Arc::clone(listener),
                     metrics: registry.listener(&listener.name),
+                    tls: server_tls(listener, id, previous, materials),
                     kind: compiler.kind(listener, &rules),
                 };
                 (id, Arc::new(plan))
@@ -180,11 +185,32 @@ fn carry_over(
     config: &Arc<model::Upstream>,
     previous: Option<&Snapshot>,
     registry: &Registry,
+    materials: &Materials,
 ) -> Arc<Upstream> {
     match previous.and_then(|previous| previous.upstreams.get(&config.name)) {
         Some(upstream) if upstream.config == *config => Arc::clone(upstream),
-        Some(upstream) => upstream.successor(Arc::clone(config)),
-        None => Upstream::new(Arc::clone(config), registry.upstream(&config.name)),
+        Some(upstream) => upstream.successor(Arc::clone(config), materials),
+        None => {
+            let metrics = registry.upstream(&config.name);
+            Upstream::new(Arc::clone(config), metrics, materials)
+        }
+    }
+}
+
+/// TLS of a listener whose settings for it are the same stays what it is: its connections were made
+/// with it.
+fn server_tls(
+    listener: &model::Listener,
+    id: ListenerId,
+    previous: Option<&Snapshot>,
+    materials: &Materials,
+) -> Option<Arc<ServerTls>> {
+    let config = listener.tls.as_ref()?;
+    let http = matches!(listener.kind, ListenerKind::Http(_));
+    let known = previous.and_then(|previous| previous.listeners.get(&id)?.tls.clone());
+    match known.filter(|known| known.is_for(config, http)) {
+        Some(known) => Some(known),
+        None => Some(ServerTls::new(config.clone(), http, materials)),
     }
 }
 
@@ -330,7 +356,13 @@ upstreams:
                 (Arc::clone(&listener.name), bound)
             })
             .collect();
-        Snapshot::compile(Arc::new(config), &sockets, previous, &Registry::new(1))
+        Snapshot::compile(
+            Arc::new(config),
+            &sockets,
+            previous,
+            &Registry::new(1),
+            &Materials::default(),
+        )
     }
 
     #[test]

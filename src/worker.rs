@@ -19,6 +19,7 @@ use crate::{
     policy::Timers,
     snapshot::{ListenerId, ListenerPlan, Snapshot},
     telemetry::{ListenerMetrics, Registry, access_log::AccessLog},
+    tls::{Desk, Materials, Secured},
     upstream::pool::Pools,
 };
 
@@ -34,6 +35,8 @@ pub struct Worker {
     pub access_log: AccessLog,
     pub pools: Rc<Pools>,
     pub timers: Timers,
+    /// Its TLS connections.
+    pub tls: Rc<Desk>,
     snapshot: RefCell<Newest>,
 }
 
@@ -42,13 +45,15 @@ type Newest = arc_swap::Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>;
 
 impl Worker {
     pub fn new(id: usize, shared: Arc<Shared>, access_log: AccessLog) -> Rc<Self> {
+        let tls = Desk::new(id);
         Rc::new(Self {
             id,
             events: Arc::clone(&shared.workers[id].events),
             rng: RefCell::new(fastrand::Rng::new()),
             access_log,
-            pools: Pools::new(id),
             timers: Timers::default(),
+            pools: Pools::new(id, Rc::clone(&tls)),
+            tls,
             snapshot: RefCell::new(arc_swap::Cache::new(Arc::clone(&shared.snapshot))),
             shared,
         })
@@ -103,6 +108,8 @@ impl Worker {
 /// What the whole process shares.
 pub struct Shared {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// What was loaded of identities and trust; what uses them takes them from its plan.
+    pub materials: ArcSwap<Materials>,
     pub registry: Arc<Registry>,
     /// Random, made at start: part of the `Via` pseudonym and of request ids.
     pub process_id: u64,
@@ -141,6 +148,7 @@ impl Shared {
     /// With one mailbox for each of the `workers` that are to be started.
     pub fn new(
         first: Snapshot,
+        materials: Materials,
         registry: Arc<Registry>,
         workers: usize,
     ) -> (Arc<Self>, Vec<mpsc::Receiver<Command>>) {
@@ -161,6 +169,7 @@ impl Shared {
             .collect::<(Vec<_>, Vec<_>)>();
         let shared = Self {
             snapshot: Arc::new(ArcSwap::from_pointee(first)),
+            materials: ArcSwap::from_pointee(materials),
             registry,
             process_id: fastrand::u64(..),
             workers: seats.into(),
@@ -278,6 +287,8 @@ pub struct Conn {
     pub local: Address,
     /// What the PROXY header said, where the listener demands one and it named addresses.
     pub proxied: Option<Proxied>,
+    /// What the handshake settled, where there was one.
+    pub secured: Option<Secured>,
     /// Keep it until the last byte: it holds the connection's place in every count.
     pub permit: Permit,
 }
@@ -387,7 +398,7 @@ listeners: [{ address: 127.0.0.1:0, upstream: a }]";
             listeners: HashMap::new(),
             upstreams: HashMap::new(),
         };
-        Shared::new(first, Registry::new(workers), workers).0
+        Shared::new(first, Materials::default(), Registry::new(workers), workers).0
     }
 
     #[test]

@@ -122,6 +122,7 @@ fn upstream(endpoints: usize) -> Arc<Upstream> {
         name: "app".into(),
         endpoints: (0..endpoints).map(endpoint).collect(),
         protocol: UpstreamProtocol::Http1,
+        tls: None,
         balancer: Balancer::PeakEwma,
         connect_timeout: Duration::from_secs(1),
         idle_timeout: Duration::from_secs(60),
@@ -137,5 +138,9 @@ fn upstream(endpoints: usize) -> Arc<Upstream> {
             max_ttl: Duration::from_secs(300),
         },
     };
-    Upstream::new(Arc::new(config), Registry::new(1).upstream("app"))
+    Upstream::new(
+        Arc::new(config),
+        Registry::new(1).upstream("app"),
+        &pillion::tls::Materials::default(),
+    )
 }

@@ -70,8 +70,14 @@ upstreams: [{{ name: app, endpoints: [\"unix:{}\"], protocol: {back} }}]",
             address: Address::Unix("web".into()),
         };
         let sockets = HashMap::from([("web".into(), bound)]);
-        let snapshot = Snapshot::compile(Arc::new(config), &sockets, None, &registry);
-        let (shared, _) = Shared::new(snapshot, registry, 1);
+        let snapshot = Snapshot::compile(
+            Arc::new(config),
+            &sockets,
+            None,
+            &registry,
+            &Materials::default(),
+        );
+        let (shared, _) = Shared::new(snapshot, Materials::default(), registry, 1);
         let worker = Worker::new(0, shared, log.worker());
         worker.rng.borrow_mut().seed(7);
         // The worker's own task, which sweeps its pools every second, is left out: the clock has no

@@ -15,7 +15,10 @@ use super::{
     model::{Address, Backslash, EndpointAddress, EscapedSlash, Hostname, PathPolicy, Pattern},
     report::{Fault, quote},
 };
-use crate::router::{PathError, normalize};
+use crate::{
+    router::{PathError, normalize},
+    tls::{PeerMatch, SpiffeId, TrustDomain},
+};
 
 /// What a compiled regular expression may take, in bytes.
 const MAX_PATTERN_SIZE: usize = 1 << 20;
@@ -278,6 +281,42 @@ pub(super) fn file_path(text: &str, directory: &Path) -> Parsed<PathBuf> {
         return Err(Fault::new(format!("{} is not a path", quote(text))));
     }
     Ok(directory.join(text))
+}
+
+/// `unix:PATH` or `unix:///PATH`, as `SPIFFE_ENDPOINT_SOCKET` is written (SPIFFE Workload Endpoint,
+/// section 4).
+pub(super) fn workload_api(text: &str, directory: &Path) -> Parsed<PathBuf> {
+    match text.strip_prefix("unix:") {
+        Some(path) => unix_path(path.strip_prefix("//").unwrap_or(path), directory),
+        None => Err(Fault::new(format!("{} is not a Unix socket", quote(text)))
+            .hint("for example unix:/run/spire/sockets/agent.sock")),
+    }
+}
+
+/// `spiffe://TRUST-DOMAIN/PATH`.
+pub(super) fn spiffe_id(text: &str) -> Parsed<SpiffeId> {
+    text.parse().map_err(|error| {
+        Fault::new(format!("{} is not a SPIFFE ID: {error}", quote(text)))
+            .hint("for example spiffe://prod.example/ns/shop/sa/cart")
+    })
+}
+
+/// `TRUST-DOMAIN`.
+pub(super) fn trust_domain(text: &str) -> Parsed<TrustDomain> {
+    text.parse().map_err(|error| {
+        Fault::new(format!("{} is not a trust domain: {error}", quote(text)))
+            .hint("for example prod.example, without spiffe://")
+    })
+}
+
+/// Whom a peer has to be.
+pub(super) fn peer(text: &str) -> Parsed<PeerMatch> {
+    text.parse().map_err(|error| {
+        Fault::new(format!("{} names no peer: {error}", quote(text))).hint(
+            "for example spiffe://prod.example/ns/shop/sa/cart, spiffe://prod.example/ns/shop/** \
+             or spiffe://prod.example",
+        )
+    })
 }
 
 fn unix_path(text: &str, directory: &Path) -> Parsed<PathBuf> {

@@ -18,6 +18,7 @@ use crate::{
     config::model::EndpointAddress,
     error::Reason,
     telemetry::Registry,
+    tls::Materials,
     upstream::{
         Upstream,
         resolution::{ABSENT_GRACE, LookupFailure},
@@ -302,7 +303,11 @@ async fn absence_ends_endpoints_and_failure_does_not() {
     let server = NameServer::start().await;
     let mut follower = server.follower();
     let config = Arc::new(upstream_config(&[host("app.test")]));
-    let upstream = Upstream::new(config, Registry::new(1).upstream("app"));
+    let upstream = Upstream::new(
+        config,
+        Registry::new(1).upstream("app"),
+        &Materials::default(),
+    );
     let mut ask = async || {
         let outcome = follower.ask(&host("app.test"), &upstream.found(0)).await;
         upstream.publish(0, outcome.map(|answer| answer.found), Instant::now());
@@ -336,7 +341,7 @@ async fn names_are_followed_from_reload_to_reload() {
     // What counts is the bound, not the TTL.
     config.dns.min_ttl = Duration::from_millis(1);
     let metrics = Registry::new(1).upstream("app");
-    let first = Upstream::new(Arc::new(config.clone()), metrics);
+    let first = Upstream::new(Arc::new(config.clone()), metrics, &Materials::default());
     let mut discovery = Discovery::with_resolver(server.resolver());
     discovery.reconcile(std::slice::from_ref(&first));
     until(|| addresses(&first) == ["127.0.0.1:80"]).await;
@@ -351,7 +356,7 @@ async fn names_are_followed_from_reload_to_reload() {
     server.set_ips("app.test.", 0, &["127.0.0.3"]);
     until(|| addresses(&first) == ["127.0.0.3:80"]).await;
     config.dns.min_ttl = Duration::from_millis(2);
-    let second = first.successor(Arc::new(config));
+    let second = first.successor(Arc::new(config), &Materials::default());
     assert_eq!(addresses(&second), addresses(&first));
     discovery.reconcile(std::slice::from_ref(&second));
     server.set_ips("app.test.", 0, &["127.0.0.4"]);

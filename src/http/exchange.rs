@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Method, StatusCode, Uri};
+use http::{HeaderValue, Method, StatusCode, Uri, Version};
 use tokio::time::Instant;
 use tower::Service;
 
@@ -22,7 +22,8 @@ use super::{
     grpc, headers, http_plan,
     local::{finish_headers, leave_out_body, redirected, refusal, respond},
     message::{Body, Request, RequestHead, Response, Upgrade},
-    mirror, name,
+    mirror,
+    name::{self, Kind},
     pace::{Pace, Pacing},
     request_id::RequestId,
     target::{self, Target},
@@ -156,9 +157,14 @@ async fn serve(
     completion.matched(&route, total);
     match &route.action {
         PlannedAction::Respond(direct) => Ok(respond(&route, direct)),
-        PlannedAction::Redirect(redirect) => {
-            redirected(&route, redirect, plan, &host, request, prefix)
-        }
+        PlannedAction::Redirect(redirect) => redirected(
+            &route,
+            redirect,
+            (plan, client.scheme()),
+            &host,
+            request,
+            prefix,
+        ),
         PlannedAction::Forward(forward) => {
             let deadline = head_deadline(&route, total, start);
             drop(host);
@@ -209,6 +215,9 @@ fn sanitize(
     completion: &mut Completion,
 ) {
     let version = request.head.version;
+    if request.head.fields.may_have(Kind::XPillion.bit()) {
+        restore_protocol(client, &mut request.head);
+    }
     let fields = &mut request.head.fields;
     headers::strip_hop_by_hop(fields);
     let trusted = settings.trusted_hops > 0;
@@ -229,6 +238,7 @@ fn sanitize(
             client: client.address,
             client_text: &client.address_text,
             host: target.host,
+            scheme: client.scheme(),
         },
     );
     if settings.via {
@@ -243,6 +253,19 @@ fn sanitize(
     {
         fields.insert(&name::X_REQUEST_ID, id.as_bytes());
     }
+}
+
+/// What the first Pillion on the way says of its client: believed from an authenticated one, and
+/// only for this hop.
+fn restore_protocol(client: &Client, head: &mut RequestHead) {
+    if client.is_link() {
+        head.spoken = match head.fields.get(&name::X_PILLION_PROTOCOL) {
+            Some(b"HTTP/1.1") => Version::HTTP_11,
+            Some(b"HTTP/1.0") => Version::HTTP_10,
+            _ => head.version,
+        };
+    }
+    head.fields.remove(&name::X_PILLION_PROTOCOL);
 }
 
 fn soonest(start: Instant, limits: impl IntoIterator<Item = Duration>) -> Option<Instant> {

@@ -8,6 +8,7 @@ use tokio::{
     runtime::{Builder, LocalOptions},
 };
 
+use super::input::Input;
 use crate::{
     config::{self, model::Address},
     net::Stream,
@@ -37,8 +38,15 @@ upstreams: [{{ name: app, endpoints: [\"{upstream}\"]{more} }}]"
         let registry = Registry::new(1);
         let log = LogWriter::start(&config.access_log, Arc::clone(registry.process())).unwrap();
         let sockets = HashMap::from([("web".into(), bound)]);
-        let snapshot = Snapshot::compile(Arc::new(config), &sockets, None, &registry);
-        let (shared, _mailboxes) = Shared::new(snapshot, registry, 1);
+        let snapshot = Snapshot::compile(
+            Arc::new(config),
+            &sockets,
+            None,
+            &registry,
+            &crate::tls::Materials::default(),
+        );
+        let (shared, _mailboxes) =
+            Shared::new(snapshot, crate::tls::Materials::default(), registry, 1);
         let worker = Worker::new(0, Arc::clone(&shared), log.worker());
         Self { worker, shared }
     }
@@ -53,9 +61,15 @@ upstreams: [{{ name: app, endpoints: [\"{upstream}\"]{more} }}]"
             local: plan.address.clone(),
             plan,
             proxied: None,
+            secured: None,
             permit: Permit::take(&self.shared, 0, &Arc::default(), 100).unwrap(),
         };
-        let served = super::serve(Stream::Memory(served), conn, Rc::clone(&self.worker));
+        let served = super::serve(
+            Stream::Memory(served),
+            Input::default(),
+            conn,
+            Rc::clone(&self.worker),
+        );
         tokio::task::spawn_local(served);
         client
     }

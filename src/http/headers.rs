@@ -123,6 +123,8 @@ pub struct Forwarding<'a> {
     pub client_text: &'a str,
     /// Where it stands in the fields.
     pub host: Option<Place>,
+    /// In which it came here.
+    pub scheme: &'a str,
 }
 
 /// Writes `X-Forwarded-*` and `Forwarded` (RFC 7239). Lines of a peer that is not trusted are
@@ -153,7 +155,7 @@ pub fn forward(fields: &mut Fields, forwarding: &Forwarding<'_>) {
             );
         }
         if !fields.contains(&name::X_FORWARDED_PROTO) {
-            fields.append(&name::X_FORWARDED_PROTO, b"http");
+            fields.append(&name::X_FORWARDED_PROTO, forwarding.scheme.as_bytes());
         }
         if let Some(host) = forwarding.host
             && !fields.contains(&name::X_FORWARDED_HOST)
@@ -168,6 +170,7 @@ pub fn forward(fields: &mut Fields, forwarding: &Forwarding<'_>) {
 }
 
 fn element(fields: &Fields, forwarding: &Forwarding<'_>) -> String {
+    let scheme = forwarding.scheme;
     let node = match forwarding.client {
         Some(IpAddr::V4(ip)) => ip.to_string(),
         Some(IpAddr::V6(ip)) => format!("\"[{ip}]\""),
@@ -177,8 +180,8 @@ fn element(fields: &Fields, forwarding: &Forwarding<'_>) -> String {
         .host
         .and_then(|host| str::from_utf8(fields.at(host)).ok())
     {
-        Some(host) => format!("for={node};host=\"{host}\";proto=http"),
-        None => format!("for={node};proto=http"),
+        Some(host) => format!("for={node};host=\"{host}\";proto={scheme}"),
+        None => format!("for={node};proto={scheme}"),
     }
 }
 
@@ -264,6 +267,7 @@ mod tests {
             client: Some([127, 0, 0, 1].into()),
             client_text: "127.0.0.1",
             host: headers.place(&name::HOST),
+            scheme: "http",
         };
         forward(&mut headers, &forwarding);
         assert_eq!(value(&headers, &name::X_FORWARDED_FOR), "127.0.0.1");

@@ -43,14 +43,14 @@ pub fn respond(route: &RoutePlan, direct: &DirectResponse) -> Response {
 pub fn redirected(
     route: &RoutePlan,
     redirect: &Redirect,
-    plan: &ListenerPlan,
+    (plan, scheme): (&ListenerPlan, &str),
     host: &str,
     request: &Request,
     prefix: usize,
 ) -> Result<Response> {
     let uri = &request.head.uri;
     let target = router::Target {
-        scheme: "http",
+        scheme,
         host,
         port: match &plan.address {
             Address::Tcp(address) => Some(address.port()),

@@ -34,6 +34,9 @@ pub struct RequestHead {
     pub uri: Uri,
     /// That the client spoke.
     pub version: Version,
+    /// The version in which the client spoke, also where a Pillion brought the request here in
+    /// another one.
+    pub spoken: Version,
     pub fields: Fields,
 }
 

@@ -41,6 +41,7 @@ use crate::{
     net::Stream,
     snapshot::{HttpPlan, ListenerPlan, PlanKind},
     telemetry::access_log::Protocol,
+    tls::alpn::Spoken,
     worker::{Conn, Worker},
 };
 
@@ -52,10 +53,10 @@ const OPENING: usize = PREFACE.len() + 9;
 const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(100);
 
 /// Serves one connection to its end.
-pub async fn serve(stream: Stream, conn: Conn, worker: Rc<Worker>) {
+pub async fn serve(stream: Stream, input: Input, conn: Conn, worker: Rc<Worker>) {
     let client = Client::new(conn, worker);
     let mut stream = stream;
-    let mut input = Input::default();
+    let mut input = input;
     let detected = tokio::select! {
         biased;
         detected = timeout(client.limits().head_timeout, detect(&mut stream, &mut input)) => detected,
@@ -83,8 +84,10 @@ pub async fn serve(stream: Stream, conn: Conn, worker: Rc<Worker>) {
 /// Reads until the protocol is certain: one byte is enough for nearly every HTTP/1.1 request.
 async fn detect(stream: &mut Stream, input: &mut Input) -> Option<Version> {
     loop {
-        let read = poll_fn(|cx| input.poll_fill(cx, stream)).await;
-        read.ok().filter(|&read| read > 0)?;
+        if input.len() < OPENING && PREFACE.starts_with(&input[..input.len().min(PREFACE.len())]) {
+            let read = poll_fn(|cx| input.poll_fill(cx, stream)).await;
+            read.ok().filter(|&read| read > 0)?;
+        }
         let seen = input.len().min(PREFACE.len());
         if input[..seen] != PREFACE[..seen] {
             return Some(Version::HTTP_11);
@@ -175,9 +178,29 @@ impl Client {
         http_plan(&self.plan()).http.clone()
     }
 
+    /// In which its requests come.
+    pub fn scheme(&self) -> &'static str {
+        match self.conn.secured {
+            Some(_) => "https",
+            None => "http",
+        }
+    }
+
+    /// Whether it is another Pillion, and has shown who it is.
+    pub fn is_link(&self) -> bool {
+        let secured = self.conn.secured.as_ref();
+        secured
+            .is_some_and(|secured| secured.spoken == Some(Spoken::Link) && secured.peer.is_some())
+    }
+
     /// No new request on this connection.
     pub fn should_close(&self) -> bool {
         self.worker.should_close(self.conn.listener)
+            || self
+                .conn
+                .secured
+                .as_ref()
+                .is_some_and(|secured| secured.leash.is_retired())
     }
 
     /// Resolves when the connection has to end while it is idle.
@@ -219,7 +242,9 @@ mod tests {
     /// this has taken in something that belongs in a box, since only a busy one needs it.
     #[test]
     fn idle_connections_are_small() {
-        assert!(size_of_future(serve) <= 1024, "{}", size_of_future(serve));
+        let connection =
+            size_of_future(|stream, conn, worker| serve(stream, Input::default(), conn, worker));
+        assert!(connection <= 1024, "{connection}");
         let (h1, h2) = (
             size_of_future(h1::server::serve),
             size_of_future(h2::server::serve),

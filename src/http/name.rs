@@ -238,6 +238,7 @@ names! {
     X_FORWARDED_FOR = "x-forwarded-for", "X-Forwarded-For", XForwarded;
     X_FORWARDED_HOST = "x-forwarded-host", "X-Forwarded-Host", XForwarded;
     X_FORWARDED_PROTO = "x-forwarded-proto", "X-Forwarded-Proto", XForwarded;
+    X_PILLION_PROTOCOL = "x-pillion-protocol", "X-Pillion-Protocol", XPillion;
     X_PILLION_REASON = "x-pillion-reason", "X-Pillion-Reason", XPillion;
     X_REQUEST_ID = "x-request-id", "X-Request-Id", XRequestId;
 }

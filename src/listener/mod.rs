@@ -3,6 +3,7 @@
 pub mod accept;
 pub mod bind;
 pub mod proxy_protocol;
+mod secure;
 pub mod sockets;
 
 use std::{
@@ -20,7 +21,7 @@ use tokio::net::{TcpStream, UnixStream};
 use self::accept::Accepted;
 use crate::{
     config::model::Address,
-    http,
+    http::{self, input::Input},
     net::Stream,
     snapshot::PlanKind,
     tcp,
@@ -41,17 +42,18 @@ pub fn serve(accepted: Accepted, worker: &Rc<Worker>) {
         }
     };
     let proxied = conn.plan.config.proxy_protocol;
+    let prepared = proxied || conn.plan.tls.is_some();
     // One future each, so that a connection costs only what its own kind needs.
-    match (&conn.plan.kind, proxied) {
+    match (&conn.plan.kind, prepared) {
         (PlanKind::Http(_), false) => spawn(http::serve, stream, conn, worker),
         (PlanKind::Tcp(_), false) => spawn(tcp::serve, stream, conn, worker),
-        (_, true) => spawn(serve_proxied, stream, conn, worker),
+        (_, true) => spawn(prepare, stream, conn, worker),
     }
 }
 
 /// Serves in a task of its own, at the longest until the listener has been gone for too long.
 fn spawn<F: Future<Output = ()> + 'static>(
-    serve: impl FnOnce(Stream, Conn, Rc<Worker>) -> F + 'static,
+    serve: impl FnOnce(Stream, Input, Conn, Rc<Worker>) -> F + 'static,
     stream: Stream,
     conn: Conn,
     worker: &Rc<Worker>,
@@ -61,7 +63,7 @@ fn spawn<F: Future<Output = ()> + 'static>(
     // Boxed: the runtime moves what it is given six times.
     tokio::task::spawn_local(Box::pin(async move {
         // Made where it stays: a future that is handed in has its space twice.
-        let mut connection = pin!(serve(stream, conn, Rc::clone(&worker)));
+        let mut connection = pin!(serve(stream, Input::default(), conn, Rc::clone(&worker)));
         let mut overdue = pin!(worker.overdue(listener));
         let mut seen = None;
         poll_fn(|cx| {
@@ -83,25 +85,62 @@ fn spawn<F: Future<Output = ()> + 'static>(
     }));
 }
 
-async fn serve_proxied(mut stream: Stream, mut conn: Conn, worker: Rc<Worker>) {
-    let limit = match &conn.plan.kind {
-        PlanKind::Http(plan) => plan.http.head_timeout,
-        PlanKind::Tcp(_) => PROXY_HEADER_TIMEOUT,
+/// What comes before the first byte that the listener's protocol is about: a PROXY header, a TLS
+/// handshake.
+async fn prepare(stream: Stream, input: Input, conn: Conn, worker: Rc<Worker>) {
+    // Boxed, so that what is over after the first moments takes no space for the rest.
+    let prepared = Box::pin(prologue(stream, input, conn, &worker)).await;
+    let Some((stream, input, conn)) = prepared else {
+        return;
     };
-    let header = tokio::time::timeout(limit, proxy_protocol::read(&mut stream)).await;
-    match header.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-        Ok(proxied) => conn.proxied = proxied,
-        Err(error) => {
-            let listener = &conn.plan.config.name;
-            conn.plan.metrics.refused(worker.id);
-            tracing::debug!(%listener, peer = %conn.peer, %error, "connection refused");
-            return;
+    match conn.plan.kind {
+        PlanKind::Http(_) => Box::pin(http::serve(stream, input, conn, worker)).await,
+        PlanKind::Tcp(_) => Box::pin(tcp::serve(stream, input, conn, worker)).await,
+    }
+}
+
+async fn prologue(
+    mut stream: Stream,
+    input: Input,
+    mut conn: Conn,
+    worker: &Worker,
+) -> Option<(Stream, Input, Conn)> {
+    if conn.plan.config.proxy_protocol {
+        let limit = match &conn.plan.kind {
+            PlanKind::Http(plan) => plan.http.head_timeout,
+            PlanKind::Tcp(_) => PROXY_HEADER_TIMEOUT,
+        };
+        let header = tokio::time::timeout(limit, proxy_protocol::read(&mut stream)).await;
+        match header.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(proxied) => conn.proxied = proxied,
+            Err(error) => {
+                let listener = &conn.plan.config.name;
+                conn.plan.metrics.refused(worker.id);
+                tracing::debug!(%listener, peer = %conn.peer, %error, "connection refused");
+                return None;
+            }
         }
     }
-    // Boxed, since few listeners have such headers, and all would pay for both kinds here.
-    match conn.plan.kind {
-        PlanKind::Http(_) => Box::pin(http::serve(stream, conn, worker)).await,
-        PlanKind::Tcp(_) => Box::pin(tcp::serve(stream, conn, worker)).await,
+    let Some(tls) = conn.plan.tls.clone() else {
+        return Some((stream, input, conn));
+    };
+    match secure::secure(stream, input, &tls, &conn, &worker.tls).await {
+        Ok((stream, input, secured)) => {
+            if secured.is_some() {
+                conn.plan.metrics.handshake(worker.id);
+            }
+            conn.secured = secured;
+            Some((stream, input, conn))
+        }
+        Err(fault) => {
+            let listener = &conn.plan.config.name;
+            conn.plan.metrics.handshake_failed(worker.id, fault.kind());
+            tracing::info!(
+                %listener, peer = %conn.source(), reason = fault.kind().name(), detail = %fault,
+                "handshake failed"
+            );
+            None
+        }
     }
 }
 
@@ -141,6 +180,7 @@ fn open(accepted: Accepted) -> io::Result<(Stream, Conn)> {
             peer,
             local,
             proxied: None,
+            secured: None,
             permit,
         },
     ))

@@ -208,7 +208,8 @@ async fn peek(stream: &Stream, into: &mut [u8]) -> io::Result<usize> {
                 looked => return looked,
             }
         },
-        Stream::Memory(_) => Err(io::ErrorKind::Unsupported.into()),
+        // PROXY headers come before TLS.
+        Stream::Tls(_) | Stream::Memory(_) => Err(io::ErrorKind::Unsupported.into()),
     }
 }
 

@@ -214,8 +214,15 @@ mod tests {
             format!("upstreams: [{{ name: a, endpoints: [127.0.0.1:9] }}]\nlisteners:\n{text}");
         let config = config::parse("test.yaml", &text, &|_| None).unwrap().config;
         let registry = Registry::new(1);
-        let snapshot = Snapshot::compile(Arc::new(config), &bound, None, &registry);
-        let (shared, mailboxes) = Shared::new(snapshot, registry, 1);
+        let snapshot = Snapshot::compile(
+            Arc::new(config),
+            &bound,
+            None,
+            &registry,
+            &crate::tls::Materials::default(),
+        );
+        let (shared, mailboxes) =
+            Shared::new(snapshot, crate::tls::Materials::default(), registry, 1);
         drop(mailboxes);
         let snapshot = shared.snapshot.load_full();
         sockets.commit(prepared, &snapshot, &shared).await;

@@ -1,11 +1,13 @@
 //! One type for every byte stream that a connection can be, so that the code above it is written
-//! once and stays free of type parameters. TLS will be one more variant.
+//! once and stays free of type parameters.
 
 pub mod pipe;
+pub mod tls;
 
 use std::{
     io,
     pin::{Pin, pin},
+    rc::Rc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -16,6 +18,9 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream, Interest, ReadBuf},
     net::{TcpStream, UnixStream},
 };
+
+use self::tls::TlsStream;
+use crate::tls::Leash;
 
 /// What bytes can be carried to and from.
 pub trait ByteStream: AsyncRead + AsyncWrite + Unpin {
@@ -30,6 +35,8 @@ pub trait ByteStream: AsyncRead + AsyncWrite + Unpin {
 pub enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    /// Boxed, since what has no TLS should not have its space.
+    Tls(Box<TlsStream>),
     /// Two ends of one process: tests and instruction counts, where no kernel should be counted.
     Memory(DuplexStream),
 }
@@ -40,17 +47,19 @@ impl Stream {
         match self {
             Self::Tcp(stream) => stream.poll_read_ready(cx),
             Self::Unix(stream) => stream.poll_read_ready(cx),
+            Self::Tls(stream) => stream.poll_readable(cx),
             Self::Memory(_) => Poll::Ready(Ok(())),
         }
     }
 
     /// Whether the stream is open and nothing has come in: what an idle connection has to be
     /// before it may be used again.
-    pub fn is_silent(&self) -> bool {
+    pub fn is_silent(&mut self) -> bool {
         let mut byte = [0];
         let read = match self {
             Self::Tcp(stream) => stream.try_read(&mut byte),
             Self::Unix(stream) => stream.try_read(&mut byte),
+            Self::Tls(stream) => return stream.is_silent(),
             Self::Memory(_) => return true,
         };
         matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
@@ -58,6 +67,9 @@ impl Stream {
 
     /// Whether a close is to be a reset: a peer must not take what was cut for what has ended.
     pub fn reset_on_close(&self, reset: bool) {
+        if let Self::Tls(stream) = self {
+            stream.socket().reset_on_close(reset);
+        }
         if let Self::Tcp(stream) = self {
             // When it can't be set the close is an ordinary one.
             drop(SockRef::from(stream).set_linger(reset.then_some(Duration::ZERO)));
@@ -72,7 +84,7 @@ impl Stream {
         let ready = match self {
             Self::Tcp(stream) => pin!(stream.ready(interest)).poll(&mut cx),
             Self::Unix(stream) => pin!(stream.ready(interest)).poll(&mut cx),
-            Self::Memory(_) => Poll::Pending,
+            Self::Tls(_) | Self::Memory(_) => Poll::Pending,
         };
         matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed() && !ready.is_error())
     }
@@ -88,10 +100,28 @@ impl Stream {
 
     /// Lets the kernel find out when the peer is gone without a word. Four system calls.
     pub fn probe_when_silent(&self) {
+        if let Self::Tls(stream) = self {
+            stream.socket().probe_when_silent();
+        }
         if let Self::Tcp(stream) = self {
             // The connection works without; a peer that is gone already makes it fail.
             drop(probe_when_silent(SockRef::from(stream)));
         }
+    }
+}
+
+impl Stream {
+    /// How it is held, where there is TLS.
+    pub fn leash(&self) -> Option<Rc<Leash>> {
+        match self {
+            Self::Tls(stream) => stream.leash().cloned(),
+            Self::Tcp(_) | Self::Unix(_) | Self::Memory(_) => None,
+        }
+    }
+
+    /// Whether it is to take no new request: its identity or its trust has been replaced.
+    pub fn is_retired(&self) -> bool {
+        matches!(self, Self::Tls(stream) if stream.leash().is_some_and(|leash| leash.is_retired()))
     }
 }
 
@@ -129,7 +159,7 @@ pub fn explain_bind(error: &io::Error) -> String {
 
 impl ByteStream for Stream {
     fn socket(&self) -> Option<&Stream> {
-        (!matches!(self, Self::Memory(_))).then_some(self)
+        matches!(self, Self::Tcp(_) | Self::Unix(_)).then_some(self)
     }
 }
 
@@ -140,6 +170,7 @@ macro_rules! each {
         match $self.get_mut() {
             Stream::Tcp($stream) => $call,
             Stream::Unix($stream) => $call,
+            Stream::Tls($stream) => $call,
             Stream::Memory($stream) => $call,
         }
     };
@@ -176,6 +207,7 @@ impl AsyncWrite for Stream {
         match self {
             Self::Tcp(stream) => stream.is_write_vectored(),
             Self::Unix(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
             Self::Memory(stream) => stream.is_write_vectored(),
         }
     }

@@ -182,7 +182,7 @@ pub(super) fn transfer(
     match stream {
         Stream::Tcp(stream) => transfer!(stream),
         Stream::Unix(stream) => transfer!(stream),
-        Stream::Memory(_) => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
+        Stream::Tls(_) | Stream::Memory(_) => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
     }
 }
 

@@ -4,7 +4,7 @@
 //! was sent at all, or an idempotent request died on a kept-alive connection before a byte of
 //! response (RFC 9110 section 9.2.2, RFC 9112 section 9.3.1).
 
-use http::Method;
+use http::{Method, Version};
 use tokio::time::Instant;
 
 use super::{Answer, Call, Held};
@@ -13,10 +13,11 @@ use crate::{
     error::{Error, Reason, Replay, Result},
     http::{
         Client, h1, h2,
-        message::{Response, Upgrade},
+        message::{Request, Response, Upgrade},
         upgrade,
     },
-    upstream::{EndpointId, InFlight},
+    tls::alpn::Offer,
+    upstream::{EndpointId, InFlight, Upstream, pool::Way},
 };
 
 /// Attempts in all.
@@ -101,17 +102,41 @@ async fn attempt(call: &mut Call<'_>, in_flight: &InFlight, now: Instant) -> Res
         let tunnel = Box::pin(pools.tunnel(upstream, endpoint, conn));
         return Ok(upgrade::connected(tunnel.await?));
     }
-    match upstream.config.protocol {
-        UpstreamProtocol::Http1 => {
-            let conn = pools.http1(upstream, endpoint, now, conn).await?;
+    let way = match protocol(upstream, request) {
+        Offer::Http1 => Way::Connection(pools.http1(upstream, endpoint, now, conn).await?),
+        offer => match pools.http2(upstream, endpoint, now, conn, offer).await? {
+            // What HTTP/2 can't carry there, HTTP/1.1 can.
+            Way::Stream(slot)
+                if offer == Offer::Best
+                    && matches!(request.upgrade, Some(Upgrade::Protocol(_)))
+                    && !slot.knows_extended_connect().await =>
+            {
+                Way::Connection(pools.http1(upstream, endpoint, now, conn).await?)
+            }
+            way => way,
+        },
+    };
+    match way {
+        Way::Connection(conn) => {
             let restore = upgrade::towards_http1(request, || worker_random(client));
             restore.response(h1::client::send(conn, request, pools).await?)
         }
-        UpstreamProtocol::Http2 => {
-            let slot = pools.http2(upstream, endpoint, conn).await?;
+        Way::Stream(slot) => {
             let restore = upgrade::towards_http2(request);
             restore.response(h2::client::send(slot, request).await?)
         }
+    }
+}
+
+/// What is spoken with an upstream. One that is reached in plaintext can't be asked: where it is to
+/// speak what the client spoke, that was said at the beginning of the request's way.
+fn protocol(upstream: &Upstream, request: &Request) -> Offer {
+    match (upstream.config.protocol, &upstream.tls) {
+        (UpstreamProtocol::Http1, _) => Offer::Http1,
+        (UpstreamProtocol::Http2, _) => Offer::Http2,
+        (UpstreamProtocol::Auto, Some(_)) => Offer::Best,
+        (UpstreamProtocol::Auto, None) if request.head.spoken == Version::HTTP_2 => Offer::Http2,
+        (UpstreamProtocol::Auto, None) => Offer::Http1,
     }
 }
 

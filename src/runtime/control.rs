@@ -53,7 +53,7 @@ async fn control(path: PathBuf, log_level: LogLevel) -> Result<(), StartError> {
         tracing::warn!(%error, "cannot raise the limit of open files");
     }
     // Before the first read: a change right after it must not go unnoticed.
-    let mut changes = watch(path.clone());
+    let mut changes = watch(vec![path.clone()]);
     let (mut live, threads) = Live::start(path.clone(), workers).await?;
     let (handle, mut asked) = Handle::new(&live, log_level);
     live.admin.start(Arc::clone(&handle) as Arc<dyn Control>);
@@ -88,6 +88,7 @@ async fn control(path: PathBuf, log_level: LogLevel) -> Result<(), StartError> {
                 drop(reply.send(live.reload().await));
             }
             Some(()) = changes.recv() => live.reload_if_changed().await,
+            () = live.security.changed() => live.rotate(),
         }
     }
     // From here on a reload is refused, as nobody is there to do it.

@@ -11,7 +11,7 @@ use std::{
 
 use serde_json::json;
 
-use super::{admin::AdminServers, watch::fingerprint, workers};
+use super::{admin::AdminServers, security::Security, watch::fingerprint, workers};
 use crate::{
     admin::ReloadRefused,
     config::{self, LoadError, Loaded},
@@ -19,6 +19,7 @@ use crate::{
     listener::sockets::Sockets,
     snapshot::Snapshot,
     telemetry::{LogWriter, Registry},
+    tls::Materials,
     worker::Shared,
 };
 
@@ -44,6 +45,7 @@ pub struct Live {
     pub log: LogWriter,
     path: PathBuf,
     discovery: Discovery,
+    pub security: Security,
     /// What the files held when they were last read, whether that was accepted or not.
     read: Option<u64>,
     /// Why the last reload was refused; `None` when it was not.
@@ -71,9 +73,16 @@ impl Live {
         let prepared = sockets
             .prepare(&config.listeners)
             .map_err(|errors| StartError::Refused(lines(&errors)))?;
-        let first = Snapshot::compile(Arc::new(config), &prepared.bound, None, &registry);
+        let (security, materials) = Security::start(&config);
+        let first = Snapshot::compile(
+            Arc::new(config),
+            &prepared.bound,
+            None,
+            &registry,
+            &materials,
+        );
         let generation = first.generation;
-        let (shared, mailboxes) = Shared::new(first, registry, workers);
+        let (shared, mailboxes) = Shared::new(first, materials, registry, workers);
         let threads =
             workers::spawn(&shared, mailboxes, &log).map_err(|error| StartError::System {
                 what: "start a worker",
@@ -92,6 +101,7 @@ impl Live {
             log,
             path,
             discovery,
+            security,
             read,
             refused,
         };
@@ -142,6 +152,15 @@ impl Live {
         result
     }
 
+    /// Takes identities and trust as they are now. Says in the log what has changed.
+    pub fn rotate(&mut self) {
+        let shared = &self.shared;
+        let snapshot = shared.snapshot.load_full();
+        let materials = self.security.load(&snapshot.config);
+        publish(&snapshot, materials, shared);
+        shared.wake();
+    }
+
     async fn replace(&mut self) -> Result<u64, ReloadRefused> {
         // First the fingerprint: what changes while the files are read is another change.
         self.read = fingerprint(&self.path);
@@ -155,6 +174,7 @@ impl Live {
             .prepare(&config.admin)
             .map_err(|problem| refuse([problem]))?;
         let prepared = self.sockets.prepare(&config.listeners).map_err(refuse)?;
+        let materials = self.security.replace(&config).map_err(refuse)?;
 
         let shared = &self.shared;
         let snapshot = Arc::new(Snapshot::compile(
@@ -162,7 +182,9 @@ impl Live {
             &prepared.bound,
             Some(&shared.snapshot.load()),
             &shared.registry,
+            &materials,
         ));
+        publish(&snapshot, materials, shared);
         shared.snapshot.store(Arc::clone(&snapshot));
         self.discovery.reconcile(&upstreams(&snapshot));
         self.log.apply(log);
@@ -171,6 +193,30 @@ impl Live {
         self.sockets.commit(prepared, &snapshot, shared).await;
         Ok(snapshot.generation)
     }
+}
+
+/// Gives everything that is carried over what was loaded, if that is something new.
+fn publish(snapshot: &Snapshot, mut materials: Materials, shared: &Shared) {
+    let before = shared.materials.load();
+    if materials.same_as(&before) {
+        return;
+    }
+    materials.generation = before.generation + 1;
+    for tls in snapshot
+        .listeners
+        .values()
+        .filter_map(|plan| plan.tls.as_ref())
+    {
+        tls.renew(&materials);
+    }
+    for tls in snapshot
+        .upstreams
+        .values()
+        .filter_map(|upstream| upstream.tls.as_ref())
+    {
+        tls.renew(&materials);
+    }
+    shared.materials.store(Arc::new(materials));
 }
 
 fn upstreams(snapshot: &Snapshot) -> Vec<Arc<crate::upstream::Upstream>> {

@@ -7,6 +7,7 @@ pub mod drain;
 pub mod ebb;
 pub mod limits;
 pub mod live;
+mod security;
 pub mod signals;
 pub mod watch;
 pub mod workers;

@@ -1,4 +1,4 @@
-//! Notices that the configuration may have changed on disk.
+//! Notices that files may have changed on disk: the configuration, and what it names.
 //!
 //! Folders are watched, not files: an editor renames a new file over the old one, and Kubernetes
 //! swaps the link `..data` beside the files of a mounted `ConfigMap`; a watch on the file itself
@@ -41,14 +41,14 @@ const MAX_LINKS: usize = 40;
 /// No more of a file than this is compared.
 const MAX_FILE: u64 = 16 << 20;
 
-/// Starts to watch `path`, a file or a folder: a change after this has returned is noticed. Each
+/// Starts to watch files and folders: a change after this has returned is noticed. Each
 /// message means that there may be one. Must be called within a runtime; ends when the receiver is
 /// dropped.
-pub fn watch(path: PathBuf) -> mpsc::Receiver<()> {
+pub fn watch(paths: Vec<PathBuf>) -> mpsc::Receiver<()> {
     let (sender, receiver) = mpsc::channel(1);
     let mut folders = Folders::new();
-    folders.follow(&path);
-    tokio::spawn(run(path, folders, sender));
+    folders.follow(&paths);
+    tokio::spawn(run(paths, folders, sender));
     receiver
 }
 
@@ -67,7 +67,7 @@ pub fn fingerprint(path: &Path) -> Option<u64> {
     Some(hasher.finish())
 }
 
-async fn run(path: PathBuf, mut folders: Folders, changed: mpsc::Sender<()>) {
+async fn run(paths: Vec<PathBuf>, mut folders: Folders, changed: mpsc::Sender<()>) {
     loop {
         tokio::select! {
             () = folders.event() => {
@@ -79,7 +79,7 @@ async fn run(path: PathBuf, mut folders: Folders, changed: mpsc::Sender<()>) {
         }
         // The folders themselves may have been replaced. Then the message: what is looked at after
         // it is watched already.
-        folders.follow(&path);
+        folders.follow(&paths);
         // One that still waits says the same.
         let _waits = changed.try_send(());
     }
@@ -117,7 +117,7 @@ impl Folders {
                 AsyncFd::with_interest(inotify, Interest::READABLE)
             });
         if let Err(error) = &inotify {
-            tracing::warn!(%error, "configuration is not watched, but looked at every 150 ms");
+            tracing::warn!(%error, "files are not watched, but looked at every 150 ms");
         }
         Self {
             inotify: inotify.ok(),
@@ -145,11 +145,11 @@ impl Folders {
     }
 
     /// Watches what has to be, and no more.
-    fn follow(&mut self, path: &Path) {
+    fn follow(&mut self, paths: &[PathBuf]) {
         let Some(inotify) = &self.inotify else {
             return;
         };
-        let wanted = folders(path);
+        let wanted: BTreeSet<PathBuf> = paths.iter().flat_map(|path| folders(path)).collect();
         for (_, &watch) in self
             .watched
             .iter()
@@ -279,7 +279,7 @@ mod tests {
         let folder = Folder::new("watch-file");
         let path = folder.0.join("a.yaml");
         fs::write(&path, "1").unwrap();
-        let mut events = watch(path.clone());
+        let mut events = watch(vec![path.clone()]);
         let mut last = fingerprint(&path);
         fs::write(&path, "2").unwrap();
         last = changes(&mut events, &path, last).await;
@@ -300,7 +300,7 @@ mod tests {
             } else {
                 folder.0.join("a.yaml")
             };
-            let mut events = watch(path.clone());
+            let mut events = watch(vec![path.clone()]);
             let mut last = fingerprint(&path);
             for version in ["2", "3"] {
                 mount(&folder.0, &format!("..{version}"), version);

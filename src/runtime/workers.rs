@@ -16,6 +16,7 @@ use crate::{
     listener::{self, accept},
     sys,
     telemetry::access_log::{AccessLog, LogWriter},
+    tls::warden,
     worker::{Command, Shared, Worker},
 };
 
@@ -71,6 +72,7 @@ fn run(
             async move { worker.access_log.flush_when_idle().await }
         });
         tokio::task::spawn_local(Rc::clone(&worker.pools).run(Rc::clone(&worker)));
+        tokio::task::spawn_local(warden::run(Rc::clone(&worker)));
         while let Some(command) = mailbox.recv().await {
             match command {
                 Command::Serve(accepted) => listener::serve(accepted, &worker),

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, io, rc::Rc, sync::Arc};
 
-use tokio::{io::AsyncWriteExt, time::Instant};
+use tokio::time::Instant;
 
 use super::{
     copy::{Carried, End, Leftovers, Side, copy_counted},
@@ -10,14 +10,15 @@ use super::{
 };
 use crate::{
     error::{Error, Reason, Replay, Result},
-    listener::proxy_protocol,
+    http::input::Input,
     net::Stream,
     snapshot::{PlanKind, TcpPlan},
     telemetry::{
         UpstreamMetrics,
         access_log::{Protocol, Record},
     },
-    upstream::{self, ConnectionPermit, InFlight, Upstream},
+    tls::alpn::Offer,
+    upstream::{self, ConnectionPermit, InFlight, Opened, Upstream},
     worker::{Conn, Worker},
 };
 
@@ -26,7 +27,7 @@ use crate::{
 const ATTEMPTS: usize = 3;
 
 /// Carries one connection to its listener's upstream and back.
-pub async fn serve(mut client: Stream, conn: Conn, worker: Rc<Worker>) {
+pub async fn serve(mut client: Stream, input: Input, conn: Conn, worker: Rc<Worker>) {
     let PlanKind::Tcp(plan) = &conn.plan.kind else {
         return;
     };
@@ -34,7 +35,12 @@ pub async fn serve(mut client: Stream, conn: Conn, worker: Rc<Worker>) {
     let result = match connect(plan, &conn, &worker).await {
         Ok(mut connected) => {
             line.connected(&connected.in_flight);
-            carry(&mut client, &mut connected.stream, plan, &line.carried).await
+            let leftovers = Leftovers {
+                from_a: input.into_bytes(),
+                ..Leftovers::default()
+            };
+            let streams = (&mut client, &mut connected.stream);
+            carry(streams, leftovers, plan, &line.carried).await
         }
         Err(error) => Err(error),
     };
@@ -121,8 +127,9 @@ async fn connect<'a>(plan: &'a TcpPlan, conn: &Conn, worker: &Worker) -> Result<
         let start = Instant::now();
         let in_flight = upstream.pick(start, &mut worker.rng.borrow_mut(), &tried)?;
         let endpoint = in_flight.endpoint();
-        match open(upstream, &in_flight, conn).await {
-            Ok(stream) => {
+        let opened = upstream::dial(upstream, endpoint, conn, &worker.tls, Offer::Opaque);
+        match opened.await {
+            Ok(Opened { stream, .. }) => {
                 let now = Instant::now();
                 in_flight.observe(now - start, now);
                 metrics.connection_opened(worker.id, now - start);
@@ -161,22 +168,9 @@ async fn permit(upstream: &Upstream) -> Result<ConnectionPermit> {
         })
 }
 
-async fn open(upstream: &Upstream, in_flight: &InFlight, conn: &Conn) -> Result<Stream> {
-    let mut stream = upstream::connect(in_flight.endpoint(), &upstream.config).await?;
-    if let Some(version) = upstream.config.proxy_protocol {
-        let header = proxy_protocol::encode(version, &conn.source(), &conn.destination());
-        stream.write_all(&header).await.map_err(|source| {
-            Error::new(Reason::ConnectFailed, "the PROXY header was not taken")
-                .replay(Replay::NeverSent)
-                .source(source)
-        })?;
-    }
-    Ok(stream)
-}
-
 async fn carry(
-    client: &mut Stream,
-    server: &mut Stream,
+    (client, server): (&mut Stream, &mut Stream),
+    leftovers: Leftovers,
     plan: &TcpPlan,
     carried: &Carried,
 ) -> Result<()> {
@@ -184,7 +178,7 @@ async fn carry(
         idle: plan.tcp.idle_timeout,
         half_closed: plan.tcp.half_close_timeout,
     };
-    match copy_counted(client, server, Leftovers::default(), patience, carried).await {
+    match copy_counted(client, server, leftovers, patience, carried).await {
         End::Closed => Ok(()),
         End::Idle => Err(Error::new(Reason::IdleTimeout, "no byte for too long")),
         End::Failed(Side::A, error) => {

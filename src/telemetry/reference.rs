@@ -162,6 +162,23 @@ const fn meaning(reason: Reason) -> &'static str {
         Reason::ConnectionLimit => "`limits.connections` of the upstream is reached.",
         Reason::PendingLimit => "`limits.pending` requests wait for a connection already.",
         Reason::RequestLimit => "`limits.requests` of the upstream is reached.",
+        Reason::UnexpectedTls => {
+            "The client began with a TLS handshake, and the listener takes plaintext only."
+        }
+        Reason::NoIdentity => {
+            "The identity that the upstream is to be shown is not there yet (`/readyz?verbose`)."
+        }
+        Reason::IdentityRotated => {
+            "A certificate, or the trust in the peer, came to its end, and the connection could not \
+             be replaced in time."
+        }
+        Reason::UpstreamCertificate => {
+            "The upstream's certificate was refused; the detail names it and says why."
+        }
+        Reason::UpstreamTls => "The TLS handshake with the upstream failed.",
+        Reason::UpstreamTlsAlert => {
+            "The upstream ended TLS with an alert: most often it refuses our certificate."
+        }
         Reason::UpstreamClosed => "The upstream closed the connection before a response.",
         Reason::UpstreamReset => "The upstream reset the connection or the stream.",
         Reason::UpstreamProtocol => "What the upstream answered is not HTTP, or breaks it.",

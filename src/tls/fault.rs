@@ -106,6 +106,8 @@ kinds! {
     AlertDecryptError: "alert_decrypt_error", "tls_alert_received";
     AlertOther: "alert_other", "tls_alert_received";
     // Here.
+    /// The identity that is to be shown is not there yet.
+    NoIdentity: "no_identity", "proxy_configuration_error";
     Internal: "internal", "proxy_internal_error";
 }
 

@@ -13,28 +13,46 @@
 //!
 //! Time is an argument everywhere.
 
+pub mod alpn;
 mod certificate;
 mod chain;
+pub mod client;
 mod fault;
+pub mod handshake;
+pub mod keeper;
 mod material;
+mod materials;
 mod peer_match;
 pub(crate) mod pem;
+pub mod roster;
+pub mod server;
 mod spiffe;
+mod term;
 mod trust;
 mod verify;
+pub mod warden;
 
 use std::sync::{Arc, LazyLock};
 
-use rustls::crypto::{
-    CryptoProvider,
-    aws_lc_rs::{self, kx_group},
+use rustls::{
+    SupportedProtocolVersion,
+    crypto::{
+        CryptoProvider,
+        aws_lc_rs::{self, kx_group},
+    },
+    version::{TLS12, TLS13},
 };
+
+use crate::config::model::TlsVersion;
 
 pub use certificate::{Certificate, Date, Unfit};
 pub use fault::{Fault, FaultKind};
+pub use handshake::{Desk, Secured};
 pub use material::{Credential, Loaded, MaterialError, Problem, Source, Warning, split_der};
+pub use materials::Materials;
 pub use peer_match::{BadPeerMatch, Pattern, PeerMatch};
 pub use pem::BadPem;
+pub use roster::{Leash, Roster};
 pub use spiffe::{BadSpiffeId, SpiffeId, TrustDomain};
 pub use trust::{Bundle, Trust};
 pub use verify::{Admission, ClientVerifier, Expected, ServerVerifier, admit, still_admits};
@@ -56,6 +74,15 @@ pub fn provider() -> Arc<CryptoProvider> {
         })
     });
     Arc::clone(&PROVIDER)
+}
+
+/// The versions of TLS from `oldest` on.
+fn versions(oldest: TlsVersion) -> &'static [&'static SupportedProtocolVersion] {
+    static ALL: [&SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
+    match oldest {
+        TlsVersion::V1_2 => &ALL,
+        TlsVersion::V1_3 => &ALL[..1],
+    }
 }
 
 /// SHA-256, of which every fingerprint here is made.

@@ -23,7 +23,7 @@ use super::{
 /// All bundles together. Cheap to clone, and to compare: equal if the content is.
 #[derive(Clone, Debug)]
 pub struct Trust {
-    bundles: Arc<[Bundle]>,
+    bundles: Arc<[Arc<Bundle>]>,
     fingerprint: [u8; 32],
 }
 
@@ -59,11 +59,12 @@ pub(super) struct RevocationList {
 }
 
 impl Trust {
-    pub fn new(bundles: Vec<Bundle>) -> Self {
+    pub fn new<B: Into<Arc<Bundle>>>(bundles: Vec<B>) -> Self {
+        let bundles: Arc<[Arc<Bundle>]> = bundles.into_iter().map(Into::into).collect();
         let prints: BTreeSet<[u8; 32]> = bundles.iter().map(|bundle| bundle.fingerprint).collect();
         Self {
             fingerprint: sha256(prints.iter().map(|print| &print[..])),
-            bundles: bundles.into(),
+            bundles,
         }
     }
 
@@ -72,7 +73,7 @@ impl Trust {
         Ok(Self::new(vec![Bundle::system()?]))
     }
 
-    pub fn bundles(&self) -> &[Bundle] {
+    pub fn bundles(&self) -> &[Arc<Bundle>] {
         &self.bundles
     }
 
@@ -85,6 +86,7 @@ impl Trust {
     pub(super) fn for_peer(&self, id: Option<&SpiffeId>) -> impl Iterator<Item = &Bundle> {
         self.bundles
             .iter()
+            .map(|bundle| &**bundle)
             .filter(move |bundle| match (&bundle.domain, id) {
                 (Some(domain), Some(id)) => domain.contains(id),
                 (Some(_), None) => false,
@@ -350,7 +352,10 @@ mod tests {
         let both = text + &pem::encode("X509 CRL", &other);
         let both = bundle(certificates.as_bytes(), both.as_bytes()).unwrap();
         assert_eq!(both.revocation_lists().count(), 2);
-        assert_ne!(Trust::new(vec![both]), Trust::new(vec![from_der]));
+        assert_ne!(
+            Trust::new(vec![Arc::new(both)]),
+            Trust::new(vec![Arc::new(from_der)])
+        );
     }
 
     #[test]

@@ -23,10 +23,9 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// Between two attempts while a Unix socket's accept queue is full.
 const UNIX_RETRY: Duration = Duration::from_millis(5);
 
-/// Connects within `config.connect_timeout`, with `TCP_NODELAY` on. Where the upstream has
-/// `proxyProtocol`, the caller writes that header before anything else. If the connection stays, the
+/// Connects within `config.connect_timeout`, with `TCP_NODELAY` on. If the connection stays, the
 /// caller has a silent peer probed, too.
-pub async fn connect(endpoint: &Endpoint, config: &model::Upstream) -> Result<Stream> {
+pub(super) async fn connect(endpoint: &Endpoint, config: &model::Upstream) -> Result<Stream> {
     let attempt = async {
         match &endpoint.target {
             Target::Tcp {

@@ -75,22 +75,33 @@ pub struct Endpoint {
     pub target: Target,
     /// The address as text, for logs and metrics.
     pub label: Arc<str>,
+    /// The name that led to it, where it was one.
+    pub host: Option<Arc<str>>,
     active: AtomicU32,
     pub(super) ewma: Ewma,
     /// The alternative won the last race: where one family leads nowhere, only the first connection
     /// has to wait to find that out.
     pub(super) alternative_first: AtomicBool,
+    /// Asked for the best it speaks, it chose HTTP/1.1: nothing there can be shared.
+    pub(super) only_http1: AtomicBool,
 }
 
 impl Endpoint {
     pub fn new(target: Target, now: Instant) -> Arc<Self> {
+        Self::named(target, None, now)
+    }
+
+    /// The same, found under a name.
+    pub fn named(target: Target, host: Option<Arc<str>>, now: Instant) -> Arc<Self> {
         Arc::new(Self {
+            host,
             id: EndpointId::next(),
             label: target.to_string().into(),
             target,
             active: AtomicU32::new(0),
             ewma: Ewma::new(now),
             alternative_first: AtomicBool::new(false),
+            only_http1: AtomicBool::new(false),
         })
     }
 

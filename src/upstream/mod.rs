@@ -6,7 +6,8 @@
 //! and limits. [`crate::discovery`] publishes addresses into it; workers pick from it.
 
 pub mod balancer;
-pub mod connect;
+mod connect;
+pub mod dial;
 pub mod endpoint;
 pub mod limits;
 mod opening;
@@ -24,7 +25,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 pub use self::{
-    connect::connect,
+    dial::{Opened, dial},
     endpoint::{Endpoint, EndpointId, InFlight, Target},
     limits::{ConnectionPermit, Limits, PendingPermit, RequestPermit},
     set::EndpointSet,
@@ -37,6 +38,7 @@ use crate::{
     config::model::{self, EndpointAddress},
     error::{Error, Reason, Replay, Result},
     telemetry::UpstreamMetrics,
+    tls::{Materials, client::ClientTls},
 };
 
 /// A service: endpoints that are picked from, and limits over all workers.
@@ -45,6 +47,7 @@ pub struct Upstream {
     pub config: Arc<model::Upstream>,
     pub limits: Arc<Limits>,
     pub metrics: Arc<UpstreamMetrics>,
+    pub tls: Option<Arc<ClientTls>>,
     endpoints: ArcSwap<EndpointSet>,
     /// The position of round robin.
     cursor: AtomicUsize,
@@ -54,16 +57,26 @@ pub struct Upstream {
 
 impl Upstream {
     /// Addresses are endpoints at once, names when discovery has found them.
-    pub fn new(config: Arc<model::Upstream>, metrics: Arc<UpstreamMetrics>) -> Arc<Self> {
+    pub fn new(
+        config: Arc<model::Upstream>,
+        metrics: Arc<UpstreamMetrics>,
+        materials: &Materials,
+    ) -> Arc<Self> {
+        let tls = client_tls(&config, materials);
         let names = vec![Resolution::default(); config.endpoints.len()];
         let limits = Limits::new(config.limits);
-        Self::assemble(config, metrics, limits, names, &[])
+        Self::assemble(config, metrics, limits, tls, names, &[])
     }
 
     /// The same upstream under another configuration: endpoints whose address stays keep their
     /// identity (with connections, counts, estimates), names their last good answer, and what is
     /// held now counts against the new limits. `self` works on for who still has it.
-    pub fn successor(&self, config: Arc<model::Upstream>) -> Arc<Self> {
+    pub fn successor(&self, config: Arc<model::Upstream>, materials: &Materials) -> Arc<Self> {
+        let tls = if config.tls == self.config.tls {
+            self.tls.clone()
+        } else {
+            client_tls(&config, materials)
+        };
         let known: HashMap<&EndpointAddress, Resolution> = self
             .config
             .endpoints
@@ -81,6 +94,7 @@ impl Upstream {
             config,
             self.metrics.clone(),
             self.limits.clone(),
+            tls,
             names,
             self.endpoints.load().endpoints(),
         )
@@ -90,6 +104,7 @@ impl Upstream {
         config: Arc<model::Upstream>,
         metrics: Arc<UpstreamMetrics>,
         limits: Arc<Limits>,
+        tls: Option<Arc<ClientTls>>,
         names: Vec<Resolution>,
         previous: &[Arc<Endpoint>],
     ) -> Arc<Self> {
@@ -97,6 +112,7 @@ impl Upstream {
         Arc::new(Self {
             limits,
             metrics,
+            tls,
             endpoints: ArcSwap::from_pointee(set),
             // Not 0: of many proxies started together not all shall begin with the same endpoint.
             cursor: AtomicUsize::new(fastrand::usize(..1 << 20)),
@@ -214,6 +230,11 @@ fn written(address: &EndpointAddress) -> Option<String> {
     }
 }
 
+fn client_tls(config: &model::Upstream, materials: &Materials) -> Option<Arc<ClientTls>> {
+    let tls = config.tls.clone()?;
+    Some(ClientTls::new(tls, materials))
+}
+
 fn build_set(
     config: &model::Upstream,
     names: &[Resolution],
@@ -230,12 +251,14 @@ fn build_set(
                 EndpointAddress::Ip(address) => {
                     vec![Wanted {
                         target: Target::tcp(*address),
+                        host: None,
                         weight,
                     }]
                 }
                 EndpointAddress::Unix(path) => {
                     vec![Wanted {
                         target: Target::Unix(path.clone()),
+                        host: None,
                         weight,
                     }]
                 }
@@ -244,6 +267,7 @@ fn build_set(
                     .iter()
                     .map(|found| Wanted {
                         target: found.target.clone(),
+                        host: endpoint.address.host(),
                         weight: found.weight.saturating_mul(weight),
                     })
                     .collect(),
@@ -309,6 +333,7 @@ pub(crate) mod tests {
             name: "app".into(),
             endpoints,
             protocol: UpstreamProtocol::Http1,
+            tls: None,
             balancer: Balancer::PeakEwma,
             connect_timeout: Duration::from_secs(1),
             idle_timeout: Duration::from_secs(60),
@@ -328,7 +353,11 @@ pub(crate) mod tests {
 
     pub(crate) fn upstream(endpoints: &[EndpointAddress]) -> Arc<Upstream> {
         let metrics = Registry::new(1).upstream("app");
-        Upstream::new(Arc::new(upstream_config(endpoints)), metrics)
+        Upstream::new(
+            Arc::new(upstream_config(endpoints)),
+            metrics,
+            &Materials::default(),
+        )
     }
 
     fn ip(last: u8) -> EndpointAddress {
@@ -345,6 +374,7 @@ pub(crate) mod tests {
     fn found(last: u8) -> Vec<Wanted> {
         vec![Wanted {
             target: Target::tcp(([127, 0, 0, last], 80).into()),
+            host: None,
             weight: 1,
         }]
     }
@@ -422,7 +452,11 @@ pub(crate) mod tests {
     async fn no_endpoint_is_not_a_matter_of_names() {
         let mut config = upstream_config(&[ip(1)]);
         config.endpoints[0].weight = 0;
-        let none = Upstream::new(Arc::new(config), Registry::new(1).upstream("app"));
+        let none = Upstream::new(
+            Arc::new(config),
+            Registry::new(1).upstream("app"),
+            &Materials::default(),
+        );
         assert_eq!(pick(&none).unwrap_err().reason, Reason::NoEndpoints);
     }
 
@@ -444,7 +478,7 @@ pub(crate) mod tests {
         let before = ids(&upstream);
         let mut config = upstream_config(&[name("a"), ip(3), ip(1)]);
         config.limits.requests = 1;
-        let successor = upstream.successor(Arc::new(config));
+        let successor = upstream.successor(Arc::new(config), &Materials::default());
         let after = ids(&successor);
         assert_eq!(after[0], before[1]);
         assert_eq!(after[2], before[0]);

@@ -83,6 +83,7 @@ mod tests {
 
     fn found() -> Vec<Wanted> {
         vec![Wanted {
+            host: None,
             target: Target::tcp(([127, 0, 0, 1], 80).into()),
             weight: 1,
         }]

@@ -37,6 +37,8 @@ pub(super) struct Vacancy {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
     pub target: Target,
+    /// The name that led to it.
+    pub host: Option<Arc<str>>,
     /// Share of the load relative to the others of the set; 0 takes none.
     pub weight: u32,
 }
@@ -60,7 +62,12 @@ impl EndpointSet {
         let mut index = HashMap::new();
         let mut endpoints = Vec::new();
         let mut weights: Vec<u32> = Vec::new();
-        for Wanted { target, weight } in wanted {
+        for Wanted {
+            target,
+            host,
+            weight,
+        } in wanted
+        {
             match index.entry(target.to_string()) {
                 Entry::Occupied(at) => {
                     let sum: &mut u32 = &mut weights[*at.get()];
@@ -68,8 +75,10 @@ impl EndpointSet {
                 }
                 Entry::Vacant(free) => {
                     endpoints.push(match known.get(free.key()) {
-                        Some(&endpoint) if endpoint.target == target => endpoint.clone(),
-                        _ => Endpoint::new(target, now),
+                        Some(&endpoint) if endpoint.target == target && endpoint.host == host => {
+                            endpoint.clone()
+                        }
+                        _ => Endpoint::named(target, host, now),
                     });
                     weights.push(weight);
                     free.insert(endpoints.len() - 1);

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::ListenerTls;
 use crate::config::{
     decode::At,
     units::{Count, Duration, Size},
@@ -28,6 +29,9 @@ pub(crate) struct Listener {
     /// doesn't is closed.
     #[serde(default)]
     pub(crate) proxy_protocol: bool,
+    /// TLS towards clients. Plaintext unless written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tls: Option<At<ListenerTls>>,
     /// Connections at the same time; more are closed as they are accepted.
     #[serde(default = "max_connections")]
     pub(crate) max_connections: Count<1, 10_000_000>,

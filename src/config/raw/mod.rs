@@ -6,6 +6,7 @@
 mod filter;
 mod listener;
 mod route;
+mod tls;
 mod upstream;
 
 use schemars::JsonSchema;
@@ -15,6 +16,7 @@ use super::{decode::At, units::Duration};
 pub(super) use filter::*;
 pub(super) use listener::*;
 pub(super) use route::*;
+pub(super) use tls::*;
 pub(super) use upstream::*;
 
 /// A configuration of Pillion. `${NAME}` and `${NAME:-default}` inside a value are replaced from
@@ -32,6 +34,12 @@ pub(super) struct Config {
     /// How the process leaves after SIGTERM, SIGINT or `POST /drain`.
     #[serde(default)]
     pub(super) drain: At<Drain>,
+    /// Who this process is towards others: its certificate and key. None unless written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) identity: Option<At<Identity>>,
+    /// Whose certificates are believed.
+    #[serde(default)]
+    pub(super) trust: At<Vec<At<Trust>>>,
     /// The sockets that take connections. At least one, at most 256.
     pub(super) listeners: At<Vec<At<Listener>>>,
     /// What HTTP listeners do with requests: the rule semantics of a Gateway API HTTPRoute.

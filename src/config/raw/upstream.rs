@@ -5,6 +5,7 @@ use std::fmt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
+use super::UpstreamTls;
 use crate::config::{
     decode::At,
     units::{Count, Duration},
@@ -18,9 +19,13 @@ pub(crate) struct Upstream {
     pub(crate) name: At<String>,
     /// Where it is. At least one.
     pub(crate) endpoints: At<Vec<At<Endpoint>>>,
-    /// What is spoken with it.
-    #[serde(default)]
-    pub(crate) protocol: UpstreamProtocol,
+    /// What is spoken with it. Unless written, `http1`, or with `tls` what the endpoint chooses in
+    /// the handshake (`auto`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) protocol: Option<UpstreamProtocol>,
+    /// TLS towards its endpoints. Plaintext unless written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tls: Option<At<UpstreamTls>>,
     /// How an endpoint is chosen for a request.
     #[serde(default)]
     pub(crate) balancer: Balancer,
@@ -114,14 +119,16 @@ impl JsonSchema for Endpoint {
     }
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum UpstreamProtocol {
     /// HTTP/1.1.
-    #[default]
     Http1,
-    /// HTTP/2 with prior knowledge.
+    /// HTTP/2; with prior knowledge where there is no `tls`.
     Http2,
+    /// With `tls`, what the endpoint chooses by ALPN (RFC 7301), HTTP/2 if it can. In plaintext,
+    /// the version in which the client speaks.
+    Auto,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Known, Resolver};
+use super::{Known, Resolver, tls::Security};
 use crate::config::{
     decode::At,
     model::{
@@ -36,6 +36,7 @@ impl Resolver<'_> {
         &mut self,
         raw: &At<Vec<At<raw::Listener>>>,
         upstreams: &Known<'_>,
+        security: Security,
     ) -> Vec<Placed> {
         if raw.value.is_empty() {
             let fault = Fault::new("there is no listener");
@@ -50,7 +51,7 @@ impl Resolver<'_> {
         let mut names = HashMap::new();
         let listeners = raw.value.iter();
         listeners
-            .filter_map(|listener| self.listener(listener, upstreams, &mut names))
+            .filter_map(|listener| self.listener(listener, upstreams, security, &mut names))
             .collect()
     }
 
@@ -58,6 +59,7 @@ impl Resolver<'_> {
         &mut self,
         placed: &At<raw::Listener>,
         upstreams: &Known<'_>,
+        security: Security,
         names: &mut HashMap<Arc<str>, Option<NodeId>>,
     ) -> Option<Placed> {
         let raw = &placed.value;
@@ -80,6 +82,10 @@ impl Resolver<'_> {
             .upstream
             .as_ref()
             .and_then(|name| upstreams.check(name, self));
+        let tls = raw
+            .tls
+            .as_ref()
+            .and_then(|tls| self.listener_tls(tls, security));
         let kind = match raw.protocol {
             raw::ListenerProtocol::Http => {
                 self.stray(raw.tcp.as_ref().and_then(|tcp| tcp.node), "tcp", "http");
@@ -102,6 +108,7 @@ impl Resolver<'_> {
             address: address?,
             max_connections: raw.max_connections.get(),
             proxy_protocol: raw.proxy_protocol,
+            tls,
             kind,
         };
         Some((placed.node, listener))

@@ -7,6 +7,7 @@
 mod filters;
 mod listeners;
 mod routes;
+mod tls;
 mod upstreams;
 
 use std::{
@@ -16,6 +17,7 @@ use std::{
     time,
 };
 
+use self::tls::Security;
 use super::{
     decode::At,
     model::{self, Address, LogFormat, LogOutput},
@@ -41,18 +43,26 @@ pub(super) fn resolve(
     let admin = resolver.admin(&raw.admin);
     let access_log = resolver.access_log(&raw.access_log.value);
     let drain = resolver.drain(&raw.drain.value);
-    let upstreams = resolver.upstreams(&raw.upstreams);
+    let security = Security::of(raw);
+    let identity = raw
+        .identity
+        .as_ref()
+        .and_then(|identity| resolver.identity(identity));
+    let trust = resolver.trust(&raw.trust);
+    let upstreams = resolver.upstreams(&raw.upstreams, security);
     let mut known = Known::new("upstream", &raw.upstreams, tree, |upstream| &upstream.name);
     // A misspelt `upstreams` is told once, not at every mention of what it would have defined.
     known.complete &=
         raw.upstreams.node.is_some() || !root.node.is_some_and(|root| tree.has_lost_key(root));
-    let listeners = resolver.listeners(&raw.listeners, &known);
+    let listeners = resolver.listeners(&raw.listeners, &known, security);
     let routes = resolver.routes(raw, &listeners, &known);
     resolver.served(&raw.listeners.value, &listeners, &routes);
     model::Config {
         admin,
         access_log,
         drain,
+        identity,
+        trust,
         listeners: listeners
             .into_iter()
             .map(|(_, listener)| Arc::new(listener))

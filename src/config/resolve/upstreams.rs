@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::Resolver;
+use super::{Resolver, tls::Security};
 use crate::config::{
     decode::At,
     model::{
@@ -14,7 +14,11 @@ use crate::config::{
 };
 
 impl Resolver<'_> {
-    pub(super) fn upstreams(&mut self, raw: &At<Vec<At<raw::Upstream>>>) -> Vec<Upstream> {
+    pub(super) fn upstreams(
+        &mut self,
+        raw: &At<Vec<At<raw::Upstream>>>,
+        security: Security,
+    ) -> Vec<Upstream> {
         let mut names = HashMap::new();
         let mut upstreams = Vec::with_capacity(raw.value.len());
         for At { value: raw, .. } in &raw.value {
@@ -27,10 +31,16 @@ impl Resolver<'_> {
             let upstream = Upstream {
                 name: name.unwrap_or_default(),
                 endpoints: self.endpoints(&raw.endpoints),
-                protocol: match raw.protocol {
-                    raw::UpstreamProtocol::Http1 => UpstreamProtocol::Http1,
-                    raw::UpstreamProtocol::Http2 => UpstreamProtocol::Http2,
+                protocol: match (raw.protocol, &raw.tls) {
+                    (Some(raw::UpstreamProtocol::Http1), _) | (None, None) => {
+                        UpstreamProtocol::Http1
+                    }
+                    (Some(raw::UpstreamProtocol::Http2), _) => UpstreamProtocol::Http2,
+                    (Some(raw::UpstreamProtocol::Auto), _) | (None, Some(_)) => {
+                        UpstreamProtocol::Auto
+                    }
                 },
+                tls: raw.tls.as_ref().map(|tls| self.upstream_tls(tls, security)),
                 balancer: match raw.balancer {
                     raw::Balancer::PeakEwma => Balancer::PeakEwma,
                     raw::Balancer::LeastRequest => Balancer::LeastRequest,

@@ -171,6 +171,7 @@ mod tests {
             method: Method::POST,
             uri: Uri::from_static("http://other/a?b"),
             version: Version::HTTP_11,
+            spoken: Version::HTTP_11,
             fields: Fields::from_iter(lines),
         };
         assert_eq!(

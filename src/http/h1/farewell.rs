@@ -10,9 +10,10 @@ use crate::http::farewell;
 /// Says that nothing follows.
 pub(super) async fn close(inbound: &RefCell<Inbound>) {
     let unread = {
-        let inbound = inbound.borrow();
-        let Wire { stream, input, .. } = &inbound.wire;
-        !inbound.decoder.is_done() || !input.is_empty() || !stream.is_silent()
+        let mut inbound = inbound.borrow_mut();
+        let done = inbound.decoder.is_done();
+        let Wire { stream, input, .. } = &mut inbound.wire;
+        !done || !input.is_empty() || !stream.is_silent()
     };
     if unread {
         return linger(inbound).await;

@@ -231,6 +231,7 @@ fn read_request(
             method,
             uri,
             version,
+            spoken: version,
             fields,
         },
     })

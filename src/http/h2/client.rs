@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Version};
 use tokio::{
     sync::Notify,
     time::{Instant, Sleep, sleep, timeout},
@@ -39,7 +39,8 @@ use crate::{
         name::{self, Kind},
         upgrade::Tunnel,
     },
-    net::Stream,
+    tls::{Leash, alpn::Spoken},
+    upstream::Opened,
 };
 
 /// Streams that we put on one connection at most, whatever more the upstream would allow: a
@@ -51,6 +52,10 @@ const SETTINGS_WAIT: Duration = Duration::from_secs(1);
 /// A connection to an HTTP/2 upstream.
 pub struct Http2 {
     link: Rc<Link>,
+    /// What ends it, where there is TLS.
+    leash: Option<Rc<Leash>>,
+    /// It leads to another Pillion.
+    link_to_pillion: bool,
     /// Notified when the upstream's first SETTINGS have come.
     settled: Rc<Notify>,
     active: Cell<u32>,
@@ -71,7 +76,7 @@ impl std::fmt::Debug for Http2 {
 impl Http2 {
     /// Speaks HTTP/2 on `stream`; `held` is dropped when the connection has ended, `room` notified
     /// whenever one of its streams has.
-    pub fn open<H: 'static>(stream: Stream, held: H, room: Rc<Notify>, now: Instant) -> Rc<Self> {
+    pub fn open<H: 'static>(opened: Opened, held: H, room: Rc<Notify>, now: Instant) -> Rc<Self> {
         let limits = Limits {
             streams: 0,
             head: MAX_RESPONSE_HEAD,
@@ -80,10 +85,14 @@ impl Http2 {
         };
         let link = Link::new(Role::Client, limits);
         let settled = Rc::<Notify>::default();
+        let Opened { stream, spoken } = opened;
+        let leash = stream.leash();
         let driver = Driver::new(Rc::clone(&link), stream, Input::default());
         tokio::task::spawn_local(drive(driver, Rc::clone(&settled), held));
         Rc::new(Self {
             link,
+            leash,
+            link_to_pillion: spoken == Some(Spoken::Link),
             settled,
             active: Cell::new(0),
             room,
@@ -98,7 +107,12 @@ impl Http2 {
             let limit = core.peer.streams.min(MAX_STREAMS);
             (core.room().is_some() && !core.is_full()).then_some(limit)
         });
-        room.is_some_and(|limit| self.active.get() < limit)
+        room.is_some_and(|limit| self.active.get() < limit) && !self.is_retired()
+    }
+
+    /// Its identity or its trust has been replaced.
+    pub fn is_retired(&self) -> bool {
+        self.leash.as_ref().is_some_and(|leash| leash.is_retired())
     }
 
     pub fn is_closed(&self) -> bool {
@@ -243,6 +257,11 @@ fn read_head(head: &Head, section: Section, to_head: bool) -> Result<ReceivedRes
 pub struct Slot(Rc<Http2>);
 
 impl Slot {
+    /// Whether it can carry what is no HTTP any more after the first answer (RFC 8441).
+    pub async fn knows_extended_connect(&self) -> bool {
+        self.0.knows_extended_connect().await
+    }
+
     pub fn take(conn: &Rc<Http2>) -> Self {
         conn.active.set(conn.active.get() + 1);
         Self(Rc::clone(conn))
@@ -282,7 +301,7 @@ pub async fn send(slot: Slot, request: &mut Request) -> Result<Response> {
     }
     let tunnel = request.upgrade.is_some();
     let bare = request.body.is_empty() && !tunnel;
-    let stream = StreamHandle::open(&conn.link, bare, |block| put_head(block, request));
+    let stream = StreamHandle::open(&conn.link, bare, |block| put_head(block, request, conn));
     if request.head.method == Method::HEAD {
         stream.mail(|mail| mail.to_head = true);
     }
@@ -330,8 +349,20 @@ pub async fn send(slot: Slot, request: &mut Request) -> Result<Response> {
     })
 }
 
+/// Tells another Pillion what the client spoke, where that is not what is spoken here.
+fn put_spoken(block: &mut Block<'_>, spoken: Version, conn: &Http2) {
+    let spoken: &[u8] = match spoken {
+        Version::HTTP_11 => b"HTTP/1.1",
+        Version::HTTP_10 => b"HTTP/1.0",
+        _ => return,
+    };
+    if conn.link_to_pillion {
+        block.field(name::X_PILLION_PROTOCOL.as_str().as_bytes(), spoken);
+    }
+}
+
 /// The head as HTTP/2 writes it: `Host` as `:authority`, a wish to upgrade as `:protocol`.
-fn put_head(block: &mut Block<'_>, request: &Request) {
+fn put_head(block: &mut Block<'_>, request: &Request, conn: &Http2) {
     let head = &request.head;
     let protocol = match &request.upgrade {
         Some(Upgrade::Protocol(protocol)) => Some(protocol),
@@ -339,20 +370,27 @@ fn put_head(block: &mut Block<'_>, request: &Request) {
     };
     let method = protocol.map_or(&head.method, |_| &Method::CONNECT);
     block.field(b":method", method.as_str().as_bytes());
-    block.field(b":scheme", b"http");
+    let scheme: &[u8] = if conn.leash.is_some() {
+        b"https"
+    } else {
+        b"http"
+    };
+    block.field(b":scheme", scheme);
     let authority = head.fields.get(&name::HOST).unwrap_or(b"localhost");
     block.field(b":authority", authority);
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
     block.field(b":path", path.as_bytes());
     let without = Kind::Host.bit();
     let Some(protocol) = protocol else {
-        return put_fields(block, &head.fields, without);
+        put_fields(block, &head.fields, without);
+        return put_spoken(block, head.spoken, conn);
     };
     block.field(b":protocol", protocol.as_bytes());
     // RFC 8441 section 5 does without it.
     let mut fields = head.fields.clone();
     fields.remove(&name::SEC_WEBSOCKET_KEY);
     put_fields(block, &fields, without);
+    put_spoken(block, head.spoken, conn);
 }
 
 #[derive(Debug)]

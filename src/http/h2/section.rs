@@ -252,6 +252,7 @@ impl Section {
                 method: method.unwrap_or_default(),
                 uri: target.unwrap_or_default(),
                 version: Version::HTTP_2,
+                spoken: Version::HTTP_2,
                 fields,
             },
             upgrade,

@@ -1,8 +1,11 @@
 //! Counts with one writer each, kept apart by worker and summed when somebody asks.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
 
-use crate::error::Reason;
+use crate::{error::Reason, tls::FaultKind};
 
 /// A value for each worker, none sharing a cache line with another's.
 #[derive(Debug)]
@@ -104,6 +107,31 @@ impl<T> PerWorker<T> {
             .map(|&reason| ([reason.name()], self.sum(|block| table(block).of(reason))))
             .filter(|&(_, count)| count > 0)
             .collect()
+    }
+}
+
+impl<T> PerWorker<T> {
+    /// The same for what handshakes failed for.
+    pub fn faults(&self, table: impl Fn(&T) -> &ByFault) -> Vec<([&'static str; 1], u64)> {
+        FaultKind::ALL
+            .iter()
+            .map(|&kind| ([kind.name()], self.sum(|block| table(block).of(kind))))
+            .filter(|&(_, count)| count > 0)
+            .collect()
+    }
+}
+
+/// A count for each kind of fault, made when the first one happens: few listeners and upstreams
+/// have TLS.
+#[derive(Debug, Default)]
+pub struct ByFault(OnceLock<Box<[Count; FaultKind::COUNT]>>);
+
+impl ByFault {
+    pub fn of(&self, kind: FaultKind) -> &Count {
+        let counts = self
+            .0
+            .get_or_init(|| Box::new(std::array::from_fn(|_| Count::default())));
+        &counts[kind.index()]
     }
 }
 

@@ -3,10 +3,10 @@
 use std::fmt;
 
 use super::{
-    cells::{ByReason, Count, Level, PerWorker},
+    cells::{ByFault, ByReason, Count, Level, PerWorker},
     scrape::{Families, Scraped},
 };
-use crate::error::Reason;
+use crate::{error::Reason, tls::FaultKind};
 
 /// The handle of one listener. Every `worker` is the number of the calling worker.
 #[derive(Debug)]
@@ -14,6 +14,8 @@ pub struct ListenerMetrics(PerWorker<Cells>);
 
 #[derive(Debug, Default)]
 struct Cells {
+    handshakes: Count,
+    handshakes_failed: ByFault,
     connections: Level,
     refused: Count,
     received: Count,
@@ -23,6 +25,16 @@ struct Cells {
 }
 
 impl ListenerMetrics {
+    /// A TLS handshake with one of the clients came to its end.
+    pub fn handshake(&self, worker: usize) {
+        self.0.of(worker).handshakes.increment();
+    }
+
+    /// One came to nothing.
+    pub fn handshake_failed(&self, worker: usize, kind: FaultKind) {
+        self.0.of(worker).handshakes_failed.of(kind).increment();
+    }
+
     /// A connection was accepted and will be served.
     pub fn accepted(&self, worker: usize) {
         self.0.of(worker).connections.entered.increment();
@@ -70,6 +82,17 @@ impl Scraped for ListenerMetrics {
     }
 
     fn encode(families: &mut Families<'_, '_, Self>) -> fmt::Result {
+        families.counter(
+            "pillion_listener_tls_handshakes",
+            "TLS handshakes with clients.",
+            |metrics| metrics.0.sum(|cells| &cells.handshakes),
+        )?;
+        families.counters(
+            "pillion_listener_tls_handshakes_failed",
+            "TLS handshakes with clients that came to nothing, by reason.",
+            ["reason"],
+            |metrics| metrics.0.faults(|cells| &cells.handshakes_failed),
+        )?;
         families.counter(
             "pillion_listener_connections",
             "Connections accepted.",

@@ -3,11 +3,11 @@
 use std::{fmt, time::Duration};
 
 use super::{
-    cells::{ByReason, Count, Entered, Level, PerWorker},
+    cells::{ByFault, ByReason, Count, Entered, Level, PerWorker},
     histogram::Histogram,
     scrape::{Families, Scraped},
 };
-use crate::error::Reason;
+use crate::{error::Reason, tls::FaultKind};
 
 /// The handle of one upstream. Every `worker` is the number of the calling worker.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub struct UpstreamMetrics {
 
 #[derive(Debug, Default)]
 struct Cells {
+    handshakes: Count,
+    handshakes_failed: ByFault,
     connections: Level,
     idle: Level,
     connect_failures: ByReason,
@@ -32,6 +34,16 @@ struct Cells {
 }
 
 impl UpstreamMetrics {
+    /// A TLS handshake with one of the endpoints came to its end.
+    pub fn handshake(&self, worker: usize) {
+        self.cells.of(worker).handshakes.increment();
+    }
+
+    /// One came to nothing.
+    pub fn handshake_failed(&self, worker: usize, kind: FaultKind) {
+        self.cells.of(worker).handshakes_failed.of(kind).increment();
+    }
+
     /// A connection was made; connecting took this long.
     pub fn connection_opened(&self, worker: usize, duration: Duration) {
         let cells = self.cells.of(worker);
@@ -131,6 +143,17 @@ impl Scraped for UpstreamMetrics {
     }
 
     fn encode(families: &mut Families<'_, '_, Self>) -> fmt::Result {
+        families.counter(
+            "pillion_upstream_tls_handshakes",
+            "TLS handshakes with endpoints.",
+            |metrics| metrics.cells.sum(|cells| &cells.handshakes),
+        )?;
+        families.counters(
+            "pillion_upstream_tls_handshakes_failed",
+            "TLS handshakes with endpoints that came to nothing, by reason.",
+            ["reason"],
+            |metrics| metrics.cells.faults(|cells| &cells.handshakes_failed),
+        )?;
         families.counter(
             "pillion_upstream_connections",
             "Connections made.",

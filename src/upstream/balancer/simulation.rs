@@ -143,6 +143,7 @@ fn build(
     now: Instant,
 ) -> EndpointSet {
     let wanted = servers.iter().zip(1..).map(|(server, port)| Wanted {
+        host: None,
         target: Target::tcp(([127, 0, 0, 1], port).into()),
         weight: server.weight,
     });

@@ -25,10 +25,11 @@ pub struct Http1 {
 
 impl Http1 {
     /// Neither too old nor too long idle, still open, and nothing unasked-for has come in.
-    pub(super) fn is_usable(&self, now: Instant) -> bool {
+    pub(super) fn is_usable(&mut self, now: Instant) -> bool {
         let idle = self.lease.upstream.config.idle_timeout;
         now.saturating_duration_since(self.idle_since) < idle
             && self.expires.is_none_or(|at| now < at)
+            && !self.wire.stream.is_retired()
             && self.wire.stream.is_silent()
     }
 }

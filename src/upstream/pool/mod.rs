@@ -18,22 +18,20 @@ use std::{
 
 use foldhash::fast::FixedState;
 use tokio::{
-    io::AsyncWriteExt,
     sync::{Notify, oneshot},
     task::AbortHandle,
     time::Instant,
 };
 
-pub use self::connection::Http1;
 use self::connection::Lease;
+pub use self::{connection::Http1, shared::Way};
 use super::{
-    ConnectionPermit, Endpoint, EndpointId, PendingPermit, Upstream, connect, opening::Opening,
+    ConnectionPermit, Endpoint, EndpointId, Opened, PendingPermit, Upstream, dial, opening::Opening,
 };
 use crate::{
-    error::{Error, Reason, Replay, Result},
+    error::{Error, Result},
     http::{h1::wire::Wire, h2::client::Http2, input::Input},
-    listener::proxy_protocol,
-    net::Stream,
+    tls::{Desk, alpn::Offer},
     worker::{Conn, Worker},
 };
 
@@ -49,6 +47,7 @@ type ByEndpoint = HashMap<EndpointId, Pool, FixedState>;
 /// One worker's pools, by endpoint.
 pub struct Pools {
     worker: usize,
+    tls: Rc<Desk>,
     endpoints: RefCell<ByEndpoint>,
 }
 
@@ -88,9 +87,10 @@ impl Drop for Pool {
 }
 
 impl Pools {
-    pub fn new(worker: usize) -> Rc<Self> {
+    pub fn new(worker: usize, tls: Rc<Desk>) -> Rc<Self> {
         Rc::new(Self {
             worker,
+            tls,
             endpoints: RefCell::default(),
         })
     }
@@ -166,18 +166,23 @@ impl Pools {
         permit: ConnectionPermit,
         client: &Conn,
     ) -> Result<Box<Http1>> {
-        let (stream, lease) = self.open(upstream, endpoint, permit, client).await?;
+        let offer = Offer::Http1;
+        let (opened, lease) = self.open(upstream, endpoint, permit, client, offer).await?;
+        Ok(self.http1_over(opened, lease, endpoint))
+    }
+
+    fn http1_over(&self, opened: Opened, lease: Lease, endpoint: &Endpoint) -> Box<Http1> {
         let now = Instant::now();
-        Ok(Box::new(Http1 {
-            wire: Wire::new(stream, Input::default()),
+        Box::new(Http1 {
+            wire: Wire::new(opened.stream, Input::default()),
             reused: false,
             endpoint: endpoint.id,
-            expires: self.expiry(upstream, now),
+            expires: self.expiry(&lease.upstream, now),
             idle_since: now,
             // With the PROXY protocol a connection speaks for one client only.
-            reusable: upstream.config.proxy_protocol.is_none(),
+            reusable: lease.upstream.config.proxy_protocol.is_none(),
             lease,
-        }))
+        })
     }
 
     /// The right to open a connection, waited for.
@@ -202,7 +207,10 @@ impl Pools {
     /// Takes a connection back after an exchange that left it clean.
     pub fn check_in(&self, mut conn: Box<Http1>) {
         let now = Instant::now();
-        if !conn.reusable || conn.expires.is_some_and(|at| at <= now) {
+        if !conn.reusable
+            || conn.expires.is_some_and(|at| at <= now)
+            || conn.wire.stream.is_retired()
+        {
             return;
         }
         let mut pools = self.endpoints.borrow_mut();
@@ -233,7 +241,7 @@ impl Pools {
     ) -> Option<Box<Http1>> {
         let mut pools = self.endpoints.borrow_mut();
         let pool = self.pool(&mut pools, upstream, endpoint);
-        while let Some(conn) = pool.idle.pop() {
+        while let Some(mut conn) = pool.idle.pop() {
             upstream.metrics.idle_removed(self.worker);
             if conn.is_usable(now) {
                 return Some(conn);
@@ -268,27 +276,16 @@ impl Pools {
         endpoint: &Endpoint,
         permit: ConnectionPermit,
         client: &Conn,
-    ) -> Result<(Stream, Lease)> {
+        offer: Offer,
+    ) -> Result<(Opened, Lease)> {
         let start = Instant::now();
-        let opened = async {
-            let mut stream = connect::connect(endpoint, &upstream.config).await?;
-            stream.probe_when_silent();
-            if let Some(version) = upstream.config.proxy_protocol {
-                let header =
-                    proxy_protocol::encode(version, &client.source(), &client.destination());
-                stream.write_all(&header).await.map_err(|error| {
-                    Error::new(Reason::ConnectFailed, "the PROXY header could not be sent")
-                        .source(error)
-                        .replay(Replay::NeverSent)
-                })?;
-            }
-            Ok(stream)
-        };
-        let stream = opened.await.inspect_err(|error: &Error| {
+        let opened = dial(upstream, endpoint, client, &self.tls, offer);
+        let opened = opened.await.inspect_err(|error: &Error| {
             upstream
                 .metrics
                 .connection_failed(self.worker, error.reason);
         })?;
+        opened.stream.probe_when_silent();
         upstream
             .metrics
             .connection_opened(self.worker, start.elapsed());
@@ -297,7 +294,7 @@ impl Pools {
             worker: self.worker,
             _permit: permit,
         };
-        Ok((stream, lease))
+        Ok((opened, lease))
     }
 
     /// Shortened by up to a tenth, so that connections made together don't end together.
@@ -352,7 +349,7 @@ impl Pools {
                 let too_idle = conn
                     .idle_since()
                     .is_some_and(|at| now.duration_since(at) >= idle);
-                if !wanted || too_old || too_idle {
+                if !wanted || too_old || too_idle || conn.is_retired() {
                     conn.retire();
                 }
                 !conn.is_closed()
@@ -407,9 +404,9 @@ impl Pool {
         Some(conn)
     }
 
-    fn retain_idle(&mut self, worker: usize, keep: impl Fn(&Http1) -> bool) {
+    fn retain_idle(&mut self, worker: usize, keep: impl Fn(&mut Http1) -> bool) {
         let before = self.idle.len();
-        self.idle.retain(|conn| keep(conn));
+        self.idle.retain_mut(|conn| keep(conn));
         for _ in self.idle.len()..before {
             self.upstream.metrics.idle_removed(worker);
         }
@@ -472,7 +469,7 @@ mod tests {
     fn a_withdrawn_endpoint_s_pool_goes_once_nobody_waits() {
         LocalRuntime::new().unwrap().block_on(async {
             let upstream = upstream(&[EndpointAddress::Ip(([127, 0, 0, 1], 80).into())]);
-            let pools = Pools::new(0);
+            let pools = Pools::new(0, Desk::new(0));
             let endpoint = upstream.endpoints().endpoints()[0].id;
             let (sender, arrival) = oneshot::channel();
             pools

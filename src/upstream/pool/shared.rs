@@ -1,19 +1,24 @@
 //! Connections to HTTP/2 upstreams, which many requests share.
 
-use std::{rc::Rc, sync::Arc};
+use std::{
+    rc::Rc,
+    sync::{Arc, atomic::Ordering},
+};
 
 use tokio::{sync::Notify, time::Instant};
 
-use super::Pools;
+use super::{Http1, Pools};
 use crate::{
     error::Result,
     http::h2::client::{Http2, Slot},
-    upstream::{ConnectionPermit, Endpoint, EndpointId, Upstream, opening::Opening},
+    tls::alpn::Offer,
+    upstream::{Endpoint, EndpointId, Upstream, opening::Opening},
     worker::Conn,
 };
 
 impl Pools {
-    /// A place for one stream over HTTP/2.
+    /// A place for one stream over HTTP/2; where the best that an endpoint speaks may be HTTP/1.1, a
+    /// connection of that.
     ///
     /// # Errors
     /// Nothing has been sent in any of them.
@@ -21,16 +26,22 @@ impl Pools {
         self: &Rc<Self>,
         upstream: &Arc<Upstream>,
         endpoint: &Endpoint,
+        now: Instant,
         client: &Conn,
-    ) -> Result<Slot> {
+        offer: Offer,
+    ) -> Result<Way> {
+        if offer == Offer::Best && endpoint.only_http1.load(Ordering::Relaxed) {
+            let conn = self.http1(upstream, endpoint, now, client).await?;
+            return Ok(Way::Connection(conn));
+        }
         if upstream.config.proxy_protocol.is_none()
             && let Some(slot) = self.shared(upstream, endpoint.id)
         {
             upstream.metrics.pool_hit(self.worker);
-            return Ok(slot);
+            return Ok(Way::Stream(slot));
         }
         // Boxed, as for HTTP/1.1.
-        Box::pin(self.missing_http2(upstream, endpoint, client)).await
+        Box::pin(self.missing_http2(upstream, endpoint, client, offer)).await
     }
 
     /// A place on a connection that is open and has one.
@@ -47,22 +58,30 @@ impl Pools {
         upstream: &Arc<Upstream>,
         endpoint: &Endpoint,
         client: &Conn,
-    ) -> Result<Slot> {
+        offer: Offer,
+    ) -> Result<Way> {
         if upstream.config.proxy_protocol.is_some() {
             // Such a connection speaks for one client only: there is nothing to share.
             upstream.metrics.pool_miss(self.worker);
             let permit = self.permit(upstream).await?;
             let room = Rc::default();
-            let conn = self
-                .open_http2(upstream, endpoint, permit, client, room)
-                .await?;
-            return Ok(Slot::take(&conn));
+            let (opened, lease) = self.open(upstream, endpoint, permit, client, offer).await?;
+            if opened.is_http1(offer) {
+                return Ok(Way::Connection(self.http1_over(opened, lease, endpoint)));
+            }
+            let conn = Http2::open(opened, lease, room, Instant::now());
+            return Ok(Way::Stream(Slot::take(&conn)));
         }
         loop {
+            if offer == Offer::Best && endpoint.only_http1.load(Ordering::Relaxed) {
+                // The one who opened has found out.
+                let conn = self.http1(upstream, endpoint, Instant::now(), client);
+                return conn.await.map(Way::Connection);
+            }
             let (opened, room) = match self.turn(upstream, endpoint.id) {
                 Turn::Take(slot) => {
                     upstream.metrics.pool_hit(self.worker);
-                    return Ok(slot);
+                    return Ok(Way::Stream(slot));
                 }
                 Turn::Wait(opening, room) => {
                     let _pending = self.pending(upstream)?;
@@ -86,10 +105,15 @@ impl Pools {
                 },
             };
             upstream.metrics.pool_miss(self.worker);
-            let conn = self
-                .open_http2(upstream, endpoint, permit, client, room)
+            let (fresh, lease) = self
+                .open(upstream, endpoint, permit, client, offer)
                 .await
                 .inspect_err(|error| opened.opening.fail(error))?;
+            if fresh.is_http1(offer) {
+                endpoint.only_http1.store(true, Ordering::Relaxed);
+                return Ok(Way::Connection(self.http1_over(fresh, lease, endpoint)));
+            }
+            let conn = Http2::open(fresh, lease, room, Instant::now());
             let slot = Slot::take(&conn);
             let mut pools = self.endpoints.borrow_mut();
             self.pool(&mut pools, upstream, endpoint.id)
@@ -97,7 +121,7 @@ impl Pools {
                 .push(conn);
             // `opened` looks into the pools as it goes.
             drop(pools);
-            return Ok(slot);
+            return Ok(Way::Stream(slot));
         }
     }
 
@@ -121,18 +145,12 @@ impl Pools {
         };
         Turn::Open(opened, room)
     }
+}
 
-    async fn open_http2(
-        &self,
-        upstream: &Arc<Upstream>,
-        endpoint: &Endpoint,
-        permit: ConnectionPermit,
-        client: &Conn,
-        room: Rc<Notify>,
-    ) -> Result<Rc<Http2>> {
-        let (stream, lease) = self.open(upstream, endpoint, permit, client).await?;
-        Ok(Http2::open(stream, lease, room, Instant::now()))
-    }
+/// What carries one exchange.
+pub enum Way {
+    Stream(Slot),
+    Connection(Box<Http1>),
 }
 
 enum Turn<'p> {

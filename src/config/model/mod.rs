@@ -5,10 +5,14 @@
 //! key, written or not. Two equal values behave equally: a reload compares them to decide what to
 //! carry over.
 
+mod tls;
+
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use serde::{Serialize, Serializer};
+
+pub use self::tls::*;
 
 /// One whole configuration.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -17,6 +21,8 @@ pub struct Config {
     pub admin: Admin,
     pub access_log: AccessLog,
     pub drain: Drain,
+    pub identity: Option<Identity>,
+    pub trust: Vec<Trust>,
     pub listeners: Vec<Arc<Listener>>,
     /// HTTP routes; a listener serves those whose `listeners` name it.
     pub routes: Vec<Arc<Route>>,
@@ -76,6 +82,7 @@ pub struct Listener {
     pub max_connections: usize,
     /// Every connection must begin with a PROXY protocol header (v1 or v2).
     pub proxy_protocol: bool,
+    pub tls: Option<ListenerTls>,
     pub kind: ListenerKind,
 }
 
@@ -386,6 +393,7 @@ pub struct Upstream {
     pub name: Arc<str>,
     pub endpoints: Vec<EndpointConfig>,
     pub protocol: UpstreamProtocol,
+    pub tls: Option<UpstreamTls>,
     pub balancer: Balancer,
     #[serde(serialize_with = "duration")]
     pub connect_timeout: Duration,
@@ -424,6 +432,20 @@ pub enum EndpointAddress {
     },
 }
 
+impl EndpointAddress {
+    /// The name of what is behind it: of an SRV record the domain that the service is for.
+    pub fn host(&self) -> Option<Arc<str>> {
+        match self {
+            Self::Ip(_) | Self::Unix(_) => None,
+            Self::Dns { host, .. } => Some(Arc::clone(host)),
+            Self::Srv { name } => {
+                let labels = name.split('.').skip_while(|label| label.starts_with('_'));
+                Some(labels.collect::<Vec<_>>().join(".").into())
+            }
+        }
+    }
+}
+
 /// A place that can be bound or connected to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Address {
@@ -450,8 +472,10 @@ impl Serialize for Address {
 #[serde(rename_all = "camelCase")]
 pub enum UpstreamProtocol {
     Http1,
-    /// With prior knowledge.
+    /// With prior knowledge where there is no TLS.
     Http2,
+    /// With TLS what the endpoint chooses, else what the client speaks.
+    Auto,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

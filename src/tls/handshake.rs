@@ -1,0 +1,196 @@
+//! Handshakes on both sides: in bounded time, and never at the cost of what is established.
+
+use std::{future::poll_fn, io, rc::Rc, sync::Arc, time::Duration};
+
+use rustls::{
+    client::UnbufferedClientConnection,
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    server::UnbufferedServerConnection,
+};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
+
+use super::{
+    Certificate, Fault, FaultKind,
+    alpn::Spoken,
+    client::ClientSide,
+    roster::{Bond, Leash, Party, Roster},
+    server::{self, ServerSide},
+    term::Term,
+};
+use crate::{
+    http::input::Input,
+    net::{
+        Stream,
+        tls::{Session, TlsStream},
+    },
+    snapshot::ListenerId,
+};
+
+/// Steps of handshakes that one worker takes before it looks after everything else: each is a
+/// signature or two, some hundred microseconds, and a flood of them must not keep established
+/// connections waiting.
+const STEPS: usize = 2;
+
+/// What a worker knows of its TLS connections.
+pub struct Desk {
+    pub worker: usize,
+    pub roster: Roster,
+    turns: Semaphore,
+}
+
+impl Desk {
+    pub fn new(worker: usize) -> Rc<Self> {
+        Rc::new(Self {
+            worker,
+            roster: Roster::default(),
+            turns: Semaphore::new(STEPS),
+        })
+    }
+}
+
+/// What a handshake has settled.
+#[derive(Clone, Debug)]
+pub struct Secured {
+    pub leash: Rc<Leash>,
+    /// The peer, if it showed a certificate.
+    pub peer: Option<Arc<Certificate>>,
+    /// What was agreed to speak; `None` if that was no subject.
+    pub spoken: Option<Spoken>,
+}
+
+impl Desk {
+    /// The handshake with a client. `input` has what was read of it already.
+    pub async fn accept(
+        &self,
+        socket: Stream,
+        input: Input,
+        side: &ServerSide,
+        listener: ListenerId,
+        limit: Duration,
+    ) -> Result<(Stream, Secured), Fault> {
+        let session =
+            UnbufferedServerConnection::new(side.rustls()).map_err(|error| Fault::of(&error))?;
+        let mut stream = TlsStream::new(socket, Session::Server(session), input);
+        let asked = self.shake(&mut stream, limit).await?;
+        let secured = self.settle(
+            &mut stream,
+            side.shown(asked.as_deref()),
+            side.trust().map(|trust| *trust.fingerprint()),
+            side.credential(asked.as_deref()).leaf().not_after,
+            Party::Client { listener, asked },
+        )?;
+        Ok((Stream::Tls(Box::new(stream)), secured))
+    }
+
+    /// The handshake with an endpoint. `offered`: protocols for ALPN.
+    pub async fn connect(
+        &self,
+        socket: Stream,
+        side: &ClientSide,
+        offered: Vec<Vec<u8>>,
+        party: (Arc<str>, ServerName<'static>),
+        limit: Duration,
+    ) -> Result<(Stream, Secured), Fault> {
+        let (upstream, dialled) = party;
+        let session =
+            UnbufferedClientConnection::new_with_alpn(side.rustls(), dialled.clone(), offered)
+                .map_err(|error| Fault::of(&error))?;
+        let mut stream = TlsStream::new(socket, Session::Client(session), Input::default());
+        self.shake(&mut stream, limit).await?;
+        let own = side.credential().map(|shown| shown.leaf().not_after);
+        let secured = self.settle(
+            &mut stream,
+            side.shown(),
+            Some(*side.trust().fingerprint()),
+            own.unwrap_or(UnixTime::since_unix_epoch(Duration::MAX)),
+            Party::Endpoint { upstream, dialled },
+        )?;
+        Ok((Stream::Tls(Box::new(stream)), secured))
+    }
+
+    /// One flight after the other, each in its turn. The name that a client asked for.
+    async fn shake(
+        &self,
+        stream: &mut TlsStream,
+        limit: Duration,
+    ) -> Result<Option<Box<str>>, Fault> {
+        let mut asked = None;
+        let flights = async {
+            loop {
+                poll_fn(|cx| stream.poll_next_flight(cx))
+                    .await
+                    .map_err(of)?;
+                let turn = self.turns.acquire().await;
+                let over = stream.take_flight().map_err(of);
+                asked = server::asked().or(asked.take());
+                if !matches!(over, Ok(false)) {
+                    // Also the alert that says what was wrong.
+                    let said = poll_fn(|cx| stream.poll_drain(cx)).await;
+                    over?;
+                    return said.map_err(of);
+                }
+                // Held until all others had theirs: without that, whoever waits next would go on
+                // in this very turn.
+                tokio::task::yield_now().await;
+                drop(turn);
+            }
+        };
+        timeout(limit, flights)
+            .await
+            .unwrap_or_else(|_| Err(Fault::timeout()))?;
+        Ok(asked)
+    }
+
+    fn settle(
+        &self,
+        stream: &mut TlsStream,
+        shown: Option<[u8; 32]>,
+        trust: Option<[u8; 32]>,
+        own_end: UnixTime,
+        party: Party,
+    ) -> Result<Secured, Fault> {
+        let state = stream.session().state();
+        let chain: Box<[CertificateDer<'static>]> =
+            state.peer_certificates().unwrap_or_default().into();
+        let spoken = match state.alpn_protocol() {
+            None => None,
+            agreed => Some(Spoken::agreed(agreed).ok_or_else(|| {
+                Fault::new(
+                    FaultKind::NoApplicationProtocol,
+                    "the peer chose a protocol that it was not offered",
+                )
+            })?),
+        };
+        let peer = chain.first().map(|leaf| {
+            Certificate::leaf(leaf)
+                .map_err(|_| Fault::new(FaultKind::BadCertificate, "the certificate can't be read"))
+        });
+        let peer = peer.transpose()?.map(Arc::new);
+        let end = match &peer {
+            Some(peer) => own_end.as_secs().min(peer.not_after.as_secs()),
+            None => own_end.as_secs(),
+        };
+        let left = end.saturating_sub(UnixTime::now().as_secs());
+        let bond = Bond {
+            party,
+            shown,
+            chain,
+            trust,
+        };
+        let term = Term::new(Instant::now(), Duration::from_secs(left));
+        let leash = self.roster.hold(bond, term);
+        stream.put_on(Rc::clone(&leash));
+        Ok(Secured {
+            leash,
+            peer,
+            spoken,
+        })
+    }
+}
+
+fn of(error: io::Error) -> Fault {
+    Fault::of_handshake(&error)
+}

@@ -1,0 +1,254 @@
+//! A worker's TLS connections, and how each of them is held.
+//!
+//! A connection is made with one identity and one trust. When either changes, and before a
+//! certificate ends, it has to go: first it is *retired* (it takes no new request, so that a new
+//! connection takes its place), and what can't be replaced, opaque TCP or an endless stream, is
+//! *cut* after a grace. The [`Roster`] decides that in one place for all connections of a worker;
+//! a connection only looks at its [`Leash`].
+
+use std::{
+    cell::{Cell, RefCell},
+    fmt,
+    rc::{Rc, Weak},
+    sync::Arc,
+    task::Waker,
+};
+
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio::{sync::Notify, time::Instant};
+
+use super::{
+    Admission, Fault, Trust,
+    client::ClientSide,
+    server::ServerSide,
+    still_admits,
+    term::{Stage, Term},
+};
+use crate::snapshot::ListenerId;
+
+/// With whom a connection was made, and what has to hold for it to last.
+pub struct Bond {
+    pub party: Party,
+    /// Fingerprint of the credential that was shown to the peer.
+    pub shown: Option<[u8; 32]>,
+    /// What the peer showed; empty if nothing.
+    pub chain: Box<[CertificateDer<'static>]>,
+    /// The trust by which it was admitted.
+    pub trust: Option<[u8; 32]>,
+}
+
+/// The other side, and where to look up what holds for it now.
+#[derive(Clone)]
+pub enum Party {
+    /// A client, and the name that it asked for.
+    Client {
+        listener: ListenerId,
+        asked: Option<Box<str>>,
+    },
+    /// An endpoint, by the name under which it was reached.
+    Endpoint {
+        upstream: Arc<str>,
+        dialled: ServerName<'static>,
+    },
+}
+
+/// What holds for a party now.
+pub enum Holding {
+    /// Connections of the kind, a client's or an upstream's, have no TLS any more, or are gone:
+    /// somebody else sees to that.
+    Nothing,
+    Client(Arc<ServerSide>),
+    Endpoint(Arc<ClientSide>),
+}
+
+/// How a connection is held. Whoever serves it looks here before the next request.
+pub struct Leash {
+    bond: Bond,
+    term: Cell<Term>,
+    stage: Cell<Stage>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Leash {
+    fn new(bond: Bond, term: Term) -> Rc<Self> {
+        Rc::new(Self {
+            bond,
+            term: Cell::new(term),
+            stage: Cell::new(Stage::Serving),
+            waker: RefCell::new(None),
+        })
+    }
+
+    /// Takes no new request.
+    pub fn is_retired(&self) -> bool {
+        self.stage.get() >= Stage::Retired
+    }
+
+    /// Ends now.
+    pub fn is_cut(&self) -> bool {
+        self.stage.get() == Stage::Cut
+    }
+
+    /// The task that has to learn of a cut.
+    pub fn heed(&self, waker: &Waker) {
+        match &mut *self.waker.borrow_mut() {
+            Some(known) => known.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+    }
+
+    /// Judges the connection by what holds now.
+    fn judge(&self, holding: &Holding, now: Instant, clock: UnixTime, random: u32) {
+        let bond = &self.bond;
+        let (trust, shown) = match (holding, &bond.party) {
+            (Holding::Client(side), Party::Client { asked, .. }) => {
+                (side.trust(), side.shown(asked.as_deref()))
+            }
+            (Holding::Endpoint(side), Party::Endpoint { .. }) => (Some(side.trust()), side.shown()),
+            _ => return,
+        };
+        let mut term = self.term.get();
+        if shown != bond.shown {
+            term = term.rotated(now, random);
+        }
+        let same = trust.map(Trust::fingerprint) == bond.trust.as_ref();
+        if !same && let Err(fault) = self.admit(holding, trust, clock) {
+            tracing::info!(reason = fault.kind().name(), detail = %fault, "peer is no longer admitted");
+            term = term.refused(now);
+        }
+        self.term.set(term);
+    }
+
+    fn admit(
+        &self,
+        holding: &Holding,
+        trust: Option<&Trust>,
+        clock: UnixTime,
+    ) -> Result<(), Fault> {
+        let Bond { party, chain, .. } = &self.bond;
+        let Some(trust) = trust.filter(|_| !chain.is_empty()) else {
+            return Ok(());
+        };
+        let admission = match (holding, party) {
+            (Holding::Endpoint(side), Party::Endpoint { dialled, .. }) => {
+                side.expected().admission(dialled)
+            }
+            _ => Admission::Client(&[]),
+        };
+        still_admits(trust, admission, chain, clock)
+    }
+
+    /// Moves on to the stage of this moment; whether that is another one.
+    fn advance(&self, now: Instant) -> bool {
+        let stage = self.term.get().stage(now).max(self.stage.get());
+        let before = self.stage.replace(stage);
+        if stage == Stage::Cut
+            && let Some(waker) = self.waker.borrow_mut().take()
+        {
+            waker.wake();
+        }
+        stage != before
+    }
+}
+
+impl fmt::Debug for Leash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Leash")
+            .field("term", &self.term)
+            .field("stage", &self.stage)
+            .finish_non_exhaustive()
+    }
+}
+
+/// All TLS connections of a worker.
+#[derive(Default)]
+pub struct Roster {
+    held: RefCell<Vec<Weak<Leash>>>,
+    /// When the first of them has to be looked at.
+    due: Cell<Option<Instant>>,
+    /// Notified when that has become earlier, or one of them is in doubt.
+    sooner: Notify,
+    /// Something was rotated while a handshake was on its way.
+    doubt: Cell<bool>,
+}
+
+impl Roster {
+    /// Holds one more connection.
+    pub fn hold(&self, bond: Bond, term: Term) -> Rc<Leash> {
+        let leash = Leash::new(bond, term);
+        let mut held = self.held.borrow_mut();
+        // Those that are gone are looked for only before the list would grow.
+        if held.len() == held.capacity() {
+            held.retain(|leash| leash.strong_count() > 0);
+        }
+        held.push(Rc::downgrade(&leash));
+        let due = earlier(self.due.get(), term.next(Stage::Serving));
+        if self.due.replace(due) != due {
+            self.sooner.notify_one();
+        }
+        leash
+    }
+
+    /// What a connection was made with has been replaced meanwhile: all are judged once more.
+    pub fn doubt(&self) {
+        self.doubt.set(true);
+        self.sooner.notify_one();
+    }
+
+    pub(super) fn take_doubt(&self) -> bool {
+        self.doubt.take()
+    }
+
+    /// Resolves when a review is due earlier than it was.
+    pub(super) async fn sooner(&self) {
+        self.sooner.notified().await;
+    }
+
+    /// When [`Self::review`] has something to do at the latest.
+    pub fn due(&self) -> Option<Instant> {
+        self.due.get()
+    }
+
+    /// Looks at every connection; at what holds for it only where that may have `changed`.
+    /// Whether any has moved on.
+    pub fn review(
+        &self,
+        now: Instant,
+        clock: UnixTime,
+        changed: Option<&dyn Fn(&Party) -> Holding>,
+        rng: &mut fastrand::Rng,
+    ) -> bool {
+        let mut moved = false;
+        let mut due = None;
+        let mut held = self.held.borrow_mut();
+        held.retain(|leash| {
+            let Some(leash) = leash.upgrade() else {
+                return false;
+            };
+            if let Some(holding) = changed {
+                leash.judge(&holding(&leash.bond.party), now, clock, rng.u32(..));
+            }
+            moved |= leash.advance(now);
+            due = earlier(due, leash.term.get().next(leash.stage.get()));
+            true
+        });
+        self.due.set(due);
+        moved
+    }
+
+    /// How many connections there are, and how many of them are to be replaced.
+    pub fn count(&self) -> (usize, usize) {
+        let held = self.held.borrow();
+        let open = held.iter().filter_map(Weak::upgrade);
+        open.fold((0, 0), |(all, old), leash| {
+            (all + 1, old + usize::from(leash.is_retired()))
+        })
+    }
+}
+
+fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (one, other) => one.or(other),
+    }
+}
