@@ -153,7 +153,8 @@ def test_what_cannot_be_read_is_2(cli, tmp_path, command, name):
 
 
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)
-def test_the_configurations_here_are_good(cli, path):
+def test_the_configurations_here_are_good(cli, path, monkeypatch):
+    monkeypatch.setenv("PILLION_PKI", "pki")
     done = cli("check", path)
     assert done.returncode == 0, done.stdout
 
