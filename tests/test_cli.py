@@ -153,9 +153,8 @@ def test_what_cannot_be_read_is_2(cli, tmp_path, command, name):
 
 
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)
-def test_the_configurations_here_are_good(cli, path, monkeypatch):
-    monkeypatch.setenv("PILLION_PKI", "pki")
-    done = cli("check", path)
+def test_the_configurations_here_are_good(cli, path):
+    done = cli("check", path, PILLION_PKI="pki")
     assert done.returncode == 0, done.stdout
 
 
@@ -225,7 +224,9 @@ def test_run_ends_with_the_parent_that_it_is_told_of(binary, tmp_path):
 def test_the_configurations_here_start(binary, tmp_path, path):
     # With a loopback of its own, so that every port is free.
     prefix = ["unshare", "--net", "sh", "-euc", 'ip link set lo up; exec "$@"', "alone"]
-    with Pillion(binary, tmp_path, None, config_path=path, prefix=prefix):
+    subprocess.run([binary, "dev-ca", "--out", tmp_path / "pki", "--trust-domain", "bench.local", "client", "server"],
+                   check=True, stdout=subprocess.DEVNULL)
+    with Pillion(binary, tmp_path, None, config_path=path, prefix=prefix, env={"PILLION_PKI": str(tmp_path / "pki")}):
         pass
 
 
