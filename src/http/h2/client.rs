@@ -234,7 +234,8 @@ fn take_head(link: &Rc<Link>, head: Head, section: Section) -> Result<(), Fault>
     })
 }
 
-fn read_head(head: &Head, section: Section, to_head: bool) -> Result<ReceivedResponse> {
+/// What the head of a response says; an interim one too.
+pub(crate) fn read_head(head: &Head, section: Section, to_head: bool) -> Result<ReceivedResponse> {
     let malformed = |what| Err(Error::new(Reason::UpstreamProtocol, what));
     let response = section.response(head.cut)?;
     let status = response.head.status;

@@ -21,14 +21,30 @@ const ANSWER: Duration = Duration::from_secs(20);
 
 /// Watches one connection. It has no timer while no stream is open, and sets one twice a minute
 /// at most.
-#[derive(Default)]
-pub(super) struct KeepAlive {
+pub(crate) struct KeepAlive {
+    silence: Duration,
     timer: Option<Pin<Box<Sleep>>>,
     heard: u64,
     asked: bool,
 }
 
+impl Default for KeepAlive {
+    fn default() -> Self {
+        Self::after(SILENCE)
+    }
+}
+
 impl KeepAlive {
+    /// Asks a peer that has been silent for so long.
+    pub(crate) const fn after(silence: Duration) -> Self {
+        Self {
+            silence,
+            timer: None,
+            heard: 0,
+            asked: false,
+        }
+    }
+
     /// Whether no stream has been open for a while.
     pub(super) const fn is_at_rest(&self) -> bool {
         self.timer.is_none()
@@ -36,18 +52,18 @@ impl KeepAlive {
 
     /// Ready when the peer is gone. `heard` is any number that grows with every byte from it,
     /// `busy` whether streams are open; `ping` asks it.
-    pub(super) fn poll(
+    pub(crate) fn poll(
         &mut self,
         cx: &mut Context<'_>,
         heard: u64,
         busy: bool,
-        ping: impl Fn(),
+        mut ping: impl FnMut(),
     ) -> Poll<()> {
         let timer = match &mut self.timer {
             Some(timer) => timer,
             none if busy => {
                 self.heard = heard;
-                none.insert(Box::pin(sleep(SILENCE)))
+                none.insert(Box::pin(sleep(self.silence)))
             }
             None => return Poll::Pending,
         };
@@ -67,7 +83,7 @@ impl KeepAlive {
             if silent {
                 ping();
             }
-            let patience = if silent { ANSWER } else { SILENCE };
+            let patience = if silent { ANSWER } else { self.silence };
             timer.as_mut().reset(Instant::now() + patience);
         }
     }

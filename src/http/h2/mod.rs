@@ -11,7 +11,7 @@ pub mod connection;
 pub mod flow;
 pub mod frame;
 pub mod hpack;
-mod keepalive;
+pub(crate) mod keepalive;
 pub mod link;
 pub mod output;
 pub mod receive;
