@@ -31,6 +31,7 @@ mod term;
 mod trust;
 mod verify;
 pub mod warden;
+pub mod workload;
 
 use std::sync::{Arc, LazyLock};
 
