@@ -24,7 +24,6 @@ thread_local! {
 type Memory = (Vec<u8>, Vec<Line>);
 
 /// The fields of a head or a trailer section, in order. Their memory goes round within a worker.
-#[derive(Clone)]
 pub struct Fields {
     /// Holds `name: value\r\n` for each line, and text between them that no line points to.
     text: Vec<u8>,
@@ -75,6 +74,17 @@ impl Line {
     /// Of a plain line: behind its CRLF.
     fn end(&self) -> usize {
         (self.value + self.value_len) as usize + 2
+    }
+}
+
+/// Into memory that goes round, as all of theirs.
+impl Clone for Fields {
+    fn clone(&self) -> Self {
+        let mut copy = Self::new(self.spelling);
+        copy.text.extend_from_slice(&self.text);
+        copy.lines.extend_from_slice(&self.lines);
+        copy.kinds = self.kinds;
+        copy
     }
 }
 

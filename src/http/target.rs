@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Where a settled request goes.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Target {
     /// Where in the fields its host is, as it is forwarded; `None` where HTTP/1.0 named none.
     pub host: Option<Place>,

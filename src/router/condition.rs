@@ -93,7 +93,7 @@ impl Condition {
 
 /// Lines of the same header count as one, combined as RFC 9110 section 5.3 says (and `Cookie` as
 /// RFC 9113 section 8.2.3 does). Only a regular expression over several lines allocates.
-fn header_matches(wanted: &HeaderMatch, fields: &Fields) -> bool {
+pub(crate) fn header_matches(wanted: &HeaderMatch, fields: &Fields) -> bool {
     let separator: &[u8] = if wanted.name == COOKIE { b"; " } else { b", " };
     let mut lines = fields.get_all(&wanted.name);
     let Some(first) = lines.next() else {

@@ -35,6 +35,7 @@ mod tree;
 #[cfg(test)]
 mod oracle;
 
+pub(crate) use condition::header_matches;
 pub use host::{Authority, HostError, valid_host};
 pub use path::{PathError, normalize};
 pub use query::{decode, decoded_eq, first, pairs};
