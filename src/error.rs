@@ -23,6 +23,9 @@ pub enum Reason {
     UnexpectedTls,
     // Decided here.
     NoRoute,
+    AccessDenied,
+    TokenMissing,
+    TokenInvalid,
     ConnectNotAllowed,
     LoopDetected,
     UpgradeRefused,
@@ -98,8 +101,8 @@ macro_rules! reasons {
     };
 }
 
-// gRPC: 2 UNKNOWN, 4 DEADLINE_EXCEEDED, 8 RESOURCE_EXHAUSTED, 12 UNIMPLEMENTED, 13 INTERNAL,
-// 14 UNAVAILABLE.
+// gRPC: 2 UNKNOWN, 4 DEADLINE_EXCEEDED, 7 PERMISSION_DENIED, 8 RESOURCE_EXHAUSTED,
+// 12 UNIMPLEMENTED, 13 INTERNAL, 14 UNAVAILABLE, 16 UNAUTHENTICATED.
 reasons! {
     BadRequest: "bad_request", Client, BAD_REQUEST, 13, "http_request_error", "DPE";
     HeadTooLarge: "head_too_large", Client, REQUEST_HEADER_FIELDS_TOO_LARGE, 8, "http_request_error", "DPE";
@@ -109,6 +112,9 @@ reasons! {
     ClientClosed: "client_closed", Client, BAD_REQUEST, 1, "http_request_error", "DC";
     UnexpectedTls: "unexpected_tls", Client, BAD_REQUEST, 13, "tls_protocol_error", "DPE";
     NoRoute: "no_route", Here, NOT_FOUND, 12, "destination_not_found", "NR";
+    AccessDenied: "access_denied", Here, FORBIDDEN, 7, "http_request_denied", "UAEX";
+    TokenMissing: "token_missing", Here, UNAUTHORIZED, 16, "http_request_denied", "UAEX";
+    TokenInvalid: "token_invalid", Here, UNAUTHORIZED, 16, "http_request_denied", "UAEX";
     ConnectNotAllowed: "connect_not_allowed", Here, METHOD_NOT_ALLOWED, 12, "http_request_denied", "NR";
     LoopDetected: "loop_detected", Here, LOOP_DETECTED, 13, "proxy_loop_detected", "LD";
     UpgradeRefused: "upgrade_refused", Here, NOT_IMPLEMENTED, 12, "http_upgrade_failed", "UPE";

@@ -15,7 +15,7 @@
 //! 2. [`http`] tells HTTP/1.1 from HTTP/2 by the first bytes and reads the head; [`tcp`] carries
 //!    what is not HTTP.
 //! 3. The worker's [`snapshot`] is loaded once; [`router`] finds the plan of the request:
-//!    everything that was decided before it came.
+//!    everything that was decided before it came; [`access`] says whether its caller may.
 //! 4. [`policy`] is the stack that the request passes: limits, deadlines, the attempt.
 //! 5. [`upstream`] picks an endpoint; a connection comes from the worker's pool or is made.
 //! 6. The response streams back with a guard in its body that, at its end or when it is dropped,
@@ -23,6 +23,7 @@
 //!
 //! What fails on the way is an [`error::Error`], turned into a response by one table.
 
+pub mod access;
 pub mod admin;
 pub mod cli;
 pub mod config;

@@ -7,6 +7,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use crate::{
+    access::{self, Policy, Provider},
     config::model::{
         self, Action, Address, Backend, BackendFilters, Config, DirectResponse, Filters,
         HttpListener, ListenerKind, Redirect, Route, Rule, TcpListener, Timeouts,
@@ -37,6 +38,7 @@ pub struct Snapshot {
     pub config: Arc<Config>,
     pub listeners: HashMap<ListenerId, Arc<ListenerPlan>>,
     pub upstreams: HashMap<Arc<str>, Arc<Upstream>>,
+    pub jwt_providers: HashMap<Arc<str>, Arc<Provider>>,
 }
 
 /// What a connection accepted on one socket is served with.
@@ -50,6 +52,9 @@ pub struct ListenerPlan {
     pub metrics: Arc<ListenerMetrics>,
     /// `None`: plaintext.
     pub tls: Option<Arc<ServerTls>>,
+    /// Who may call; `None`: whoever can connect. The same one as before as long as it decides
+    /// alike.
+    pub access: Option<Arc<Policy>>,
     pub kind: PlanKind,
 }
 
@@ -131,9 +136,14 @@ impl Snapshot {
                 )
             })
             .collect();
+        let jwt_providers = {
+            let before = previous.map(|previous| &previous.jwt_providers);
+            access::keys::providers(&config.jwt_providers, before)
+        };
         let compiler = Compiler {
             config: &config,
             upstreams: &upstreams,
+            jwt_providers: &jwt_providers,
             registry,
         };
         let rules = compiler.rules();
@@ -142,9 +152,11 @@ impl Snapshot {
             .iter()
             .map(|listener| {
                 let Bound { id, address } = sockets[&listener.name].clone();
+                let before = previous.and_then(|previous| previous.listeners.get(&id));
                 let plan = ListenerPlan {
                     id,
                     generation,
+                    access: compiler.access(listener, &address, before),
                     address,
                     config: Arc::clone(listener),
                     metrics: registry.listener(&listener.name),
@@ -158,6 +170,7 @@ impl Snapshot {
             generation,
             listeners,
             upstreams,
+            jwt_providers,
             config,
         }
     }
@@ -218,6 +231,7 @@ fn server_tls(
 struct Compiler<'a> {
     config: &'a Config,
     upstreams: &'a HashMap<Arc<str>, Arc<Upstream>>,
+    jwt_providers: &'a HashMap<Arc<str>, Arc<Provider>>,
     registry: &'a Registry,
 }
 
@@ -258,6 +272,34 @@ impl<'a> Compiler<'a> {
                     .map(|upstream| Arc::new(self.fallback(&listener.name, upstream))),
             })),
         }
+    }
+
+    fn access(
+        &self,
+        listener: &model::Listener,
+        address: &Address,
+        before: Option<&Arc<ListenerPlan>>,
+    ) -> Option<Arc<Policy>> {
+        let port = match address {
+            Address::Tcp(address) => Some(address.port()),
+            Address::Unix(_) => None,
+        };
+        let name = &listener.name;
+        let rules = self.config.access.iter().filter(|rule| {
+            rule.listeners.contains(name)
+                && (rule.ports.is_empty() || port.is_some_and(|port| rule.ports.contains(&port)))
+        });
+        let policy = Policy::new(
+            rules.map(|rule| (Arc::clone(rule), self.registry.access(name, &rule.name))),
+            |provider| {
+                let provider = self.jwt_providers.get(provider);
+                Arc::clone(provider.expect("resolved: every provider that is named exists"))
+            },
+            || self.registry.access(name, ""),
+        )?;
+        let before = before.and_then(|before| before.access.as_ref());
+        let same = before.filter(|before| before.is_same(&policy));
+        Some(same.map_or_else(|| Arc::new(policy), Arc::clone))
     }
 
     fn route(&self, rule: &Rule) -> RoutePlan {
@@ -393,6 +435,37 @@ upstreams:
             panic!("not TCP")
         };
         assert_eq!(&*tcp.upstream.config.name, "other");
+    }
+
+    #[test]
+    fn a_listener_has_the_rules_that_are_for_it_and_keeps_them_while_they_are_the_same() {
+        let text = format!(
+            "{TEXT}
+access:
+  - {{ name: all }}
+  - {{ name: none, action: deny, listeners: [web], ports: [80] }}
+  - {{ name: post, listeners: [web], to: {{ methods: [POST] }} }}"
+        )
+        .replace(
+            "name: web, address: 127.0.0.1:0",
+            "name: web, address: 127.0.0.1:81",
+        )
+        .replace("ports: [80]", "ports: [81]");
+        let first = compile(&text, None);
+        let policy = |snapshot: &Snapshot, id| snapshot.listeners[&ListenerId(id)].access.clone();
+        let names = |snapshot: &Snapshot, id| format!("{:?}", policy(snapshot, id).unwrap());
+        assert!(names(&first, 0).contains("none") && names(&first, 0).contains("post"));
+        assert!(!names(&first, 1).contains("none") && names(&first, 1).contains("all"));
+        let second = compile(
+            &text.replace("methods: [POST]", "methods: [PUT]"),
+            Some(&first),
+        );
+        let same = |id| {
+            let (before, after) = (policy(&first, id).unwrap(), policy(&second, id).unwrap());
+            Arc::ptr_eq(&before, &after)
+        };
+        assert!(!same(0) && same(1));
+        assert!(policy(&compile(TEXT, Some(&second)), 0).is_none());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What all workers share, what one worker has to itself, and the connection that is handed to it.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     fmt,
     rc::Rc,
     sync::{
@@ -14,6 +14,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc};
 
 use crate::{
+    access::Caller,
     config::model::Address,
     listener::accept::{Accepted, Acceptor},
     policy::Timers,
@@ -38,6 +39,7 @@ pub struct Worker {
     /// Its TLS connections.
     pub tls: Rc<Desk>,
     snapshot: RefCell<Newest>,
+    seen: Cell<u64>,
 }
 
 /// Keeps the snapshot that was newest at the last look.
@@ -54,6 +56,7 @@ impl Worker {
             timers: Timers::default(),
             pools: Pools::new(id, Rc::clone(&tls)),
             tls,
+            seen: Cell::new(shared.snapshot.load().generation),
             snapshot: RefCell::new(arc_swap::Cache::new(Arc::clone(&shared.snapshot))),
             shared,
         })
@@ -69,7 +72,15 @@ impl Worker {
     /// The newest snapshot's generation. A connection keeps its [`ListenerPlan`] and asks for
     /// another only when this differs from the plan's own.
     pub fn generation(&self) -> u64 {
-        self.with_snapshot(|snapshot| snapshot.generation)
+        let newest = self.with_snapshot(|snapshot| snapshot.generation);
+        self.seen.set(newest);
+        newest
+    }
+
+    /// What [`Worker::generation`] said last. The task of a connection asks that whenever it is
+    /// polled; within, this is as good and costs one load.
+    pub fn seen(&self) -> u64 {
+        self.seen.get()
     }
 
     /// The newest plan of a socket; `None` once its listener was removed.
@@ -300,6 +311,23 @@ impl Conn {
             .map_or_else(|| self.peer.clone(), |proxied| Address::Tcp(proxied.source))
     }
 
+    /// Who calls, as rules about access see it.
+    pub fn caller(&self) -> Caller<'_> {
+        let address = match (&self.proxied, &self.peer) {
+            (Some(proxied), _) => Some(proxied.source.ip()),
+            (None, Address::Tcp(address)) => Some(address.ip()),
+            (None, Address::Unix(_)) => None,
+        };
+        let certificate = self
+            .secured
+            .as_ref()
+            .and_then(|secured| secured.peer.as_deref());
+        Caller {
+            identity: certificate.and_then(|certificate| certificate.spiffe.as_ref()),
+            address: address.map(|address| address.to_canonical()),
+        }
+    }
+
     /// Where the client really connected to.
     pub fn destination(&self) -> Address {
         self.proxied.map_or_else(
@@ -397,6 +425,7 @@ listeners: [{ address: 127.0.0.1:0, upstream: a }]";
             config: Arc::new(config::parse("test.yaml", text, &|_| None).unwrap().config),
             listeners: HashMap::new(),
             upstreams: HashMap::new(),
+            jwt_providers: HashMap::new(),
         };
         Shared::new(first, Materials::default(), Registry::new(workers), workers).0
     }

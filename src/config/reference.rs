@@ -67,7 +67,7 @@ const PREFACE: &str = "\
 
 <!-- Made from src/config/raw/; `PILLION_BLESS=1 cargo test --lib reference` writes it. -->
 
-One YAML file, or a folder of `*.yaml` and `*.yml` files that are joined: the lists `listeners`,
+One YAML file, or a folder of `*.yaml` and `*.yml` files that are joined: lists such as `listeners`,
 `routes` and `upstreams` are appended to one another in the order of the file names, any other key
 is given once. Together they are at most 16 MiB. The shortest useful file:
 

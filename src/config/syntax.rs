@@ -9,7 +9,8 @@ use std::{
     sync::Arc,
 };
 
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method, Uri};
+use ipnet::IpNet;
 
 use super::{
     model::{Address, Backslash, EndpointAddress, EscapedSlash, Hostname, PathPolicy, Pattern},
@@ -273,6 +274,66 @@ pub(super) fn method(text: &str) -> Parsed<Method> {
         )));
     }
     Ok(method)
+}
+
+/// A namespace: a segment of an identity's path.
+pub(super) fn namespace(text: &str) -> Parsed<Arc<str>> {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if text.is_empty() || !text.bytes().all(legal) {
+        return Err(Fault::new(format!("{} is not a namespace", quote(text)))
+            .hint("letters, digits, - _ and . only; patterns belong into `identities`"));
+    }
+    Ok(text.into())
+}
+
+/// An IP address, or a network with its length: `10.0.0.0/8`.
+pub(super) fn network(text: &str) -> Parsed<IpNet> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(address.to_canonical().into());
+    }
+    let Ok(network) = text.parse::<IpNet>() else {
+        return Err(
+            Fault::new(format!("{} is not an IP address or a network", quote(text)))
+                .hint("for example 192.0.2.7, 10.0.0.0/8 or 2001:db8::/32"),
+        );
+    };
+    if network.trunc() != network {
+        return Err(
+            Fault::new(format!("{} has bits behind its length", quote(text))).hint(format!(
+                "write {}, or {} for the one address",
+                network.trunc(),
+                network.addr()
+            )),
+        );
+    }
+    Ok(network)
+}
+
+/// Where keys are fetched from. Over plain HTTP whoever is on the way could put in their own.
+pub(super) fn keys_url(text: &str) -> Parsed<Uri> {
+    let fault = |what: &str| Fault::new(format!("{} {what}", quote(text)));
+    let uri: Uri = text
+        .parse()
+        .map_err(|_| fault("is not a URL").hint("for example https://id.example/jwks.json"))?;
+    let host = uri.host().unwrap_or_default();
+    let loopback = host == "localhost"
+        || host
+            .trim_matches(['[', ']'])
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback());
+    if uri
+        .authority()
+        .is_some_and(|authority| authority.as_str().contains('@'))
+    {
+        return Err(fault("has a user in it"));
+    }
+    match uri.scheme_str() {
+        Some("https") => Ok(uri),
+        Some("http") if loopback => Ok(uri),
+        Some("http") => Err(fault("would be fetched in the open")
+            .hint("keys come over https://, or http:// from loopback")),
+        _ => Err(fault("is not a URL").hint("for example https://id.example/jwks.json")),
+    }
 }
 
 /// A path of the file system, relative ones from the file that names it.

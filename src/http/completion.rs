@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::{Client, pace::Pacing, request_id::RequestId};
 use crate::{
+    access::Standing,
     error::{Error, Reason},
     policy::{Held, Trail},
     snapshot::RoutePlan,
@@ -24,6 +25,7 @@ struct Inner {
     record: Record,
     trail: Trail,
     route: Option<Arc<RoutePlan>>,
+    standing: Standing,
     held: Option<Held>,
     deadline: Option<Instant>,
     open: bool,
@@ -32,12 +34,14 @@ struct Inner {
 impl Completion {
     pub fn new(client: Rc<Client>, protocol: Protocol, start: Instant) -> Self {
         // The newest name: a reload may have given the socket another one.
-        let record = Record::new(Arc::clone(&client.plan().config.name), protocol, start);
+        let plan = client.plan();
+        let record = Record::new(Arc::clone(&plan.config.name), protocol, start);
         Self(Box::new(Inner {
             client,
             record,
             trail: Trail::default(),
             route: None,
+            standing: Standing::new(plan.generation),
             held: None,
             deadline: None,
             open: true,
@@ -60,6 +64,30 @@ impl Completion {
         self.0.record.route = Some(Arc::clone(&route.name));
         self.0.route = Some(Arc::clone(route));
         self.0.deadline = deadline;
+    }
+
+    /// Under which policy the request was let in.
+    pub fn standing(&mut self) -> &mut Standing {
+        &mut self.0.standing
+    }
+
+    /// The same, for whoever asks while this is in other hands.
+    pub fn take_standing(&mut self) -> Standing {
+        let none = Standing::new(u64::MAX);
+        std::mem::replace(&mut self.0.standing, none)
+    }
+
+    /// Gives it back.
+    pub fn stand(&mut self, standing: Standing) {
+        self.0.standing = standing;
+    }
+
+    /// Why the exchange may no longer go on, if the policy has changed so.
+    pub fn refused(&mut self) -> Option<Error> {
+        let inner = &mut *self.0;
+        inner
+            .standing
+            .refused(&inner.client.conn, &inner.client.worker)
     }
 
     /// Keeps what the request holds of its upstream until the end.

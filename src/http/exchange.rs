@@ -29,6 +29,7 @@ use super::{
     target::{self, Target},
 };
 use crate::{
+    access::Policy,
     config::model::HttpListener,
     error::{Error, Reason, Result},
     policy::{self, Call, Deadline},
@@ -155,6 +156,9 @@ async fn serve(
     let route = Arc::clone(route);
     let total = total_deadline(&route, &request.head.fields, start);
     completion.matched(&route, total);
+    if let Some(policy) = &plan.access {
+        admit(client, policy, request, target, &host, completion)?;
+    }
     match &route.action {
         PlannedAction::Respond(direct) => Ok(respond(&route, direct)),
         PlannedAction::Redirect(redirect) => redirected(
@@ -168,13 +172,41 @@ async fn serve(
         PlannedAction::Forward(forward) => {
             let deadline = head_deadline(&route, total, start);
             drop(host);
-            // Pinned where it is made: a future that is handed on has its space twice.
-            let forwarded = pin!(forwarded(
-                client, &route, forward, request, prefix, completion, deadline,
-            ));
-            while_it_moves(forwarded, route.timeouts.idle, uploaded).await
+            if let Some(policy) = &plan.access {
+                policy.take_tokens(&mut request.head.fields);
+            }
+            let mut standing = completion.take_standing();
+            let answer = {
+                // Pinned where it is made: a future that is handed on has its space twice.
+                let forwarded = pin!(forwarded(
+                    client, &route, forward, request, prefix, completion, deadline,
+                ));
+                let refused = || standing.refused(&client.conn, &client.worker);
+                while_it_moves(forwarded, route.timeouts.idle, uploaded, refused).await
+            };
+            completion.stand(standing);
+            answer
         }
     }
+}
+
+/// Asks the listener's policy.
+fn admit(
+    client: &Client,
+    policy: &Arc<Policy>,
+    request: &Request,
+    target: Target,
+    host: &str,
+    completion: &mut Completion,
+) -> Result<()> {
+    let Client { conn, worker, .. } = client;
+    let note = completion
+        .standing()
+        .admit_request(policy, conn, worker, request, target, host)?;
+    if let Some(note) = note {
+        completion.record().detail = String::from(note).into();
+    }
+    Ok(())
 }
 
 fn find<'p>(
@@ -394,21 +426,30 @@ fn rewrite(
     Ok(())
 }
 
-/// Ends the wait for a response while the client's upload stands still. Once the upload is whole
+/// Ends the wait for a response while the client's upload stands still, and when the policy no
+/// longer lets it in. Once the upload is whole
 /// the wait is the upstream's, and that has its own deadline.
 async fn while_it_moves(
     mut answer: Pin<&mut impl Future<Output = Result<Response>>>,
     idle: Duration,
     uploaded: &dyn Fn() -> Option<u64>,
+    mut refused: impl FnMut() -> Option<Error>,
 ) -> Result<Response> {
     let mut pace = Pace::new(Pacing {
         idle,
         deadline: None,
     });
-    poll_fn(|cx| match (answer.as_mut().poll(cx), uploaded()) {
-        (Poll::Ready(answer), _) => Poll::Ready(answer),
-        (Poll::Pending, Some(bytes)) => pace.poll(cx, bytes).map(Err),
-        (Poll::Pending, None) => Poll::Pending,
+    poll_fn(|cx| {
+        if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+            return Poll::Ready(answer);
+        }
+        if let Some(error) = refused() {
+            return Poll::Ready(Err(error));
+        }
+        match uploaded() {
+            Some(bytes) => pace.poll(cx, bytes).map(Err),
+            None => Poll::Pending,
+        }
     })
     .await
 }

@@ -87,6 +87,9 @@ pub fn refusal(error: &Error, completion: &Completion, grpc: bool) -> Response {
         let mut response = local(row.status, Bytes::from(format!("{}\n", public(error))));
         let fields = &mut response.head.fields;
         fields.append(&name::CONTENT_TYPE, b"text/plain; charset=utf-8");
+        if let Some(challenge) = challenge(error) {
+            fields.append(&name::WWW_AUTHENTICATE, challenge.as_bytes());
+        }
         if error.reason == Reason::ConnectNotAllowed {
             fields.append(
                 &name::ALLOW,
@@ -105,6 +108,15 @@ pub fn refusal(error: &Error, completion: &Completion, grpc: bool) -> Response {
         fields.append(&name::X_REQUEST_ID, id.as_bytes());
     }
     response
+}
+
+/// What a client without a valid token is asked for (RFC 6750 section 3).
+const fn challenge(error: &Error) -> Option<&'static str> {
+    match error.reason {
+        Reason::TokenMissing => Some("Bearer"),
+        Reason::TokenInvalid => Some("Bearer error=\"invalid_token\""),
+        _ => None,
+    }
 }
 
 /// RFC 9209.
@@ -130,10 +142,15 @@ fn proxy_status(error: &Error, completion: &Completion) -> String {
 }
 
 /// What a client may know. A detail that was made for the occasion names endpoints where it is
-/// about an upstream: that stays in the log, under the id that the response carries.
+/// about an upstream, and rules where it is about access: that stays in the log, under the id that
+/// the response carries.
 fn public(error: &Error) -> String {
-    let inside =
-        error.reason.row().origin == Origin::Upstream && matches!(error.detail, Cow::Owned(_));
+    let about_us = error.reason.row().origin == Origin::Upstream
+        || matches!(
+            error.reason,
+            Reason::AccessDenied | Reason::TokenMissing | Reason::TokenInvalid
+        );
+    let inside = about_us && matches!(error.detail, Cow::Owned(_));
     match &*error.detail {
         "" => error.reason.name().to_owned(),
         _ if inside => format!("{}: the access log says more", error.reason),

@@ -1,11 +1,17 @@
 //! Leaving HTTP: `Upgrade` (RFC 9110 section 7.8), `CONNECT` (section 9.3.6) and WebSocket over
 //! HTTP/2 (RFC 8441), translated where the two sides speak different versions.
 
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    task::Poll,
+};
+
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, Version};
 use sha1::{Digest, Sha1};
-use tokio::time::timeout_at;
+use tokio::time::sleep_until;
 
 use super::{
     completion::Completion,
@@ -228,16 +234,28 @@ where
             }
         }
     };
-    let end = match deadline {
-        Some(deadline) => timeout_at(deadline, copying).await.ok(),
-        None => Some(copying.await),
-    };
+    let mut copying = pin!(copying);
+    let mut timer = deadline.map(|deadline| Box::pin(sleep_until(deadline)));
+    let end = poll_fn(|cx| {
+        if let Poll::Ready(end) = copying.as_mut().poll(cx) {
+            return Poll::Ready(Ok(end));
+        }
+        if let Some(error) = completion.refused() {
+            return Poll::Ready(Err(error));
+        }
+        match &mut timer {
+            Some(timer) => timer.as_mut().poll(cx).map(|()| {
+                let what = "the tunnel stood longer than its total timeout";
+                Err(Error::new(Reason::TotalTimeout, what))
+            }),
+            None => Poll::Pending,
+        }
+    })
+    .await;
     completion.bytes(carried.a_to_b.get(), carried.b_to_a.get());
-    let Some(end) = end else {
-        return completion.failed(&Error::new(
-            Reason::TotalTimeout,
-            "the tunnel stood longer than its total timeout",
-        ));
+    let end = match end {
+        Ok(end) => end,
+        Err(error) => return completion.failed(&error),
     };
     match end {
         End::Closed => completion.done(),

@@ -67,12 +67,12 @@ fn spawn<F: Future<Output = ()> + 'static>(
         let mut overdue = pin!(worker.overdue(listener));
         let mut seen = None;
         poll_fn(|cx| {
+            let now = Some(worker.generation());
             if connection.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }
             // As long as nothing was reloaded there is nothing to learn from another poll, and the
             // listener is there.
-            let now = Some(worker.generation());
             if seen == now {
                 return Poll::Pending;
             }

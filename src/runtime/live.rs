@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::{admin::AdminServers, security::Security, watch::fingerprint, workers};
 use crate::{
+    access::{self, Keeper},
     admin::ReloadRefused,
     config::{self, LoadError, Loaded},
     discovery::Discovery,
@@ -46,6 +47,7 @@ pub struct Live {
     path: PathBuf,
     discovery: Discovery,
     pub security: Security,
+    keeper: Keeper,
     /// What the files held when they were last read, whether that was accepted or not.
     read: Option<u64>,
     /// Why the last reload was refused; `None` when it was not.
@@ -68,6 +70,8 @@ impl Live {
                 error,
             },
         )?;
+        let keys = access::keeper::read_files(&config.jwt_providers)
+            .map_err(|errors| StartError::Refused(lines(&errors)))?;
         let admin = AdminServers::bind(&config.admin).map_err(StartError::Refused)?;
         let mut sockets = Sockets::default();
         let prepared = sockets
@@ -81,6 +85,7 @@ impl Live {
             &registry,
             &materials,
         );
+        access::keeper::install(keys, &first.jwt_providers);
         let generation = first.generation;
         let (shared, mailboxes) = Shared::new(first, materials, registry, workers);
         let threads =
@@ -91,6 +96,8 @@ impl Live {
         let snapshot = shared.snapshot.load_full();
         let mut discovery = Discovery::new();
         discovery.reconcile(&upstreams(&snapshot));
+        let mut keeper = Keeper::default();
+        keeper.reconcile(&snapshot.jwt_providers);
         sockets.commit(prepared, &snapshot, &shared).await;
         shared.registry.process().started(generation);
         let refused = Arc::default();
@@ -102,6 +109,7 @@ impl Live {
             path,
             discovery,
             security,
+            keeper,
             read,
             refused,
         };
@@ -169,6 +177,7 @@ impl Live {
             .log
             .prepare(&config.access_log)
             .map_err(|error| refuse([format!("cannot open the access log: {error}")]))?;
+        let keys = access::keeper::read_files(&config.jwt_providers).map_err(refuse)?;
         let admin = self
             .admin
             .prepare(&config.admin)
@@ -185,8 +194,10 @@ impl Live {
             &materials,
         ));
         publish(&snapshot, materials, shared);
+        access::keeper::install(keys, &snapshot.jwt_providers);
         shared.snapshot.store(Arc::clone(&snapshot));
         self.discovery.reconcile(&upstreams(&snapshot));
+        self.keeper.reconcile(&snapshot.jwt_providers);
         self.log.apply(log);
         self.admin.commit(admin);
         shared.wake();

@@ -1,6 +1,6 @@
 //! One opaque connection: an endpoint found, bytes carried, one line logged.
 
-use std::{borrow::Cow, io, rc::Rc, sync::Arc};
+use std::{borrow::Cow, io, pin::pin, rc::Rc, sync::Arc};
 
 use tokio::time::Instant;
 
@@ -9,6 +9,10 @@ use super::{
     patience::Patience,
 };
 use crate::{
+    access::{
+        Standing,
+        standing::{Note, while_admitted},
+    },
     error::{Error, Reason, Replay, Result},
     http::input::Input,
     net::Stream,
@@ -32,25 +36,51 @@ pub async fn serve(mut client: Stream, input: Input, conn: Conn, worker: Rc<Work
         return;
     };
     let mut line = Line::new(&conn, &worker, &plan.upstream.config.name);
-    let result = match connect(plan, &conn, &worker).await {
-        Ok(mut connected) => {
-            line.connected(&connected.in_flight);
-            let leftovers = Leftovers {
-                from_a: input.into_bytes(),
-                ..Leftovers::default()
-            };
-            let streams = (&mut client, &mut connected.stream);
-            carry(streams, leftovers, plan, &line.carried).await
+    let mut standing = Standing::new(conn.plan.generation);
+    let admitted = match &conn.plan.access {
+        Some(policy) => standing.admit_connection(policy, &conn, &worker),
+        None => Ok(None),
+    };
+    let result = match admitted {
+        Ok(note) => {
+            line.note = note;
+            let carried = pin!(serve_admitted(
+                (&mut client, input),
+                plan,
+                &conn,
+                &worker,
+                &mut line
+            ));
+            while_admitted(carried, || standing.refused(&conn, &worker)).await
         }
         Err(error) => Err(error),
     };
     line.ended(result);
 }
 
+async fn serve_admitted(
+    (client, input): (&mut Stream, Input),
+    plan: &TcpPlan,
+    conn: &Conn,
+    worker: &Worker,
+    line: &mut Line<'_>,
+) -> Result<()> {
+    let mut connected = connect(plan, conn, worker).await?;
+    line.connected(&connected.in_flight);
+    let leftovers = Leftovers {
+        from_a: input.into_bytes(),
+        ..Leftovers::default()
+    };
+    let streams = (client, &mut connected.stream);
+    carry(streams, leftovers, plan, &line.carried).await
+}
+
 /// The connection's line in the access log, written however it ends.
 struct Line<'a> {
     record: Record,
     carried: Carried,
+    /// What is to be said of a connection that ends well.
+    note: Note,
     conn: &'a Conn,
     worker: &'a Worker,
 }
@@ -66,6 +96,7 @@ impl<'a> Line<'a> {
         Self {
             record,
             carried: Carried::default(),
+            note: None,
             conn,
             worker,
         }
@@ -79,7 +110,11 @@ impl<'a> Line<'a> {
     fn ended(mut self, result: Result<()>) {
         let error = result.err();
         self.record.reason = error.as_ref().map(|error| error.reason);
-        self.record.detail = error.map_or_else(Cow::default, |error| error.to_string().into());
+        self.record.detail = match (error, self.note.take()) {
+            (Some(error), _) => error.to_string().into(),
+            (None, Some(note)) => String::from(note).into(),
+            (None, None) => Cow::default(),
+        };
     }
 }
 

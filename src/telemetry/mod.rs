@@ -12,4 +12,7 @@ pub mod metrics;
 mod reference;
 
 pub use access_log::{AccessLog, LogWriter, Record};
-pub use metrics::{ListenerMetrics, ProcessMetrics, Registry, RouteMetrics, UpstreamMetrics};
+pub use metrics::{
+    AccessDecision, AccessMetrics, ListenerMetrics, ProcessMetrics, Registry, RouteMetrics,
+    UpstreamMetrics,
+};

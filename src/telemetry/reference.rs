@@ -5,7 +5,10 @@ use std::{env, fmt::Write, fs, path::Path, time::Duration};
 
 use http::Method;
 
-use super::metrics::{Format, Registry};
+use super::{
+    AccessDecision,
+    metrics::{Format, Registry},
+};
 use crate::error::{Origin, Reason};
 
 #[test]
@@ -79,8 +82,9 @@ const METRICS_HEAD: &str = "\
 `GET /metrics` of the [admin server](admin.md) answers in Prometheus text (0.0.4), or in OpenMetrics
 text where `Accept` prefers it. Durations are in seconds, sizes in bytes.
 
-- `route` is the name of a rule of a route, `reason` one of the [reasons](reasons.md). No label holds
-  what a client sent: a `method` that is not known counts as `other`.
+- `route` is the name of a rule of a route, `rule` that of one of [`access`](access.md), `reason` one of
+  the [reasons](reasons.md). No label holds what a client sent: a `method` that is not known counts as
+  `other`.
 - Series by `reason`, and those by `method` and `status`, begin with their first event.
 - Series of a removed listener, rule or upstream end when nothing uses it any more. Of each kind 1000
   have series of their own; what comes beyond is counted together as `_overflow`.
@@ -102,6 +106,8 @@ fn busy_scrape() -> String {
     route.request_done(0, &Method::GET, 200, Some(reason), Duration::ZERO, 0, 0);
     upstream.connection_failed(0, reason);
     upstream.limit_refused(0, reason);
+    let access = registry.access("a", "b");
+    access.decided(0, AccessDecision::Denied);
     registry.encode(Format::Prometheus)
 }
 
@@ -145,6 +151,9 @@ const fn meaning(reason: Reason) -> &'static str {
         Reason::RequestBodyIncomplete => "The client stopped in the middle of the request body.",
         Reason::ClientClosed => "The client left before the response was complete.",
         Reason::NoRoute => "No rule matches, and the listener has no upstream of its own.",
+        Reason::AccessDenied => "No rule of `access` allows it, or one denies it.",
+        Reason::TokenMissing => "`access` asks for a token, and there is none.",
+        Reason::TokenInvalid => "`access` asks for a token, and the one that came does not hold.",
         Reason::ConnectNotAllowed => "`CONNECT` on a listener without `allowConnect`.",
         Reason::LoopDetected => {
             "The request has passed this listener before (`Via`), the third time now."
@@ -196,10 +205,12 @@ const fn grpc_name(code: u8) -> &'static str {
         1 => "1 `CANCELLED`",
         2 => "2 `UNKNOWN`",
         4 => "4 `DEADLINE_EXCEEDED`",
+        7 => "7 `PERMISSION_DENIED`",
         8 => "8 `RESOURCE_EXHAUSTED`",
         12 => "12 `UNIMPLEMENTED`",
         13 => "13 `INTERNAL`",
         14 => "14 `UNAVAILABLE`",
+        16 => "16 `UNAUTHENTICATED`",
         _ => panic!("a code without a name here"),
     }
 }

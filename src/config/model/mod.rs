@@ -5,6 +5,7 @@
 //! key, written or not. Two equal values behave equally: a reload compares them to decide what to
 //! carry over.
 
+mod access;
 mod tls;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -12,7 +13,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use serde::{Serialize, Serializer};
 
-pub use self::tls::*;
+pub use self::{access::*, tls::*};
 
 /// One whole configuration.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -26,6 +27,10 @@ pub struct Config {
     pub listeners: Vec<Arc<Listener>>,
     /// HTTP routes; a listener serves those whose `listeners` name it.
     pub routes: Vec<Arc<Route>>,
+    /// Who may call what, in the order of the files.
+    pub access: Vec<Arc<AccessRule>>,
+    /// Whose tokens `access` may ask for.
+    pub jwt_providers: Vec<Arc<JwtProvider>>,
     pub upstreams: Vec<Arc<Upstream>>,
 }
 

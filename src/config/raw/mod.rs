@@ -3,6 +3,7 @@
 //! The comments here are the descriptions of the JSON Schema and of `docs/configuration.md`, and
 //! the `Default`s are the only place where a default stands.
 
+mod access;
 mod filter;
 mod listener;
 mod route;
@@ -13,6 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{decode::At, units::Duration};
+pub(super) use access::*;
 pub(super) use filter::*;
 pub(super) use listener::*;
 pub(super) use route::*;
@@ -45,6 +47,12 @@ pub(super) struct Config {
     /// What HTTP listeners do with requests: the rule semantics of a Gateway API HTTPRoute.
     #[serde(default)]
     pub(super) routes: At<Vec<At<Route>>>,
+    /// Who may call what. Without rules whoever can connect may.
+    #[serde(default)]
+    pub(super) access: At<Vec<At<AccessRule>>>,
+    /// Whose tokens `access` may ask for.
+    #[serde(default)]
+    pub(super) jwt_providers: At<Vec<At<JwtProvider>>>,
     /// The services that requests and connections are sent to.
     #[serde(default)]
     pub(super) upstreams: At<Vec<At<Upstream>>>,

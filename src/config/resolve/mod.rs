@@ -4,6 +4,7 @@
 //! are already in place. Nothing stops at a mistake: what can't be resolved is left out, and the
 //! result only counts if nothing was noted.
 
+mod access;
 mod filters;
 mod listeners;
 mod routes;
@@ -56,6 +57,8 @@ pub(super) fn resolve(
         raw.upstreams.node.is_some() || !root.node.is_some_and(|root| tree.has_lost_key(root));
     let listeners = resolver.listeners(&raw.listeners, &known, security);
     let routes = resolver.routes(raw, &listeners, &known);
+    let access = resolver.access(raw, &listeners);
+    let jwt_providers = resolver.jwt_providers(&raw.jwt_providers.value);
     resolver.served(&raw.listeners.value, &listeners, &routes);
     model::Config {
         admin,
@@ -68,6 +71,8 @@ pub(super) fn resolve(
             .map(|(_, listener)| Arc::new(listener))
             .collect(),
         routes: routes.into_iter().map(Arc::new).collect(),
+        access: access.into_iter().map(Arc::new).collect(),
+        jwt_providers: jwt_providers.into_iter().map(Arc::new).collect(),
         upstreams: upstreams.into_iter().map(Arc::new).collect(),
     }
 }

@@ -222,18 +222,7 @@ impl Resolver<'_> {
     }
 
     fn r#match(&mut self, raw: &raw::Match) -> Option<Match> {
-        let value = &raw.path.value.value;
-        let path = match raw.path.value.r#type {
-            raw::PathMatchType::Exact => self
-                .parse(value, syntax::path)
-                .map(|path| PathMatch::Exact(path.into())),
-            raw::PathMatchType::PathPrefix => {
-                self.parse(value, syntax::prefix).map(PathMatch::Prefix)
-            }
-            raw::PathMatchType::RegularExpression => {
-                self.parse(value, syntax::pattern).map(PathMatch::Regex)
-            }
-        };
+        let path = self.path_match(&raw.path.value);
         let headers = self.header_matches(&raw.headers);
         let query = self.query_matches(&raw.query_params);
         let method = raw
@@ -248,7 +237,22 @@ impl Resolver<'_> {
         })
     }
 
-    fn header_matches(&mut self, raw: &[At<raw::HeaderMatch>]) -> Vec<HeaderMatch> {
+    pub(super) fn path_match(&mut self, raw: &raw::PathMatch) -> Option<PathMatch> {
+        let value = &raw.value;
+        match raw.r#type {
+            raw::PathMatchType::Exact => self
+                .parse(value, syntax::path)
+                .map(|path| PathMatch::Exact(path.into())),
+            raw::PathMatchType::PathPrefix => {
+                self.parse(value, syntax::prefix).map(PathMatch::Prefix)
+            }
+            raw::PathMatchType::RegularExpression => {
+                self.parse(value, syntax::pattern).map(PathMatch::Regex)
+            }
+        }
+    }
+
+    pub(super) fn header_matches(&mut self, raw: &[At<raw::HeaderMatch>]) -> Vec<HeaderMatch> {
         let mut seen = HashMap::new();
         let mut matches = Vec::with_capacity(raw.len());
         for At { value: raw, .. } in raw {
@@ -304,7 +308,7 @@ impl Resolver<'_> {
 
     /// Notes a list that was written and has nothing in it: it would mean nothing, where leaving
     /// it out would mean everything.
-    fn not_empty<T>(&mut self, list: &At<Vec<T>>, what: &str, hint: &str) {
+    pub(super) fn not_empty<T>(&mut self, list: &At<Vec<T>>, what: &str, hint: &str) {
         if list.value.is_empty() {
             self.fault(
                 list.node,

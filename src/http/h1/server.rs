@@ -399,6 +399,9 @@ async fn write_reply(
         if inbound.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(client_gone()));
         }
+        if let Some(error) = completion.refused() {
+            return Poll::Ready(Err(error));
+        }
         pace.poll(cx, inbound.received + sender.sent).map(Err)
     })
     .await;

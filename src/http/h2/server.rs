@@ -64,8 +64,14 @@ pub async fn serve(stream: Stream, mut input: Input, client: Rc<Client>) {
     let mut streams = FuturesUnordered::new();
     let mut life = Life::new(settings);
     let mut ended = pin!(client.ended());
+    let mut generation = client.worker.seen();
     let end = poll_fn(|cx| {
         driver.begin();
+        let newest = client.worker.seen();
+        if std::mem::replace(&mut generation, newest) != newest {
+            // Each looks whether it is still let in.
+            streams = std::mem::take(&mut streams).into_iter().collect();
+        }
         loop {
             let input = driver.poll_input(cx, |link, head, section| {
                 let (handle, request) = accept(link, head, section)?;
@@ -324,6 +330,9 @@ async fn write(stream: &StreamHandle, reply: Reply, received: &Received) {
                 Stopped::Body(error) => error,
                 Stopped::Stream(broken) => gone(broken),
             }));
+        }
+        if let Some(error) = completion.refused() {
+            return Poll::Ready(Err(error));
         }
         pace.poll(cx, outgoing.sent + received.bytes()).map(Err)
     })

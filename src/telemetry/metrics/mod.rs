@@ -3,6 +3,7 @@
 //! A snapshot resolves its handles by name from the [`Registry`] once; a worker then writes only
 //! cells of its own ([`cells`]); a scrape sums them ([`Registry::encode`]).
 
+mod access;
 pub mod cells;
 mod exposition;
 mod histogram;
@@ -13,6 +14,7 @@ mod route;
 mod scrape;
 mod upstream;
 
+pub use access::{AccessDecision, AccessMetrics};
 pub use exposition::Format;
 pub use listener::ListenerMetrics;
 pub use process::ProcessMetrics;

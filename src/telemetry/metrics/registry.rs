@@ -9,7 +9,8 @@ use std::{
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder};
 
 use super::{
-    Format, ListenerMetrics, ProcessMetrics, RouteMetrics, UpstreamMetrics, exposition,
+    AccessMetrics, Format, ListenerMetrics, ProcessMetrics, RouteMetrics, UpstreamMetrics,
+    exposition,
     scrape::{Families, Scraped},
 };
 
@@ -27,6 +28,7 @@ pub struct Registry {
     listeners: Arc<Group<ListenerMetrics>>,
     routes: Arc<Group<RouteMetrics>>,
     upstreams: Arc<Group<UpstreamMetrics>>,
+    access: Arc<Group<AccessMetrics>>,
     encoders: prometheus_client::registry::Registry,
 }
 
@@ -37,17 +39,20 @@ impl Registry {
         let listeners = Arc::new(Group::new(workers));
         let routes = Arc::new(Group::new(workers));
         let upstreams = Arc::new(Group::new(workers));
+        let access = Arc::new(Group::new(workers));
 
         let mut encoders = prometheus_client::registry::Registry::default();
         encoders.register_collector(Box::new(Arc::clone(&process)));
         encoders.register_collector(Box::new(Arc::clone(&listeners)));
         encoders.register_collector(Box::new(Arc::clone(&routes)));
         encoders.register_collector(Box::new(Arc::clone(&upstreams)));
+        encoders.register_collector(Box::new(Arc::clone(&access)));
         Arc::new(Self {
             process,
             listeners,
             routes,
             upstreams,
+            access,
             encoders,
         })
     }
@@ -71,6 +76,11 @@ impl Registry {
     /// The same for an upstream.
     pub fn upstream(&self, name: &str) -> Arc<UpstreamMetrics> {
         self.upstreams.get(name)
+    }
+
+    /// The same for a rule of `access` on a listener; no rule counts what none decides.
+    pub fn access(&self, listener: &str, rule: &str) -> Arc<AccessMetrics> {
+        self.access.get(&format!("{listener} {rule}"))
     }
 
     /// Everything, as `/metrics` answers it.

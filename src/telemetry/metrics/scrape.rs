@@ -16,6 +16,11 @@ pub(super) trait Scraped: fmt::Debug + Send + Sync + Sized + 'static {
 
     fn new(workers: usize) -> Self;
 
+    /// The labels that an object's name stands for.
+    fn labels(name: &str) -> Vec<(&'static str, &str)> {
+        vec![(Self::LABEL, name)]
+    }
+
     fn encode(families: &mut Families<'_, '_, Self>) -> fmt::Result;
 }
 
@@ -50,7 +55,7 @@ impl<T: Scraped> Families<'_, '_, T> {
             .encode_descriptor(name, help, None, MetricType::Counter)?;
         for (object, metrics) in self.objects {
             for (label_values, count) in values(metrics) {
-                let mut set = vec![(T::LABEL, &**object)];
+                let mut set = T::labels(object);
                 set.extend(labels.into_iter().zip(label_values));
                 counter(&mut family, &set, count)?;
             }
@@ -68,7 +73,7 @@ impl<T: Scraped> Families<'_, '_, T> {
             .encoder
             .encode_descriptor(name, help, None, MetricType::Gauge)?;
         for (object, metrics) in self.objects {
-            let labels = [(T::LABEL, &**object)];
+            let labels = T::labels(object);
             family
                 .encode_family(&labels)?
                 .encode_gauge(&value(metrics))?;
@@ -91,7 +96,7 @@ impl<T: Scraped> Families<'_, '_, T> {
                 count,
                 buckets,
             } = totals(metrics);
-            let labels = [(T::LABEL, &**object)];
+            let labels = T::labels(object);
             family
                 .encode_family(&labels)?
                 .encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
