@@ -6,7 +6,10 @@ use std::{borrow::Cow, error::Error as StdError, fmt};
 
 use http::StatusCode;
 
-use crate::tls::{Fault, FaultKind};
+use crate::{
+    net::Loss,
+    tls::{Fault, FaultKind},
+};
 
 /// Why Pillion answered by itself, or ended an exchange early.
 ///
@@ -226,16 +229,31 @@ impl Error {
     }
 }
 
+impl Loss {
+    /// The reason where it says more than that the connection is gone. In TLS 1.3 a server refuses
+    /// our certificate after our handshake is done: such an alert comes in place of an answer.
+    pub fn reason(self) -> Option<Reason> {
+        match self {
+            Self::Closed | Self::Failed(_) => None,
+            Self::Rotated => Some(Reason::IdentityRotated),
+            Self::Tls(kind) => Some(reason_of(kind)),
+        }
+    }
+}
+
+fn reason_of(kind: FaultKind) -> Reason {
+    match (kind, kind.proxy_status()) {
+        (FaultKind::HandshakeTimeout, _) => Reason::ConnectTimeout,
+        (_, "tls_certificate_error") => Reason::UpstreamCertificate,
+        (_, "tls_alert_received") => Reason::UpstreamTlsAlert,
+        _ => Reason::UpstreamTls,
+    }
+}
+
 /// Of a handshake with an endpoint: nothing of a request was sent.
 impl From<Fault> for Error {
     fn from(fault: Fault) -> Self {
-        let reason = match (fault.kind(), fault.kind().proxy_status()) {
-            (FaultKind::HandshakeTimeout, _) => Reason::ConnectTimeout,
-            (_, "tls_certificate_error") => Reason::UpstreamCertificate,
-            (_, "tls_alert_received") => Reason::UpstreamTlsAlert,
-            _ => Reason::UpstreamTls,
-        };
-        Self::new(reason, "")
+        Self::new(reason_of(fault.kind()), "")
             .detail(format!("{}: {fault}", fault.kind()))
             .replay(Replay::NeverSent)
     }

@@ -185,8 +185,12 @@ impl Drop for Completion {
     fn drop(&mut self) {
         if self.0.open {
             if self.0.record.reason.is_none() {
-                let (reason, detail) = match self.0.client.worker.cuts(self.0.client.conn.listener)
-                {
+                let client = &self.0.client;
+                let (reason, detail) = match client.worker.cuts(client.conn.listener) {
+                    _ if client.is_cut() => (
+                        Reason::IdentityRotated,
+                        "cut: a certificate or the trust in the client came to its end",
+                    ),
                     true => (Reason::Draining, "cut: the drain came to its end"),
                     false => (Reason::ClientClosed, "the client left"),
                 };

@@ -193,6 +193,12 @@ impl Client {
             .is_some_and(|secured| secured.spoken == Some(Spoken::Link) && secured.peer.is_some())
     }
 
+    /// Its certificates, or the trust in it, have come to their end, and so has its time.
+    pub fn is_cut(&self) -> bool {
+        let secured = self.conn.secured.as_ref();
+        secured.is_some_and(|secured| secured.leash.is_cut())
+    }
+
     /// No new request on this connection.
     pub fn should_close(&self) -> bool {
         self.worker.should_close(self.conn.listener)

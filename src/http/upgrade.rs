@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     error::{Error, Reason, Result},
-    net::ByteStream,
+    net::{ByteStream, Loss},
     tcp::{
         copy::{Carried, End, Leftovers, Side, copy_counted},
         patience::Patience,
@@ -265,14 +265,17 @@ where
         )),
         End::Failed(Side::A, error) | End::Refused(Side::A, error) => completion.failed(
             &Error::new(
-                Reason::ClientClosed,
+                match Loss::of(&error) {
+                    Loss::Rotated => Reason::IdentityRotated,
+                    _ => Reason::ClientClosed,
+                },
                 "the client's side of the tunnel broke",
             )
             .source(error),
         ),
         End::Failed(Side::B, error) | End::Refused(Side::B, error) => completion.failed(
             &Error::new(
-                Reason::UpstreamClosed,
+                Loss::of(&error).reason().unwrap_or(Reason::UpstreamClosed),
                 "the upstream's side of the tunnel broke",
             )
             .source(error),

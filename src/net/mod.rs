@@ -1,6 +1,7 @@
 //! One type for every byte stream that a connection can be, so that the code above it is written
 //! once and stays free of type parameters.
 
+mod loss;
 pub mod pipe;
 pub mod tls;
 
@@ -19,6 +20,7 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
+pub use self::loss::Loss;
 use self::tls::TlsStream;
 use crate::tls::Leash;
 

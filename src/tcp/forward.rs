@@ -15,7 +15,7 @@ use crate::{
     },
     error::{Error, Reason, Replay, Result},
     http::input::Input,
-    net::Stream,
+    net::{Loss, Stream},
     snapshot::{PlanKind, TcpPlan},
     telemetry::{
         UpstreamMetrics,
@@ -230,9 +230,14 @@ async fn carry(
 }
 
 fn client_closed(source: io::Error) -> Error {
-    Error::new(Reason::ClientClosed, "").source(source)
+    let reason = match Loss::of(&source) {
+        Loss::Rotated => Reason::IdentityRotated,
+        _ => Reason::ClientClosed,
+    };
+    Error::new(reason, "").source(source)
 }
 
 fn upstream_reset(source: io::Error) -> Error {
-    Error::new(Reason::UpstreamReset, "").source(source)
+    let reason = Loss::of(&source).reason();
+    Error::new(reason.unwrap_or(Reason::UpstreamReset), "").source(source)
 }

@@ -31,7 +31,7 @@ use crate::{
         name,
         upgrade::Tunnel,
     },
-    net::{ByteStream, pipe::Pipe},
+    net::{ByteStream, Loss, pipe::Pipe},
     upstream::pool::{Http1, Pools},
 };
 
@@ -171,15 +171,12 @@ impl Exchange {
 
     /// The connection ended before a whole head.
     fn gone(&self, cause: Option<io::Error>) -> Error {
-        let reset = cause
-            .as_ref()
-            .is_some_and(|e| e.kind() == io::ErrorKind::ConnectionReset);
-        let reason = if reset {
-            Reason::UpstreamReset
-        } else {
-            Reason::UpstreamClosed
-        };
-        let replay = if self.conn.reused && !self.answered {
+        let loss = cause.as_ref().map_or(Loss::Closed, Loss::of);
+        let reason = loss.reason().unwrap_or(match loss {
+            Loss::Failed(io::ErrorKind::ConnectionReset) => Reason::UpstreamReset,
+            _ => Reason::UpstreamClosed,
+        });
+        let replay = if self.conn.reused && !self.answered && loss.reason().is_none() {
             Replay::Reused
         } else {
             Replay::Unsafe

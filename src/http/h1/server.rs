@@ -7,6 +7,7 @@
 use std::{
     cell::RefCell,
     future::poll_fn,
+    io,
     pin::pin,
     rc::Rc,
     task::{Context, Poll, ready},
@@ -36,7 +37,7 @@ use crate::{
         pace::Pace,
         upgrade,
     },
-    net::{ByteStream, Stream, pipe::Pipe},
+    net::{ByteStream, Loss, Stream, pipe::Pipe},
     telemetry::access_log::Protocol,
 };
 
@@ -332,9 +333,7 @@ async fn write_reply(
         }
         let mut pace = Pace::new(completion.pacing());
         let flushed = poll_fn(|cx| match inbound.borrow_mut().wire.poll_flush(cx) {
-            Poll::Ready(flushed) => {
-                Poll::Ready(flushed.map_err(|error| client_gone().source(error)))
-            }
+            Poll::Ready(flushed) => Poll::Ready(flushed.map_err(client_lost)),
             Poll::Pending => pace.poll(cx, 0).map(Err),
         })
         .await;
@@ -436,6 +435,15 @@ fn client_gone() -> Error {
     )
 }
 
+fn client_lost(error: io::Error) -> Error {
+    match Loss::of(&error) {
+        Loss::Rotated => {
+            Error::new(Reason::IdentityRotated, "the client's connection was ended").source(error)
+        }
+        _ => client_gone().source(error),
+    }
+}
+
 /// Writes one response body.
 #[derive(Debug)]
 struct Sender {
@@ -481,8 +489,7 @@ impl Sender {
                 };
                 self.take(frame.transpose()?, &mut inbound.borrow_mut().wire)?;
             };
-            ready!(inbound.borrow_mut().wire.poll_flush(cx))
-                .map_err(|error| client_gone().source(error))?;
+            ready!(inbound.borrow_mut().wire.poll_flush(cx)).map_err(client_lost)?;
             if self.ended {
                 return Poll::Ready(Ok(()));
             }

@@ -39,6 +39,7 @@ use crate::{
         name::{self, Kind},
         upgrade::Tunnel,
     },
+    net::Loss,
     tls::{Leash, alpn::Spoken},
     upstream::Opened,
 };
@@ -162,7 +163,7 @@ async fn drive<H>(mut driver: Driver, settled: Rc<Notify>, held: H) {
                 settled.notify_waiters();
             }
             if let Poll::Ready(Err(error)) = driver.poll_output(cx) {
-                return Poll::Ready(Err(Broken::Lost(Some(error.kind()))));
+                return Poll::Ready(Err(Broken::Lost(Loss::of(&error))));
             }
             if input.is_pending() && !driver.can_go_on() {
                 break;
@@ -181,7 +182,7 @@ async fn drive<H>(mut driver: Driver, settled: Rc<Notify>, held: H) {
     })
     .await;
     settled.notify_waiters();
-    let broken = end.err().unwrap_or(Broken::Lost(None));
+    let broken = end.err().unwrap_or(Broken::Lost(Loss::Closed));
     if end.is_err() {
         tracing::debug!(error = %broken, "HTTP/2 connection to an upstream ended");
     }
@@ -454,6 +455,11 @@ impl Exchange {
 }
 
 fn failed(broken: Broken) -> Error {
+    if let Broken::Lost(loss) = broken
+        && let Some(reason) = loss.reason()
+    {
+        return Error::new(reason, "the connection ended before the response").source(broken);
+    }
     let (reason, what, replay) = match broken {
         Broken::Lost(_) | Broken::Silent | Broken::GivenUp => (
             Reason::UpstreamClosed,

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     error::Result,
     http::{farewell, fields::Fields, input::Input, name::Kind, trailers::Trailers},
-    net::Stream,
+    net::{Loss, Stream},
 };
 
 /// What is kept with each stream beside its content.
@@ -251,9 +251,9 @@ impl Driver {
             return Poll::Pending;
         }
         match ready!(self.input.poll_fill(cx, &mut self.stream)) {
-            Ok(0) => return Poll::Ready(Err(Broken::Lost(None))),
+            Ok(0) => return Poll::Ready(Err(Broken::Lost(Loss::Closed))),
             Ok(octets) => self.heard += octets as u64,
-            Err(error) => return Poll::Ready(Err(Broken::Lost(Some(error.kind())))),
+            Err(error) => return Poll::Ready(Err(Broken::Lost(Loss::of(&error)))),
         }
         Poll::Ready(self.parse(&mut take).map_err(Broken::Fault))
     }

@@ -40,7 +40,7 @@ use crate::{
         pace::Pace,
         upgrade,
     },
-    net::Stream,
+    net::{Loss, Stream},
     telemetry::access_log::Protocol,
 };
 
@@ -86,7 +86,7 @@ pub async fn serve(stream: Stream, mut input: Input, client: Rc<Client>) {
             // All that can go on do so before the next write, which is then one for all of them.
             while let Poll::Ready(Some(())) = Pin::new(&mut streams).poll_next(cx) {}
             if let Poll::Ready(Err(error)) = driver.poll_output(cx) {
-                return Poll::Ready(End::Broken(Broken::Lost(Some(error.kind()))));
+                return Poll::Ready(End::Broken(Broken::Lost(Loss::of(&error))));
             }
             let woken = driver.link.with(|core| core.take_woken());
             if input.is_pending() && !woken && !driver.can_go_on() {
@@ -98,7 +98,7 @@ pub async fn serve(stream: Stream, mut input: Input, client: Rc<Client>) {
         }
         // What life had to say.
         if let Poll::Ready(Err(error)) = driver.poll_output(cx) {
-            return Poll::Ready(End::Broken(Broken::Lost(Some(error.kind()))));
+            return Poll::Ready(End::Broken(Broken::Lost(Loss::of(&error))));
         }
         driver.rest(cx, life.keep_alive.is_at_rest());
         Poll::Pending
@@ -365,6 +365,9 @@ fn gone(broken: Broken) -> Error {
     match broken {
         Broken::Reset(code) => error.detail(format!("the client reset the stream: {code}")),
         Broken::Malformed(what) => Error::new(Reason::RequestBodyInvalid, what),
+        Broken::Lost(Loss::Rotated) => {
+            Error::new(Reason::IdentityRotated, "the client's connection was ended").source(broken)
+        }
         _ => error.detail("the client's connection ended").source(broken),
     }
 }

@@ -420,6 +420,6 @@ fn hostile_bytes_end_the_connection_or_do_not() {
             input = part;
             core.fill();
         }
-        core.end(Broken::Lost(None));
+        core.end(Broken::Lost(crate::net::Loss::Closed));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    fmt, io,
+    fmt,
     task::{Context, Waker},
 };
 
@@ -12,6 +12,7 @@ use super::{
     flow::{RecvWindow, SendWindow},
     frame::{Code, Fault},
 };
+use crate::net::Loss;
 
 /// Where a stream is. It stays good for as long as somebody holds the stream, and leads to
 /// nothing after that.
@@ -35,7 +36,7 @@ pub enum Broken {
     /// The peer broke the protocol on the connection.
     Fault(Fault),
     /// The connection has ended, with an error or without.
-    Lost(Option<io::ErrorKind>),
+    Lost(Loss),
     /// The peer does not answer.
     Silent,
 }
@@ -48,8 +49,7 @@ impl fmt::Display for Broken {
             Self::GivenUp => f.write_str("the stream was given up"),
             Self::Unprocessed(code) => write!(f, "the peer goes away: {code}"),
             Self::Fault(fault) => fault.fmt(f),
-            Self::Lost(Some(kind)) => kind.fmt(f),
-            Self::Lost(None) => f.write_str("the connection was closed"),
+            Self::Lost(loss) => loss.fmt(f),
             Self::Silent => f.write_str("the peer answers no PING"),
         }
     }

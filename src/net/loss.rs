@@ -1,0 +1,42 @@
+//! How a connection was lost, as far as its stream can tell: small enough to be kept with every
+//! stream of it.
+
+use std::{fmt, io};
+
+use super::tls::Cut;
+use crate::tls::{Fault, FaultKind};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// The peer closed it.
+    Closed,
+    Failed(io::ErrorKind),
+    /// We ended it: a certificate, or the trust that it was made with, has come to its end.
+    Rotated,
+    /// TLS broke, or the peer ended it with an alert.
+    Tls(FaultKind),
+}
+
+impl Loss {
+    /// Of a read or write that failed, in the poll in which it did.
+    pub fn of(error: &io::Error) -> Self {
+        if Cut::is_in(error) {
+            return Self::Rotated;
+        }
+        match Fault::of_io(error) {
+            Some(fault) => Self::Tls(fault.kind()),
+            None => Self::Failed(error.kind()),
+        }
+    }
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed => f.write_str("the connection was closed"),
+            Self::Failed(kind) => kind.fmt(f),
+            Self::Rotated => Cut.fmt(f),
+            Self::Tls(kind) => write!(f, "TLS: {kind}"),
+        }
+    }
+}
