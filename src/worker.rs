@@ -47,7 +47,7 @@ type Newest = arc_swap::Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>;
 
 impl Worker {
     pub fn new(id: usize, shared: Arc<Shared>, access_log: AccessLog) -> Rc<Self> {
-        let tls = Desk::new(id);
+        let tls = Desk::new(id, Arc::clone(shared.registry.tls()));
         Rc::new(Self {
             id,
             events: Arc::clone(&shared.workers[id].events),

@@ -49,6 +49,10 @@ pub(super) async fn secure(
     let (stream, secured) = desk
         .accept(stream, input, &side, conn.listener, limit)
         .await?;
+    if !tls.is_now(&side) {
+        // Rotated meanwhile: this connection was not there to be looked at.
+        desk.roster.doubt();
+    }
     Ok((stream, Input::default(), Some(secured)))
 }
 

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use rustls::pki_types::UnixTime;
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -19,7 +20,8 @@ use super::{
 };
 use crate::{
     admin::{BoxFuture, Condition, Control, Readiness, ReloadRefused},
-    telemetry::{logging::LogLevel, metrics::Format},
+    config::model::Config,
+    telemetry::{Expiring, logging::LogLevel, metrics::Format},
     worker::{Command, Lifecycle, Shared},
 };
 
@@ -152,11 +154,45 @@ impl Handle {
     }
 }
 
+impl Handle {
+    /// Whether the identity is there that the configuration asks for, and how long everything
+    /// lasts that is in use.
+    fn identity(&self, config: &Config) -> Vec<Condition> {
+        let materials = self.shared.materials.load();
+        let now = UnixTime::now();
+        let mut conditions = Vec::new();
+        if config.identity.is_some() {
+            let identity = materials.identity.as_ref();
+            conditions.push(Condition {
+                name: "identity",
+                ok: identity.is_some_and(|own| own.not_after() > now),
+                detail: identity.map_or_else(
+                    || "not there yet; the log says what is missing".to_owned(),
+                    |own| own.leaf().to_string(),
+                ),
+            });
+        }
+        conditions.extend(self.shared.registry.tls().expiring().into_iter().map(
+            |Expiring { kind, name, at }| Condition {
+                name: "expiry",
+                // Only the identity makes readiness.
+                ok: true,
+                detail: match at.checked_sub(now.as_secs()) {
+                    Some(left) => format!("{kind} {name}: {left} s left"),
+                    None => format!("{kind} {name}: EXPIRED"),
+                },
+            },
+        ));
+        conditions
+    }
+}
+
 impl Control for Handle {
     fn readiness(&self) -> Readiness {
         let snapshot = self.shared.snapshot.load();
         let lifecycle = self.shared.lifecycle();
         let condition = |name, ok, detail| Condition { name, ok, detail };
+        let identity = self.identity(&snapshot.config);
         Readiness {
             // The admin server answers only once the first two are true.
             conditions: vec![
@@ -175,7 +211,10 @@ impl Control for Handle {
                     lifecycle == Lifecycle::Running,
                     drain_detail(lifecycle),
                 ),
-            ],
+            ]
+            .into_iter()
+            .chain(identity)
+            .collect(),
             refused_reload: self
                 .refused
                 .lock()

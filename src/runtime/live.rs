@@ -100,6 +100,8 @@ impl Live {
         keeper.reconcile(&snapshot.jwt_providers);
         sockets.commit(prepared, &snapshot, &shared).await;
         shared.registry.process().started(generation);
+        let tls = shared.registry.tls();
+        tls.set_expiring(shared.materials.load().expiring());
         let refused = Arc::default();
         let live = Self {
             shared,
@@ -227,6 +229,16 @@ fn publish(snapshot: &Snapshot, mut materials: Materials, shared: &Shared) {
     {
         tls.renew(&materials);
     }
+    let tls = shared.registry.tls();
+    tls.set_expiring(materials.expiring());
+    tls.rotated();
+    tracing::info!(
+        identity = materials
+            .identity
+            .as_ref()
+            .map(|own| own.leaf().to_string()),
+        "identity and trust were taken into use"
+    );
     shared.materials.store(Arc::new(materials));
 }
 

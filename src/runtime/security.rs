@@ -1,16 +1,19 @@
 //! Identities and trust on the control thread: loaded with the configuration, and again whenever
 //! their files change.
 
-use std::future::pending;
+use std::{future::pending, time::Duration};
 
 use rustls::pki_types::UnixTime;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 
 use super::watch::watch;
 use crate::{
     config::model::Config,
     tls::{Materials, keeper, keeper::Keeper},
 };
+
+/// How often certificates are looked at that nobody has touched.
+const LOOK: Duration = Duration::from_secs(60);
 
 /// What is loaded, and what tells that it may have changed.
 pub struct Security {
@@ -54,10 +57,11 @@ impl Security {
         Ok(outcome.materials)
     }
 
-    /// Resolves when a file may have changed.
+    /// Resolves when a file may have changed, or when it is time to look whether something ends
+    /// soon.
     pub async fn changed(&mut self) {
         match &mut self.changes {
-            Some(changes) => drop(changes.recv().await),
+            Some(changes) => drop(timeout(LOOK, changes.recv()).await),
             None => pending().await,
         }
     }

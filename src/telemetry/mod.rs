@@ -13,6 +13,6 @@ mod reference;
 
 pub use access_log::{AccessLog, LogWriter, Record};
 pub use metrics::{
-    AccessDecision, AccessMetrics, ListenerMetrics, ProcessMetrics, Registry, RouteMetrics,
-    UpstreamMetrics,
+    AccessDecision, AccessMetrics, Expiring, ListenerMetrics, ProcessMetrics, Registry,
+    RouteMetrics, TlsMetrics, UpstreamMetrics,
 };

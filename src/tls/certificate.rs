@@ -77,6 +77,15 @@ impl Certificate {
     }
 
     /// Whether `now` lies in its window.
+    /// The name that a person knows it by: its SPIFFE ID, a DNS name, or its subject.
+    pub fn name(&self) -> &str {
+        match (&self.spiffe, self.dns_names.first()) {
+            (Some(id), _) => id.as_str(),
+            (None, Some(name)) => name,
+            (None, None) => &self.subject,
+        }
+    }
+
     pub fn is_current(&self, now: UnixTime) -> bool {
         self.not_before <= now && now <= self.not_after
     }

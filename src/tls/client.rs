@@ -73,6 +73,14 @@ impl ClientTls {
         })
     }
 
+    /// Whether nothing was rotated since `side` was taken.
+    pub fn is_now(&self, side: &Arc<ClientSide>) -> bool {
+        self.now
+            .load()
+            .as_ref()
+            .is_some_and(|now| Arc::ptr_eq(now, side))
+    }
+
     /// What holds now, for a connection that is open.
     pub fn holding(&self) -> Option<Arc<ClientSide>> {
         self.now.load_full()

@@ -16,7 +16,7 @@ use super::{
     Certificate, Fault, FaultKind,
     alpn::Spoken,
     client::ClientSide,
-    roster::{Bond, Leash, Party, Roster},
+    roster::{Bond, Counted, Leash, Party, Roster},
     server::{self, ServerSide},
     term::Term,
 };
@@ -27,6 +27,7 @@ use crate::{
         tls::{Session, TlsStream},
     },
     snapshot::ListenerId,
+    telemetry::TlsMetrics,
 };
 
 /// Steps of handshakes that one worker takes before it looks after everything else: each is a
@@ -42,10 +43,10 @@ pub struct Desk {
 }
 
 impl Desk {
-    pub fn new(worker: usize) -> Rc<Self> {
+    pub fn new(worker: usize, metrics: Arc<TlsMetrics>) -> Rc<Self> {
         Rc::new(Self {
             worker,
-            roster: Roster::default(),
+            roster: Roster::new(Counted { metrics, worker }),
             turns: Semaphore::new(STEPS),
         })
     }

@@ -24,7 +24,7 @@ use super::{
     still_admits,
     term::{Stage, Term},
 };
-use crate::snapshot::ListenerId;
+use crate::{snapshot::ListenerId, telemetry::TlsMetrics};
 
 /// With whom a connection was made, and what has to hold for it to last.
 pub struct Bond {
@@ -63,6 +63,7 @@ pub enum Holding {
 
 /// How a connection is held. Whoever serves it looks here before the next request.
 pub struct Leash {
+    counted: Counted,
     bond: Bond,
     term: Cell<Term>,
     stage: Cell<Stage>,
@@ -70,8 +71,10 @@ pub struct Leash {
 }
 
 impl Leash {
-    fn new(bond: Bond, term: Term) -> Rc<Self> {
+    fn new(bond: Bond, term: Term, counted: Counted) -> Rc<Self> {
+        counted.metrics.opened(counted.worker);
         Rc::new(Self {
+            counted,
             bond,
             term: Cell::new(term),
             stage: Cell::new(Stage::Serving),
@@ -142,6 +145,9 @@ impl Leash {
     fn advance(&self, now: Instant) -> bool {
         let stage = self.term.get().stage(now).max(self.stage.get());
         let before = self.stage.replace(stage);
+        if before == Stage::Serving && stage != before {
+            self.counted.metrics.retired(self.counted.worker);
+        }
         if stage == Stage::Cut
             && let Some(waker) = self.waker.borrow_mut().take()
         {
@@ -149,6 +155,21 @@ impl Leash {
         }
         stage != before
     }
+}
+
+impl Drop for Leash {
+    fn drop(&mut self) {
+        self.counted
+            .metrics
+            .closed(self.counted.worker, self.is_retired());
+    }
+}
+
+/// Where connections are counted.
+#[derive(Clone)]
+pub struct Counted {
+    pub metrics: Arc<TlsMetrics>,
+    pub worker: usize,
 }
 
 impl fmt::Debug for Leash {
@@ -161,8 +182,8 @@ impl fmt::Debug for Leash {
 }
 
 /// All TLS connections of a worker.
-#[derive(Default)]
 pub struct Roster {
+    counted: Counted,
     held: RefCell<Vec<Weak<Leash>>>,
     /// When the first of them has to be looked at.
     due: Cell<Option<Instant>>,
@@ -173,9 +194,19 @@ pub struct Roster {
 }
 
 impl Roster {
+    pub fn new(counted: Counted) -> Self {
+        Self {
+            counted,
+            held: RefCell::default(),
+            due: Cell::new(None),
+            sooner: Notify::new(),
+            doubt: Cell::new(false),
+        }
+    }
+
     /// Holds one more connection.
     pub fn hold(&self, bond: Bond, term: Term) -> Rc<Leash> {
-        let leash = Leash::new(bond, term);
+        let leash = Leash::new(bond, term, self.counted.clone());
         let mut held = self.held.borrow_mut();
         // Those that are gone are looked for only before the list would grow.
         if held.len() == held.capacity() {
@@ -234,15 +265,6 @@ impl Roster {
         });
         self.due.set(due);
         moved
-    }
-
-    /// How many connections there are, and how many of them are to be replaced.
-    pub fn count(&self) -> (usize, usize) {
-        let held = self.held.borrow();
-        let open = held.iter().filter_map(Weak::upgrade);
-        open.fold((0, 0), |(all, old), leash| {
-            (all + 1, old + usize::from(leash.is_retired()))
-        })
     }
 }
 

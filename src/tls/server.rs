@@ -52,6 +52,14 @@ impl ServerTls {
         self.config == *config && self.http == http
     }
 
+    /// Whether nothing was rotated since `side` was taken.
+    pub fn is_now(&self, side: &Arc<ServerSide>) -> bool {
+        self.now
+            .load()
+            .as_ref()
+            .is_some_and(|now| Arc::ptr_eq(now, side))
+    }
+
     /// `None` while there is nothing to show.
     pub fn now(&self) -> Option<Arc<ServerSide>> {
         self.now.load_full()

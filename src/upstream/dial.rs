@@ -74,6 +74,10 @@ pub async fn dial(
         upstream.metrics.handshake_failed(desk.worker, fault.kind());
         Error::from(fault.at(&endpoint.label))
     })?;
+    if !tls.is_now(&side) {
+        // Rotated meanwhile: this connection was not there to be looked at.
+        desk.roster.doubt();
+    }
     upstream.metrics.handshake(desk.worker);
     if offer == Offer::Http2 && !matches!(secured.spoken, Some(Spoken::Http2 | Spoken::Link)) {
         let detail = format!(

@@ -12,6 +12,7 @@ mod process;
 mod registry;
 mod route;
 mod scrape;
+mod tls;
 mod upstream;
 
 pub use access::{AccessDecision, AccessMetrics};
@@ -20,4 +21,5 @@ pub use listener::ListenerMetrics;
 pub use process::ProcessMetrics;
 pub use registry::Registry;
 pub use route::RouteMetrics;
+pub use tls::{Expiring, TlsMetrics};
 pub use upstream::UpstreamMetrics;

@@ -9,7 +9,7 @@ use std::{
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder};
 
 use super::{
-    AccessMetrics, Format, ListenerMetrics, ProcessMetrics, RouteMetrics, UpstreamMetrics,
+    AccessMetrics, Format, ListenerMetrics, ProcessMetrics, RouteMetrics, TlsMetrics, UpstreamMetrics,
     exposition,
     scrape::{Families, Scraped},
 };
@@ -25,6 +25,7 @@ const OVERFLOW: &str = "_overflow";
 #[derive(Debug)]
 pub struct Registry {
     process: Arc<ProcessMetrics>,
+    tls: Arc<TlsMetrics>,
     listeners: Arc<Group<ListenerMetrics>>,
     routes: Arc<Group<RouteMetrics>>,
     upstreams: Arc<Group<UpstreamMetrics>>,
@@ -36,6 +37,7 @@ impl Registry {
     /// For workers numbered from 0 up to, without, `workers`.
     pub fn new(workers: usize) -> Arc<Self> {
         let process = Arc::new(ProcessMetrics::new(workers));
+        let tls = Arc::new(TlsMetrics::new(workers));
         let listeners = Arc::new(Group::new(workers));
         let routes = Arc::new(Group::new(workers));
         let upstreams = Arc::new(Group::new(workers));
@@ -43,12 +45,14 @@ impl Registry {
 
         let mut encoders = prometheus_client::registry::Registry::default();
         encoders.register_collector(Box::new(Arc::clone(&process)));
+        encoders.register_collector(Box::new(Arc::clone(&tls)));
         encoders.register_collector(Box::new(Arc::clone(&listeners)));
         encoders.register_collector(Box::new(Arc::clone(&routes)));
         encoders.register_collector(Box::new(Arc::clone(&upstreams)));
         encoders.register_collector(Box::new(Arc::clone(&access)));
         Arc::new(Self {
             process,
+            tls,
             listeners,
             routes,
             upstreams,
@@ -60,6 +64,11 @@ impl Registry {
     /// What there is one of in a process.
     pub fn process(&self) -> &Arc<ProcessMetrics> {
         &self.process
+    }
+
+    /// TLS connections, and the certificates behind them.
+    pub fn tls(&self) -> &Arc<TlsMetrics> {
+        &self.tls
     }
 
     /// The listener's handle: the one that is in use under this name, or a new one. Its series end

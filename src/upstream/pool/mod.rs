@@ -463,13 +463,13 @@ mod tests {
     use tokio::runtime::LocalRuntime;
 
     use super::*;
-    use crate::{config::model::EndpointAddress, upstream::tests::upstream};
+    use crate::{config::model::EndpointAddress, telemetry::Registry, upstream::tests::upstream};
 
     #[test]
     fn a_withdrawn_endpoint_s_pool_goes_once_nobody_waits() {
         LocalRuntime::new().unwrap().block_on(async {
             let upstream = upstream(&[EndpointAddress::Ip(([127, 0, 0, 1], 80).into())]);
-            let pools = Pools::new(0, Desk::new(0));
+            let pools = Pools::new(0, Desk::new(0, Arc::clone(Registry::new(1).tls())));
             let endpoint = upstream.endpoints().endpoints()[0].id;
             let (sender, arrival) = oneshot::channel();
             pools
