@@ -177,6 +177,10 @@ async fn drive<H>(mut driver: Driver, settled: Rc<Notify>, held: H) {
         if keep_alive.poll(cx, driver.heard, busy, ping).is_ready() {
             return Poll::Ready(Err(Broken::Silent));
         }
+        // The PING, where it was time for one: nothing else wakes this task before it is due.
+        if let Poll::Ready(Err(error)) = driver.poll_output(cx) {
+            return Poll::Ready(Err(Broken::Lost(Some(error.kind()))));
+        }
         driver.rest(cx, keep_alive.is_at_rest());
         Poll::Pending
     })
@@ -522,5 +526,58 @@ impl ResponseBody {
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame>>> {
         self.poll_upload(cx)?;
         self.incoming.poll_frame(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use tokio::io::{AsyncReadExt, DuplexStream};
+
+    use super::{super::connection::Connection, *};
+
+    /// Takes requests and PINGs, and says nothing of its own.
+    async fn silent(mut client: DuplexStream) {
+        let limits = Limits {
+            streams: 10,
+            head: MAX_RESPONSE_HEAD,
+            stream_window: STREAM_WINDOW,
+            window: CONNECTION_WINDOW,
+        };
+        let mut core = Connection::<()>::new(Role::Server, limits);
+        let mut input = BytesMut::zeroed(crate::http::PREFACE.len());
+        client.read_exact(&mut input).await.unwrap();
+        input.clear();
+        loop {
+            while let Some(head) = core.receive(&mut input, &mut |_, _| {}).unwrap() {
+                core.hold(head.key);
+            }
+            let written = poll_fn(|cx| core.output.poll_flush(cx, &mut client)).await;
+            if written.is_err() || client.read_buf(&mut input).await.unwrap() == 0 {
+                return;
+            }
+        }
+    }
+
+    #[test]
+    fn an_upstream_that_answers_pings_is_kept() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build_local(Default::default())
+            .unwrap();
+        runtime.block_on(async {
+            let (ours, theirs) = tokio::io::duplex(1 << 16);
+            tokio::task::spawn_local(silent(theirs));
+            let opened = Opened {
+                stream: crate::net::Stream::Memory(ours),
+                spoken: None,
+            };
+            let conn = Http2::open(opened, (), Rc::default(), Instant::now());
+            let mut request = Request::default();
+            let response = send(Slot::take(&conn), &mut request);
+            let hour = Duration::from_secs(3600);
+            assert!(timeout(hour, response).await.is_err());
+        });
     }
 }
