@@ -8,12 +8,16 @@ use std::{
 
 use rustls::pki_types::UnixTime;
 use serde_json::Value;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::{
+    sync::{Notify, mpsc, oneshot},
+    time::Instant,
+};
 
 use super::{
     drain::{Ended, drain},
     ebb, limits,
     live::{Live, StartError},
+    security::Told,
     signals::{Asked, Signals},
     watch::watch,
     workers::Threads,
@@ -133,6 +137,7 @@ async fn stop(shared: &Arc<Shared>, threads: Threads) {
 struct Handle {
     shared: Arc<Shared>,
     refused: Arc<Mutex<Option<String>>>,
+    workload: Told,
     log_level: LogLevel,
     drain: Notify,
     reload: mpsc::Sender<oneshot::Sender<Result<u64, ReloadRefused>>>,
@@ -146,6 +151,7 @@ impl Handle {
         let handle = Self {
             shared: Arc::clone(&live.shared),
             refused: live.refused(),
+            workload: live.security.told(),
             log_level,
             drain: Notify::new(),
             reload,
@@ -170,6 +176,15 @@ impl Handle {
                     || "not there yet; the log says what is missing".to_owned(),
                     |own| own.leaf().to_string(),
                 ),
+            });
+        }
+        let workload = self.workload.lock();
+        if let Some(state) = &*workload.unwrap_or_else(PoisonError::into_inner) {
+            conditions.push(Condition {
+                name: "workload-api",
+                // What it has given is good for as long as it lasts.
+                ok: true,
+                detail: state.borrow().describe(Instant::now()),
             });
         }
         conditions.extend(self.shared.registry.tls().expiring().into_iter().map(

@@ -1,15 +1,26 @@
 //! Identities and trust on the control thread: loaded with the configuration, and again whenever
 //! their files change.
 
-use std::{future::pending, time::Duration};
+use std::{
+    future::pending,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use rustls::pki_types::UnixTime;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::{mpsc, watch},
+    time::sleep,
+};
 
-use super::watch::watch;
+use super::watch::watch as watch_files;
 use crate::{
-    config::model::Config,
-    tls::{Materials, keeper, keeper::Keeper},
+    config::model::{Config, Identity, WorkloadApi},
+    tls::{
+        Materials, keeper,
+        keeper::Keeper,
+        workload::{State, Workload},
+    },
 };
 
 /// How often certificates are looked at that nobody has touched.
@@ -20,6 +31,18 @@ pub struct Security {
     keeper: Keeper,
     /// `None`: no file to watch.
     changes: Option<mpsc::Receiver<()>>,
+    agent: Option<Agent>,
+    /// What the agent's watch tells of itself, for readiness.
+    told: Told,
+}
+
+/// The state of the Workload API, where there is one, for whoever asks.
+pub(super) type Told = Arc<Mutex<Option<watch::Receiver<State>>>>;
+
+/// The Workload API that the configuration names.
+struct Agent {
+    config: WorkloadApi,
+    workload: Workload,
 }
 
 impl Security {
@@ -27,10 +50,18 @@ impl Security {
     pub fn start(config: &Config) -> (Self, Materials) {
         let mut security = Self {
             keeper: Keeper::default(),
-            changes: follow(config),
+            changes: None,
+            agent: None,
+            told: Told::default(),
         };
+        security.follow(config);
         let materials = security.load(config);
         (security, materials)
+    }
+
+    /// What the Workload API's watch tells of itself.
+    pub fn told(&self) -> Told {
+        Arc::clone(&self.told)
     }
 
     /// Loads it once more. What can't be used leaves what was there before.
@@ -53,21 +84,56 @@ impl Security {
             return Err(outcome.missing);
         }
         self.keeper = keeper;
-        self.changes = follow(config);
+        self.follow(config);
         Ok(outcome.materials)
     }
 
-    /// Resolves when a file may have changed, or when it is time to look whether something ends
-    /// soon.
+    /// Resolves when there may be something else to load, or when it is time to look whether
+    /// something ends soon. Cancelling it loses nothing.
     pub async fn changed(&mut self) {
-        match &mut self.changes {
-            Some(changes) => drop(timeout(LOOK, changes.recv()).await),
-            None => pending().await,
+        let file = async {
+            match &mut self.changes {
+                Some(changes) => drop(changes.recv().await),
+                None => pending().await,
+            }
+        };
+        let sent = async {
+            match &mut self.agent {
+                Some(agent) => agent.workload.next().await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            () = file => {}
+            update = sent => self.keeper.take(update.credential, update.bundles),
+            () = sleep(LOOK) => {}
         }
     }
-}
 
-fn follow(config: &Config) -> Option<mpsc::Receiver<()>> {
-    let files = keeper::files(config);
-    (!files.is_empty()).then(|| watch(files.into_iter().collect()))
+    fn follow(&mut self, config: &Config) {
+        let files = keeper::files(config);
+        self.changes = (!files.is_empty()).then(|| watch_files(files.into_iter().collect()));
+        match &config.identity {
+            Some(Identity::WorkloadApi(api)) => {
+                if self.agent.as_ref().is_none_or(|agent| agent.config != *api) {
+                    let workload = Workload::watch(api.socket.clone(), api.spiffe_id.clone());
+                    let state = workload.state();
+                    self.agent = Some(Agent {
+                        config: api.clone(),
+                        workload,
+                    });
+                    self.tell(Some(state));
+                }
+            }
+            _ => {
+                self.agent = None;
+                self.tell(None);
+            }
+        }
+    }
+
+    fn tell(&self, state: Option<watch::Receiver<State>>) {
+        // Every change to it is whole, so that a panic elsewhere leaves nothing half done.
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    }
 }

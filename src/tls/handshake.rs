@@ -126,7 +126,9 @@ impl Desk {
                     .map_err(of)?;
                 let turn = self.turns.acquire().await;
                 let over = stream.take_flight().map_err(of);
-                asked = server::asked().or(asked.take());
+                if let Some(name) = server::asked() {
+                    asked = Some(name);
+                }
                 if !matches!(over, Ok(false)) {
                     // Also the alert that says what was wrong.
                     let said = poll_fn(|cx| stream.poll_drain(cx)).await;

@@ -181,6 +181,9 @@ impl fmt::Debug for Leash {
     }
 }
 
+/// Finds what holds for a party now.
+pub type LookUp<'a> = &'a dyn Fn(&Party) -> Holding;
+
 /// All TLS connections of a worker.
 pub struct Roster {
     counted: Counted,
@@ -246,7 +249,7 @@ impl Roster {
         &self,
         now: Instant,
         clock: UnixTime,
-        changed: Option<&dyn Fn(&Party) -> Holding>,
+        changed: Option<LookUp<'_>>,
         rng: &mut fastrand::Rng,
     ) -> bool {
         let mut moved = false;

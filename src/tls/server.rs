@@ -140,7 +140,10 @@ impl Credentials {
             .iter()
             .filter_map(|pair| materials.files.get(pair))
             .collect();
-        let default = materials.identity.as_ref().or(files.first().copied())?;
+        let default = materials
+            .identity
+            .as_ref()
+            .or_else(|| files.first().copied())?;
         let mut by_name = HashMap::new();
         for credential in &files {
             for name in &credential.leaf().dns_names {

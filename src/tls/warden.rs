@@ -6,7 +6,7 @@ use std::{future::pending, rc::Rc};
 use rustls::pki_types::UnixTime;
 use tokio::time::{Instant, sleep_until};
 
-use super::roster::{Holding, Party};
+use super::roster::{Holding, LookUp, Party};
 use crate::worker::Worker;
 
 /// Runs as long as the worker lives.
@@ -19,7 +19,7 @@ pub async fn run(worker: Rc<Worker>) {
         let changed = std::mem::replace(&mut seen, marks) != marks || roster.take_doubt();
         let holding = |party: &Party| holding(&worker, party);
         let moved = {
-            let changed = changed.then_some(&holding as &dyn Fn(&Party) -> Holding);
+            let changed = changed.then_some(&holding as LookUp<'_>);
             let rng = &mut worker.rng.borrow_mut();
             roster.review(Instant::now(), UnixTime::now(), changed, rng)
         };

@@ -50,6 +50,12 @@ const MAX_STREAMS: u32 = 100;
 /// How long a new connection may take to tell whether it knows RFC 8441.
 const SETTINGS_WAIT: Duration = Duration::from_secs(1);
 
+/// An upstream with open streams that has been silent for so long is asked whether it is there. Not
+/// earlier: a gRPC server takes PINGs less than five minutes apart for abuse, and closes the
+/// connection at the third. That its host is gone the kernel's probes find out in a minute and a
+/// half.
+const SILENCE: Duration = Duration::from_secs(6 * 60);
+
 /// A connection to an HTTP/2 upstream.
 pub struct Http2 {
     link: Rc<Link>,
@@ -152,7 +158,7 @@ impl Drop for Http2 {
 
 /// The task of a connection.
 async fn drive<H>(mut driver: Driver, settled: Rc<Notify>, held: H) {
-    let mut keep_alive = KeepAlive::default();
+    let mut keep_alive = KeepAlive::after(SILENCE);
     let mut is_settled = false;
     let end = poll_fn(|cx| {
         driver.begin();
@@ -179,7 +185,7 @@ async fn drive<H>(mut driver: Driver, settled: Rc<Notify>, held: H) {
         }
         // The PING, where it was time for one: nothing else wakes this task before it is due.
         if let Poll::Ready(Err(error)) = driver.poll_output(cx) {
-            return Poll::Ready(Err(Broken::Lost(Some(error.kind()))));
+            return Poll::Ready(Err(Broken::Lost(Loss::of(&error))));
         }
         driver.rest(cx, keep_alive.is_at_rest());
         Poll::Pending

@@ -9,8 +9,8 @@ use std::{
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder};
 
 use super::{
-    AccessMetrics, Format, ListenerMetrics, ProcessMetrics, RouteMetrics, TlsMetrics, UpstreamMetrics,
-    exposition,
+    AccessMetrics, Format, ListenerMetrics, ProcessMetrics, RouteMetrics, TlsMetrics,
+    UpstreamMetrics, exposition,
     scrape::{Families, Scraped},
 };
 

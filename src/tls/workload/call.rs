@@ -39,6 +39,7 @@ use crate::http::{
     },
     message::MAX_INTERIM,
 };
+use crate::net::Loss;
 
 /// An agent that has been silent for so long is asked whether it is there. It is silent for hours
 /// in good health, and servers of gRPC send away whom asks more often than every five minutes
@@ -238,12 +239,12 @@ impl Call {
             self.input.reserve(READ);
         }
         match poll_read_buf(Pin::new(&mut self.socket), cx, &mut self.input) {
-            Poll::Ready(Ok(0)) => Err(Broken::Lost(None)),
+            Poll::Ready(Ok(0)) => Err(Broken::Lost(Loss::Closed)),
             Poll::Ready(Ok(octets)) => {
                 self.heard += octets as u64;
                 Ok(Poll::Ready(()))
             }
-            Poll::Ready(Err(error)) => Err(Broken::Lost(Some(error.kind()))),
+            Poll::Ready(Err(error)) => Err(Broken::Lost(Loss::of(&error))),
             Poll::Pending => Ok(Poll::Pending),
         }
     }
@@ -273,7 +274,7 @@ impl Call {
                 return Poll::Ready(Ok(()));
             }
             ready!(self.core.output.poll_flush(cx, &mut self.socket))
-                .map_err(|error| Broken::Lost(Some(error.kind())))?;
+                .map_err(|error| Broken::Lost(Loss::of(&error)))?;
         }
     }
 
