@@ -20,7 +20,7 @@ use crate::{
     policy::Timers,
     snapshot::{ListenerId, ListenerPlan, Snapshot},
     telemetry::{ListenerMetrics, Registry, access_log::AccessLog},
-    tls::{Desk, Materials, Secured},
+    tls::{Certificate, Desk, Materials, Secured},
     upstream::pool::Pools,
 };
 
@@ -326,6 +326,11 @@ impl Conn {
             identity: certificate.and_then(|certificate| certificate.spiffe.as_ref()),
             address: address.map(|address| address.to_canonical()),
         }
+    }
+
+    /// What the client's certificate says, where it showed one.
+    pub fn identity(&self) -> Option<Arc<Certificate>> {
+        self.secured.as_ref()?.peer.clone()
     }
 
     /// Where the client really connected to.

@@ -11,7 +11,7 @@ from support.wait import eventually
 from support.wire import Closed
 
 KEYS = {"start_time", "listener", "route", "upstream", "endpoint", "method", "authority", "path", "protocol", "status",
-        "flags", "reason", "detail", "bytes_received", "bytes_sent", "duration_ms", "upstream_ms", "peer",
+        "flags", "reason", "detail", "bytes_received", "bytes_sent", "duration_ms", "upstream_ms", "peer", "peer_identity",
         "request_id", "user_agent"}
 
 

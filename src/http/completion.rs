@@ -175,6 +175,7 @@ impl Completion {
         if worker.access_log.is_enabled() {
             inner.trail.tell(record);
             record.peer = Some(inner.client.conn.source());
+            record.identity = inner.client.conn.identity();
             worker.access_log.write(record);
         }
         inner.held = None;

@@ -258,6 +258,7 @@ fn sanitize(
     } else {
         headers::strip_ours(fields);
     }
+    client.tell_certificate(fields, trusted);
     if !request.expects_continue {
         // Nobody waits for it; passed on, it would only cost a round trip.
         fields.remove(&name::EXPECT);

@@ -6,6 +6,7 @@
 //! waited for: no channel lies between the two connections.
 
 mod buffers;
+mod client_cert;
 pub mod completion;
 pub mod exchange;
 #[cfg(test)]
@@ -28,15 +29,21 @@ pub mod trailers;
 pub mod upgrade;
 
 use std::{
-    borrow::Cow, cell::RefCell, future::poll_fn, net::IpAddr, rc::Rc, sync::Arc, time::Duration,
+    borrow::Cow,
+    cell::{OnceCell, RefCell},
+    future::poll_fn,
+    net::IpAddr,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
 };
 
 use http::Version;
 use tokio::time::timeout;
 
-use self::{input::Input, request_id::RequestId};
+use self::{fields::Fields, input::Input, request_id::RequestId};
 use crate::{
-    config::model::{Address, HttpListener},
+    config::model::{Address, ForwardedClientCert, HttpListener},
     error::{Error, Reason},
     net::Stream,
     snapshot::{HttpPlan, ListenerPlan, PlanKind},
@@ -49,6 +56,8 @@ use crate::{
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The preface and the header of the frame that follows it.
 const OPENING: usize = PREFACE.len() + 9;
+/// How a TLS handshake begins (RFC 8446 section 5.1), which is no way to begin a request.
+const TLS: &[u8] = &[22, 3];
 /// A connection that was accepted as the drain began may have its first request on the way.
 const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(100);
 
@@ -65,6 +74,13 @@ pub async fn serve(stream: Stream, input: Input, conn: Conn, worker: Rc<Worker>)
             tokio::time::sleep(FIRST_REQUEST_GRACE).await;
         } => return,
     };
+    if input.starts_with(TLS) {
+        let error = Error::new(
+            Reason::UnexpectedTls,
+            "the client began with a TLS handshake, and this listener takes plaintext",
+        );
+        return refuse_unread(&client, &error);
+    }
     match detected {
         // Boxed apart: a connection has the size of its own protocol only.
         Ok(Some(Version::HTTP_2)) => Box::pin(h2::server::serve(stream, input, client)).await,
@@ -73,12 +89,17 @@ pub async fn serve(stream: Stream, input: Input, conn: Conn, worker: Rc<Worker>)
         // Whoever says nothing is not answered; whoever began a head is told.
         Err(_) if input.is_empty() => {}
         Err(_) => {
-            let error = Error::new(Reason::HeadTimeout, "no whole head in time");
             // Only the beginning of a preface keeps one in doubt for so long.
-            let reply = exchange::refused_head(&client, Protocol::Http2, None, &error);
-            reply.completion.done();
+            let error = Error::new(Reason::HeadTimeout, "no whole head in time");
+            refuse_unread(&client, &error);
         }
     }
+}
+
+/// Counts and logs what can't be answered, since it is not known what the client would understand.
+fn refuse_unread(client: &Rc<Client>, error: &Error) {
+    let reply = exchange::refused_head(client, Protocol::Http2, None, error);
+    reply.completion.done();
 }
 
 /// Reads until the protocol is certain: one byte is enough for nearly every HTTP/1.1 request.
@@ -111,6 +132,8 @@ pub struct Client {
     pub pseudonym: Box<str>,
     /// What is appended to `Via` for a request over HTTP/1.1.
     via: Box<str>,
+    /// What its certificate says in `X-Forwarded-Client-Cert`, once that was asked for.
+    certificate: OnceCell<Box<str>>,
 }
 
 impl Client {
@@ -135,6 +158,7 @@ impl Client {
             address_text,
             pseudonym: pseudonym.into(),
             via: via.into(),
+            certificate: OnceCell::new(),
         })
     }
 
@@ -176,6 +200,32 @@ impl Client {
     /// What the listener allows its clients.
     pub fn limits(&self) -> HttpListener {
         http_plan(&self.plan()).http.clone()
+    }
+
+    /// Writes or drops `X-Forwarded-Client-Cert`, as the listener says. Where it has no TLS to speak
+    /// of, the line is as good as the other forwarding headers: what `trusted` proxies have written.
+    fn tell_certificate(&self, fields: &mut Fields, trusted: bool) {
+        let plan = self.plan.borrow();
+        let mode = match &plan.config.tls {
+            Some(tls) => tls.forwarded_client_cert,
+            None if trusted => return,
+            None => ForwardedClientCert::Sanitize,
+        };
+        let peer = self
+            .conn
+            .secured
+            .as_ref()
+            .and_then(|secured| secured.peer.as_ref());
+        let element = peer
+            .filter(|_| mode != ForwardedClientCert::Sanitize)
+            .map(|peer| {
+                self.certificate.get_or_init(|| {
+                    let materials = self.worker.shared.materials.load();
+                    let own = materials.identity.as_ref().map(|own| own.leaf());
+                    client_cert::element(own, peer).into()
+                })
+            });
+        client_cert::apply(fields, mode, element.map(|text| &**text));
     }
 
     /// In which its requests come.

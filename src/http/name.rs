@@ -236,6 +236,7 @@ names! {
     USER_AGENT = "user-agent", "User-Agent", Other;
     VIA = "via", "Via", Via;
     WWW_AUTHENTICATE = "www-authenticate", "WWW-Authenticate", Other;
+    X_FORWARDED_CLIENT_CERT = "x-forwarded-client-cert", "X-Forwarded-Client-Cert", XForwarded;
     X_FORWARDED_FOR = "x-forwarded-for", "X-Forwarded-For", XForwarded;
     X_FORWARDED_HOST = "x-forwarded-host", "X-Forwarded-Host", XForwarded;
     X_FORWARDED_PROTO = "x-forwarded-proto", "X-Forwarded-Proto", XForwarded;

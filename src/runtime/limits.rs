@@ -33,6 +33,20 @@ pub fn raise_open_files() -> io::Result<u64> {
     Ok(limit.maximum.unwrap_or(u64::MAX))
 }
 
+/// Leaves no core file, which would hold private keys. One byte, not none: a program that takes core
+/// files through a pipe is asked about no other limit (core(5)).
+pub fn forbid_core_files() -> io::Result<()> {
+    let limit = getrlimit(Resource::Core);
+    setrlimit(
+        Resource::Core,
+        Rlimit {
+            current: Some(limit.maximum.map_or(1, |most| most.min(1))),
+            maximum: limit.maximum,
+        },
+    )?;
+    Ok(())
+}
+
 /// Processors that the scheduler may put this process on.
 fn usable_processors() -> usize {
     rustix::thread::sched_getaffinity(None)

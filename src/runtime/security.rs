@@ -13,7 +13,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::watch::watch as watch_files;
+use super::{limits, watch::watch as watch_files};
 use crate::{
     config::model::{Config, Identity, WorkloadApi},
     tls::{
@@ -112,6 +112,11 @@ impl Security {
 
     fn follow(&mut self, config: &Config) {
         let files = keeper::files(config);
+        if (config.identity.is_some() || !files.is_empty())
+            && let Err(error) = limits::forbid_core_files()
+        {
+            tracing::warn!(%error, "a core file would hold private keys, and can't be forbidden");
+        }
         self.changes = (!files.is_empty()).then(|| watch_files(files.into_iter().collect()));
         match &config.identity {
             Some(Identity::WorkloadApi(api)) => {

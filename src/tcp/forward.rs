@@ -131,6 +131,7 @@ impl Drop for Line<'_> {
         }
         if self.worker.access_log.is_enabled() {
             record.peer = Some(self.conn.source());
+            record.identity = self.conn.identity();
             self.worker.access_log.write(record);
         }
     }

@@ -48,6 +48,11 @@ pub(super) fn write(out: &mut Vec<u8>, record: &Record, start: Timestamp) {
         Some(client) => object.text("peer", Some(client.to_string().as_bytes())),
         None => object.address("peer", record.peer.as_ref()),
     }
+    let identity = record.identity.as_ref();
+    object.text(
+        "peer_identity",
+        identity.map(|identity| identity.name().as_bytes()),
+    );
     object.text("request_id", record.request_id());
     object.text("user_agent", record.user_agent.as_deref());
     out.extend_from_slice(b"}\n");
@@ -161,6 +166,7 @@ mod tests {
                 "duration_ms": 12.345,
                 "upstream_ms": 2.0,
                 "peer": "10.0.0.1:4242",
+                "peer_identity": null,
                 "request_id": "abc",
                 "user_agent": "curl/8",
             })

@@ -31,7 +31,7 @@ use self::{
     timestamp::Timestamp,
     writer::{Batch, Mode, Shared},
 };
-use crate::{config::model::Address, error::Reason, http::request_id::RequestId};
+use crate::{config::model::Address, error::Reason, http::request_id::RequestId, tls::Certificate};
 
 /// A buffer of this many bytes goes to the writer at once.
 const BATCH_BYTES: usize = 16 * 1024;
@@ -72,6 +72,8 @@ pub struct Record {
     pub upstream_duration: Option<Duration>,
     /// The other end of the connection, or who that says it speaks for.
     pub peer: Option<Address>,
+    /// What the client's certificate says, where it showed one.
+    pub identity: Option<Arc<Certificate>>,
     /// Who trusted proxies in front say the request comes from: written in the place of `peer`.
     pub client: Option<IpAddr>,
     pub request_id: Option<RequestId>,
@@ -99,6 +101,7 @@ impl Record {
             bytes_sent: 0,
             upstream_duration: None,
             peer: None,
+            identity: None,
             client: None,
             request_id: None,
             user_agent: None,
