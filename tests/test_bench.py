@@ -32,7 +32,7 @@ def keep(directory, samples):
 
 @pytest.fixture(scope="session")
 def programs() -> Path:
-    """Where relay, origin, openloop and scale are: `PILLION_PROGRAMS`, or built."""
+    """Where relay, origin, openloop, handshakes and scale are: `PILLION_PROGRAMS`, or built."""
     if given := os.environ.get("PILLION_PROGRAMS"):
         return Path(given).resolve()
     subprocess.run(["cargo", "build", "--locked", "--profile", "counted", "--examples"], cwd=ROOT, check=True)
@@ -50,15 +50,21 @@ def test_every_scenario_measures_what_it_says(binary, programs, tmp_path):
     with open(tmp_path / "samples.csv", newline="") as file:
         samples = {(row["scenario"], row["peer"], row["measure"]): float(row["value"]) for row in csv.DictReader(file)}
     for peer in ("pillion", "haproxy"):
-        for scenario in ("single", "logged", "h2", "grpc", "large", "upload", "tcp", "connect"):
+        for scenario in (
+            "single", "logged", "h2", "grpc", "large", "upload", "tcp", "connect",
+            "pair", "handshake", "tls-large", "tls-upload", "tls-tcp",
+        ):
             assert samples[scenario, peer, "requests"] > 0
             assert samples[scenario, peer, "cpu_us"] > 0
         assert 0 < samples["latency", peer, "p50_us"] <= samples["latency", peer, "p99_us"]
         assert samples["idle", peer, "idle_mb"] > 1
         assert samples["idle-h2", peer, "idle_mb"] > 1
+        assert samples["idle-mtls", peer, "idle_mb"] > 1
         assert samples["start", peer, "first_ms"] > 0
     assert samples["workers", "one", "busier"] == 100
     assert samples["workers", "two", "busier"] < 100
+    assert samples["hybrid", "pillion", "hybrid_us"] > 0
+    assert samples["growth", "pillion", "kept"] > 0
     assert samples["burst", "pillion", "kept"] > 0
     assert samples["scale", "pillion", "growth"] > 0
 

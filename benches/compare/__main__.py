@@ -43,7 +43,7 @@ def arguments() -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     measuring = commands.add_parser("run")
     measuring.add_argument("--pillion", type=Path, required=True, help="the binary, of a release build")
-    measuring.add_argument("--programs", type=Path, required=True, help="where the examples are: relay, origin, openloop, scale")
+    measuring.add_argument("--programs", type=Path, required=True, help="where the examples are: relay, origin, openloop, handshakes, scale")
     measuring.add_argument("--out", type=Path, required=True, help="where the results go")
     measuring.add_argument("--rounds", type=int, default=int(os.environ.get("BENCH_ROUNDS", 5)))
     measuring.add_argument("--seconds", type=float, default=float(os.environ.get("BENCH_SECONDS", 3)), help="of load, each turn")
@@ -65,7 +65,7 @@ def measure(options: argparse.Namespace) -> int:
         "rounds": options.rounds, "seconds": options.seconds,
     }
     run(
-        choose(options.scenarios), chosen, options.programs.resolve(), options.rounds, options.seconds,
+        choose(options.scenarios), chosen, options.pillion.resolve(), options.programs.resolve(), options.rounds, options.seconds,
         say=lambda line: print(line, file=sys.stderr, flush=True),
         keep=lambda samples: results.write(options.out, where, samples))
     return show(argparse.Namespace(set=options.out))

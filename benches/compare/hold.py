@@ -3,6 +3,7 @@
 import contextlib
 import resource
 import socket
+import ssl
 import struct
 
 from net import connect
@@ -18,7 +19,7 @@ FIELDS = b"\x82\x86\x04\x03/1k\x01\x0bbench.local"
 
 
 @contextlib.contextmanager
-def held(address: str, count: int, size: int, http2: bool):
+def held(address: str, count: int, size: int, http2: bool, tls: ssl.SSLContext | None = None):
     """So many connections. Of those that nobody waits for yet, the kernel's queues hold enough."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most < count + 100:
@@ -29,6 +30,8 @@ def held(address: str, count: int, size: int, http2: bool):
     try:
         for _ in range(count):
             sock = connect(address)
+            if tls:
+                sock = tls.wrap_socket(sock, server_hostname="localhost")
             sockets.append(sock)
             exchange(sock, size)
         yield

@@ -15,7 +15,7 @@ def open_loop(stage: Stage, peers: list[Peer]) -> Iterator[dict[str, Turn]]:
     """Each turn is a schedule of its own; what a proxy can do is found out once, before the first."""
     with contextlib.ExitStack() as stack:
         proxies = [
-            stack.enter_context(Proxy(peer, HTTP, stage.directory / peer.name, (stage.cores.proxy,), stage.origins[HTTP.origin]))
+            stack.enter_context(Proxy(peer, HTTP, stage.directory / peer.name, (stage.cores.proxy,), stage))
             for peer in peers
         ]
         capacities = [http1(proxy, stage, stage.seconds) for proxy in proxies]

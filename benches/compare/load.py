@@ -83,6 +83,15 @@ def scheduled(proxy: Proxy, stage: Stage, rate: float, connections: int) -> dict
     return json.loads(output)
 
 
+def handshaken(proxy: Proxy, stage: Stage, group: str, seconds: float, most: int = 1_000_000_000) -> Load:
+    """Connections, each for one small request, until the time is over or so many are done."""
+    at_a_time = 32
+    output = json.loads(run(stage.cores.load, [
+        str(stage.programs / "handshakes"), proxy.address, str(stage.pki / "ca.crt"), group, str(at_a_time),
+        f"{seconds:g}", str(most)]))
+    return Load(output["connections"], output["connections"] * len("ok"), at_a_time, output["seconds"])
+
+
 def run(core: int, command: list[str]) -> str:
     done = subprocess.run(["taskset", "-c", str(core), *command], capture_output=True, text=True)
     if done.returncode:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from load import Load
 from peer import Peer, Proxy, Role
-from process import Process, busy
+from process import busy
 from scenario import Open, Stage, Turn
 
 # Before the first turn. Where turns are as short as this, they only show that all works.
@@ -28,7 +28,7 @@ def under_load(role: Role, drive: Drive, access_log: bool = False, workers: bool
         cores = stage.cores.two if workers else (stage.cores.proxy,)
         with contextlib.ExitStack() as stack:
             proxies = [
-                stack.enter_context(Proxy(peer, role, stage.directory / peer.name, cores, stage.origins[role.origin], access_log))
+                stack.enter_context(Proxy(peer, role, stage.directory / peer.name, cores, stage, access_log))
                 for peer in peers
             ]
             idle = {proxy.name: proxy.pss() for proxy in proxies}
@@ -79,9 +79,9 @@ def turn(proxy: Proxy, drive: Drive, stage: Stage, cores: tuple[int, ...], idle:
 class Usage:
     """Seconds so far: of the process, of each of its workers, of everybody on the first of its cores."""
 
-    def __init__(self, process: Process, cores: tuple[int, ...]):
-        self.cpu = process.cpu()
-        self.workers = process.threads("pillion-w")
+    def __init__(self, proxy: Proxy, cores: tuple[int, ...]):
+        self.cpu = proxy.cpu()
+        self.workers = proxy.threads("pillion-w")
         self.core = busy(cores[0])
 
 

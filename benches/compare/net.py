@@ -2,6 +2,7 @@
 
 import http.client
 import socket
+import ssl
 import time
 from collections.abc import Callable
 
@@ -17,7 +18,9 @@ def free_port() -> int:
 
 def connect(address: str) -> socket.socket:
     host, _, port = address.rpartition(":")
-    return socket.create_connection((host, int(port)), timeout=READY_SECONDS)
+    sock = socket.create_connection((host, int(port)), timeout=READY_SECONDS)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
 
 
 def answers(address: str, path: str) -> bool:
@@ -28,11 +31,11 @@ def answers(address: str, path: str) -> bool:
         return False
 
 
-def wait_for_body(process, address: str, path: str, size: int):
+def wait_for_body(process, address: str, path: str, size: int, tls: ssl.SSLContext | None = None):
     """Returns once the path is answered with a body of this size."""
 
     def problem() -> str | None:
-        status, length = ask(address, path)
+        status, length = ask(address, path, tls)
         return None if (status, length) == (200, size) else f"status {status}, {length} bytes"
 
     wait(process, f"{address}{path}", problem)
@@ -54,9 +57,12 @@ def wait(process, what: str, problem: Callable[[], str | None]):
         time.sleep(0.02)
 
 
-def ask(address: str, path: str) -> tuple[int, int]:
+def ask(address: str, path: str, tls: ssl.SSLContext | None = None) -> tuple[int, int]:
     """Status and size of the body."""
-    connection = http.client.HTTPConnection(address, timeout=READY_SECONDS)
+    if tls:
+        connection = http.client.HTTPSConnection(address, timeout=READY_SECONDS, context=tls)
+    else:
+        connection = http.client.HTTPConnection(address, timeout=READY_SECONDS)
     try:
         connection.request("GET", path)
         response = connection.getresponse()

@@ -9,13 +9,14 @@ from pathlib import Path
 from machine import Cores
 from origin import Calls, Files
 from peer import Peer
+from pki import make
 from scenario import Scenario, Stage
 
 Samples = list[dict[str, object]]
 
 
 def run(
-    scenarios: list[Scenario], peers: dict[str, Peer], programs: Path, rounds: int, seconds: float,
+    scenarios: list[Scenario], peers: dict[str, Peer], pillion: Path, programs: Path, rounds: int, seconds: float,
     say: Callable[[str], None], keep: Callable[[Samples], None],
 ):
     """One sample a measure: scenario, round, peer, measure, value. All so far are kept after each scenario."""
@@ -25,18 +26,19 @@ def run(
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         files = stack.enter_context(Files(directory / "files-origin", cores.load))
         calls = stack.enter_context(Calls(programs / "origin", directory / "calls-origin", cores.load))
+        pki = make(pillion, directory / "pki")
         origins = {"files": files.address, "calls": calls.address}
         for nth, scenario in enumerate(scenarios, 1):
             place = directory / scenario.name
             place.mkdir()
             taking_part = [peers[name] for name in scenario.peers if name in peers]
             say(f"{clock(start)}  {nth}/{len(scenarios)} {scenario.name}: {scenario.title}")
-            stage = Stage(cores, origins, programs, place, seconds)
+            stage = Stage(cores, origins, programs, pki, place, seconds)
             with scenario.open(stage, taking_part) as turns:
                 for number in range(1, min(rounds, scenario.most_rounds) + 1):
                     for name in rotated(list(turns), number):
                         values = turns[name]()
-                        say(f"{clock(start)}  {scenario.name:10} {number} {name:8} {line(scenario, values)}")
+                        say(f"{clock(start)}  {scenario.name:11} {number} {name:8} {line(scenario, values)}")
                         samples += [
                             {"scenario": scenario.name, "round": number, "peer": name, "measure": key, "value": round(value, 4)}
                             for key, value in values.items()

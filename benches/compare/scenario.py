@@ -22,11 +22,12 @@ class Measure:
 
 @dataclass(frozen=True)
 class Stage:
-    """What a turn is given: `origins` by name, `programs` the folder of our own."""
+    """What a turn is given: `origins` by name, `programs` the folder of our own, `pki` that of the certificates."""
 
     cores: Cores
     origins: dict[str, str]
     programs: Path
+    pki: Path
     directory: Path
     seconds: float
 

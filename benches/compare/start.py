@@ -31,14 +31,14 @@ def from_nothing(stage: Stage, peers: list[Peer]) -> Iterator[dict[str, Turn]]:
 def first_answer(peer: Peer, stage: Stage) -> float:
     """Seconds from exec, without any program in between, to the end of the first answer."""
     with tempfile.TemporaryDirectory(dir=stage.directory) as directory:
-        ready = Prepared(peer, HTTP, Path(directory), stage.origins[HTTP.origin])
+        ready = Prepared(peer, *HTTP.folders, Path(directory), stage.origins[HTTP.origin], stage.pki)
         usable = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {stage.cores.proxy})
         try:
             start = time.monotonic()
             child = subprocess.Popen(
                 ready.command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                cwd=directory, env={**os.environ, **peer.env})
+                cwd=directory, env={**os.environ, **ready.env})
         finally:
             os.sched_setaffinity(0, usable)
         try:

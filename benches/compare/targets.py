@@ -1,4 +1,5 @@
-"""What Pillion is held to: the table of the issue "Ahead of every peer", in one place."""
+"""What Pillion is held to, in one place: the tables of the issues "Ahead of every peer" and "mTLS, workload
+identity and access policy"."""
 
 from dataclasses import dataclass
 
@@ -31,6 +32,13 @@ TARGETS = [
     Target("upload", "buffers_kb", 256),
     Target("tcp", "cpu_ms_gb", 1.0, ("haproxy",)),
     Target("connect", "cpu_us", 1.0, ("haproxy",)),
+    Target("pair", "cpu_us", 1.0, ("haproxy",)),
+    Target("pair", "cpu_us", 0.45, ("nginx",)),
+    Target("pair", "cpu_us", 0.32, ("envoy",)),
+    Target("handshake", "cpu_us", 1.0, PEERS),
+    Target("tls-large", "cpu_ms_gb", 1.0, PEERS),
+    Target("tls-upload", "cpu_ms_gb", 1.0, PEERS),
+    Target("tls-tcp", "cpu_ms_gb", 1.0, PEERS),
     Target("latency", "p50_us", 1.0, PEERS),
     Target("latency", "p99_us", 1.0, PEERS),
     Target("workers", "cpu_us", 1.05, ("one",)),
@@ -41,6 +49,9 @@ TARGETS = [
     Target("idle", "connection_kb", 4),
     Target("idle-h2", "connection_kb", 0.5, ("envoy",)),
     Target("idle-h2", "connection_kb", None, aim=24),
+    Target("idle-mtls", "connection_kb", 0.5, ("envoy",)),
+    Target("idle-mtls", "connection_kb", None, aim=32),
+    Target("growth", "kept", 1.05),
     Target("burst", "kept", 1.2),
     Target("start", "first_ms", 20),
     Target("scale", "growth", 2.0),
