@@ -39,7 +39,7 @@ use rustls::{
     SupportedProtocolVersion,
     crypto::{
         CryptoProvider,
-        aws_lc_rs::{self, kx_group},
+        aws_lc_rs::{self, cipher_suite, kx_group},
     },
     version::{TLS12, TLS13},
 };
@@ -61,7 +61,9 @@ pub use verify::{Admission, ClientVerifier, Expected, ServerVerifier, admit, sti
 /// The cryptography of every handshake, passed explicitly and never by the process-wide default.
 ///
 /// Key exchange in the order of preference: X25519MLKEM768, which a recording of today's traffic
-/// keeps secret from a quantum computer of tomorrow, X25519, P-256, P-384.
+/// keeps secret from a quantum computer of tomorrow, X25519, P-256, P-384. Towards endpoints
+/// AES-128-GCM is preferred, which is as far from being broken as AES-256 and costs a quarter less;
+/// clients get what they prefer.
 pub fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
         Arc::new(CryptoProvider {
@@ -70,6 +72,17 @@ pub fn provider() -> Arc<CryptoProvider> {
                 kx_group::X25519,
                 kx_group::SECP256R1,
                 kx_group::SECP384R1,
+            ],
+            cipher_suites: vec![
+                cipher_suite::TLS13_AES_128_GCM_SHA256,
+                cipher_suite::TLS13_AES_256_GCM_SHA384,
+                cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+                cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+                cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+                cipher_suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+                cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+                cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+                cipher_suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
             ],
             ..aws_lc_rs::default_provider()
         })
