@@ -88,7 +88,8 @@ def test_help_of_run_tells_of_signals_exit_codes_and_environment(cli):
 def test_version_tells_commit_tls_provider_and_features(cli):
     done = cli("--version")
     assert done.returncode == 0
-    assert re.fullmatch(r"pillion \d+\.\d+\.\d+ \(commit ([0-9a-f]{12}|unknown)\)\ntls: .+\nfeatures: .+\n", done.stdout)
+    assert re.fullmatch(r"pillion \d+\.\d+\.\d+ \(commit ([0-9a-f]{12}|unknown)\)\n"
+                        r"tls: rustls with aws-lc-rs; .+\nfeatures: .+ mtls .+\n", done.stdout)
     assert cli("-V").stdout == done.stdout
 
 

@@ -7,17 +7,22 @@ mod dev_ca;
 mod run;
 pub mod schema;
 
-use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
+use std::{io::IsTerminal, path::PathBuf, process::ExitCode, sync::LazyLock};
 
 use clap::{Parser, Subcommand};
 
+use crate::tls::PROVIDER;
+
 /// What `--version` tells behind the name.
-const VERSION: &str = concat!(
-    env!("CARGO_PKG_VERSION"),
-    " (commit ",
-    env!("PILLION_COMMIT"),
-    ")\ntls: none in this version\nfeatures: http1 http2 grpc upgrade tcp proxy-protocol"
-);
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "{} (commit {})\ntls: {PROVIDER}\nfeatures: {FEATURES}",
+        env!("CARGO_PKG_VERSION"),
+        env!("PILLION_COMMIT"),
+    )
+});
+
+const FEATURES: &str = "http1 http2 grpc upgrade tcp proxy-protocol mtls spiffe access jwt";
 
 /// Reads the arguments, does what they ask for, and says how it went.
 pub fn main() -> ExitCode {
@@ -39,9 +44,10 @@ fn wants_colors(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// Carries every request into and out of an application: HTTP/1.1, HTTP/2, gRPC, upgrades and TCP.
+/// Carries every request into and out of an application: HTTP/1.1, HTTP/2, gRPC, upgrades and TCP,
+/// over mutual TLS where it is told to.
 #[derive(Debug, Parser)]
-#[command(name = "pillion", version = VERSION, after_help = FIRST_STEPS)]
+#[command(name = "pillion", version = VERSION.as_str(), after_help = FIRST_STEPS)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

@@ -58,6 +58,9 @@ pub use spiffe::{BadSpiffeId, SpiffeId, TrustDomain};
 pub use trust::{Bundle, Trust};
 pub use verify::{Admission, ClientVerifier, Expected, ServerVerifier, admit, still_admits};
 
+/// What speaks TLS here and by whose cryptography, for `--version`.
+pub const PROVIDER: &str = "rustls with aws-lc-rs; 1.3 and 1.2; X25519MLKEM768 preferred";
+
 /// The cryptography of every handshake, passed explicitly and never by the process-wide default.
 ///
 /// Key exchange in the order of preference: X25519MLKEM768, which a recording of today's traffic
