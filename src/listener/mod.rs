@@ -133,12 +133,10 @@ async fn prologue(
             Some((stream, input, conn))
         }
         Err(fault) => {
-            let listener = &conn.plan.config.name;
             conn.plan.metrics.handshake_failed(worker.id, fault.kind());
-            tracing::info!(
-                %listener, peer = %conn.source(), reason = fault.kind().name(), detail = %fault,
-                "handshake failed"
-            );
+            worker
+                .tls
+                .tell(&conn.plan.config.name, &conn.source(), &fault);
             None
         }
     }

@@ -1,6 +1,6 @@
 //! Handshakes on both sides: in bounded time, and never at the cost of what is established.
 
-use std::{future::poll_fn, io, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::Cell, future::poll_fn, io, rc::Rc, sync::Arc, time::Duration};
 
 use rustls::{
     client::UnbufferedClientConnection,
@@ -21,6 +21,7 @@ use super::{
     term::Term,
 };
 use crate::{
+    config::model::Address,
     http::input::Input,
     net::{
         Stream,
@@ -34,12 +35,16 @@ use crate::{
 /// signature or two, some hundred microseconds, and a flood of them must not keep established
 /// connections waiting.
 const STEPS: usize = 2;
+/// Failures are told this far apart.
+const TELL: Duration = Duration::from_secs(1);
 
 /// What a worker knows of its TLS connections.
 pub struct Desk {
     pub worker: usize,
     pub roster: Roster,
     turns: Semaphore,
+    told: Cell<Option<Instant>>,
+    untold: Cell<u64>,
 }
 
 impl Desk {
@@ -48,6 +53,8 @@ impl Desk {
             worker,
             roster: Roster::new(Counted { metrics, worker }),
             turns: Semaphore::new(STEPS),
+            told: Cell::new(None),
+            untold: Cell::new(0),
         })
     }
 }
@@ -63,6 +70,25 @@ pub struct Secured {
 }
 
 impl Desk {
+    /// Says in the log why a client's handshake came to nothing; once a second, since anybody can make
+    /// them fail as often as he likes. All are counted.
+    pub fn tell(&self, listener: &str, peer: &Address, fault: &Fault) {
+        let now = Instant::now();
+        if self.told.get().is_some_and(|at| now - at < TELL) {
+            self.untold.set(self.untold.get() + 1);
+            return;
+        }
+        self.told.set(Some(now));
+        tracing::info!(
+            listener,
+            %peer,
+            reason = fault.kind().name(),
+            detail = %fault,
+            untold = self.untold.take(),
+            "handshake failed"
+        );
+    }
+
     /// The handshake with a client. `input` has what was read of it already.
     pub async fn accept(
         &self,
