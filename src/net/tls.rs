@@ -62,6 +62,9 @@ pub struct TlsStream {
     /// Plaintext in `output` that its writer was not told of yet.
     accepted: usize,
     ended: bool,
+    /// The session has failed and is not to be asked again: it would look for what it had in
+    /// bytes that are gone.
+    broken: bool,
     /// The first flight, which waits for nobody, or for what was read already, is on its way.
     begun: bool,
     /// Ends the connection when its trust or its time is over.
@@ -88,6 +91,20 @@ macro_rules! with_session {
     };
 }
 
+/// Marks the session as failed, and takes from it the alert that tells the peer why.
+macro_rules! give_up {
+    ($session:ident, $output:ident, $broken:ident, $error:ident) => {{
+        *$broken = true;
+        while $session.wants_write()
+            && let Ok(ConnectionState::EncodeTlsData(mut data)) =
+                $session.process_tls_records(&mut []).state
+        {
+            encode($output, |room| data.encode(room))?;
+        }
+        of_rustls($error)
+    }};
+}
+
 impl Session {
     /// The common half: what was negotiated, and with whom.
     pub fn state(&self) -> &rustls::CommonState {
@@ -107,6 +124,7 @@ impl TlsStream {
             output: BytesMut::new(),
             accepted: 0,
             ended: false,
+            broken: false,
             leash: None,
         }
     }
@@ -144,7 +162,11 @@ impl TlsStream {
         loop {
             match self.step(&mut |content, rest| rest.extend_from_slice(content))? {
                 Step::Plain => {}
-                Step::Ended => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Step::Ended if self.session.state().is_handshaking() => {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                // All it has to say came with the end of its handshake.
+                Step::Ended => self.ended = true,
                 Step::Hungry => return Ok(!self.session.state().is_handshaking()),
             }
         }
@@ -202,8 +224,12 @@ impl TlsStream {
             input,
             plain,
             output,
+            broken,
             ..
         } = self;
+        if *broken {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
         with_session!(session, session => loop {
             let UnbufferedStatus { mut discard, state } = session.process_tls_records(&mut input[..]);
             let mut step = None;
@@ -224,16 +250,7 @@ impl TlsStream {
                 }
                 // No session here allows early data.
                 Ok(_) => return Err(io::ErrorKind::InvalidData.into()),
-                Err(error) => {
-                    input.advance(discard);
-                    // The alert that says why is still to be sent.
-                    while let Ok(ConnectionState::EncodeTlsData(mut data)) =
-                        session.process_tls_records(&mut []).state
-                    {
-                        encode(output, |room| data.encode(room))?;
-                    }
-                    return Err(of_rustls(error));
-                }
+                Err(error) => return Err(give_up!(session, output, broken, error)),
             }
             input.advance(discard);
             if let Some(step) = step {
@@ -286,12 +303,20 @@ impl TlsStream {
             plain,
             output,
             ended,
+            broken,
             ..
         } = self;
+        if *broken {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
         with_session!(session, session => loop {
             let UnbufferedStatus { mut discard, state } = session.process_tls_records(&mut input[..]);
             let mut sealed = None;
-            match state.map_err(of_rustls)? {
+            let state = match state {
+                Ok(state) => state,
+                Err(error) => return Err(give_up!(session, output, broken, error)),
+            };
+            match state {
                 ConnectionState::WriteTraffic(mut traffic) => {
                     let length = traffic.encrypt(data, into).map_err(|error| match error {
                         EncryptError::InsufficientSize(_) => io::Error::from(io::ErrorKind::OutOfMemory),
@@ -479,12 +504,20 @@ impl TlsStream {
             plain,
             output,
             ended,
+            broken,
             ..
         } = self;
+        if *broken {
+            return Ok(());
+        }
         with_session!(session, session => loop {
             let UnbufferedStatus { mut discard, state } = session.process_tls_records(&mut input[..]);
             let mut said = false;
-            match state.map_err(of_rustls)? {
+            let state = match state {
+                Ok(state) => state,
+                Err(error) => return Err(give_up!(session, output, broken, error)),
+            };
+            match state {
                 ConnectionState::WriteTraffic(mut traffic) => {
                     let mut room = [0; 2 * OVERHEAD];
                     if let Ok(length) = traffic.queue_close_notify(&mut room) {
