@@ -48,7 +48,7 @@ use crate::{
     net::Stream,
     snapshot::{HttpPlan, ListenerPlan, PlanKind},
     telemetry::access_log::Protocol,
-    tls::alpn::Spoken,
+    tls::{alpn::Spoken, handshake::HANDSHAKE},
     worker::{Conn, Worker},
 };
 
@@ -72,7 +72,7 @@ pub async fn serve(stream: Stream, input: Input, conn: Conn, worker: Rc<Worker>)
         () = async {
             client.ended().await;
             tokio::time::sleep(FIRST_REQUEST_GRACE).await;
-        } => return,
+        } => return stream.take_leave(),
     };
     if input.starts_with(TLS) {
         let error = Error::new(
@@ -82,12 +82,15 @@ pub async fn serve(stream: Stream, input: Input, conn: Conn, worker: Rc<Worker>)
         return refuse_unread(&client, &error);
     }
     match detected {
+        Ok(Some(_)) if input.first() == Some(&HANDSHAKE) => {
+            Box::pin(h1::server::refuse_tls(stream, input, client)).await;
+        }
         // Boxed apart: a connection has the size of its own protocol only.
         Ok(Some(Version::HTTP_2)) => Box::pin(h2::server::serve(stream, input, client)).await,
         Ok(Some(_)) => Box::pin(h1::server::serve(stream, input, client)).await,
-        Ok(None) => {}
         // Whoever says nothing is not answered; whoever began a head is told.
-        Err(_) if input.is_empty() => {}
+        Ok(None) => stream.take_leave(),
+        Err(_) if input.is_empty() => stream.take_leave(),
         Err(_) => {
             // Only the beginning of a preface keeps one in doubt for so long.
             let error = Error::new(Reason::HeadTimeout, "no whole head in time");

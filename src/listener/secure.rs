@@ -7,13 +7,9 @@ use tokio::time::timeout;
 use crate::{
     http::input::Input,
     net::Stream,
-    tls::{Desk, Fault, FaultKind, Secured, server::ServerTls},
+    tls::{Desk, Fault, FaultKind, Secured, handshake::HANDSHAKE, server::ServerTls},
     worker::Conn,
 };
-
-/// The type of the record that a handshake begins with (RFC 8446 section 5.1). No method of HTTP
-/// begins with it.
-const HANDSHAKE: u8 = 22;
 
 /// Secures the connection, if that is what the client and the listener want. What was read of
 /// plaintext comes back.

@@ -121,6 +121,16 @@ impl Stream {
         }
     }
 
+    /// Says that nothing more comes, where there is a word for it (RFC 8446 section 6.1): for a
+    /// connection at rest that is about to be dropped. One that is dropped without it was cut.
+    pub fn take_leave(&mut self) {
+        if let Self::Tls(stream) = self {
+            // Nobody waits on a connection at rest. What the socket doesn't take now stays unsaid.
+            let mut cx = Context::from_waker(Waker::noop());
+            let _ = Pin::new(&mut **stream).poll_shutdown(&mut cx);
+        }
+    }
+
     /// Whether it is to take no new request: its identity or its trust has been replaced.
     pub fn is_retired(&self) -> bool {
         matches!(self, Self::Tls(stream) if stream.leash().is_some_and(|leash| leash.is_retired()))

@@ -31,6 +31,9 @@ use crate::{
     telemetry::TlsMetrics,
 };
 
+/// The type of the record that a handshake begins with (RFC 8446 section 5.1). No method of HTTP
+/// begins with it.
+pub const HANDSHAKE: u8 = 22;
 /// Steps of handshakes that one worker takes before it looks after everything else: each is a
 /// signature or two, some hundred microseconds, and a flood of them must not keep established
 /// connections waiting.

@@ -53,12 +53,12 @@ pub async fn serve(stream: Stream, input: Input, client: Rc<Client>) {
             inbound.borrow_mut().wire.input.rest();
             let readable = |cx: &mut Context<'_>| inbound.borrow().wire.stream.poll_readable(cx);
             if !rest.as_mut().wait(readable).await {
-                return;
+                return inbound.borrow_mut().wire.stream.take_leave();
             }
         }
         let head = match next_head(&inbound, &client).await {
             Ok(Some(head)) => head,
-            Ok(None) => return,
+            Ok(None) => return inbound.borrow_mut().wire.stream.take_leave(),
             Err(error) => return Box::pin(refuse(&inbound, &client, error)).await,
         };
         // Boxed, so that an idle connection does not carry the space of a busy one. Space kept from
@@ -76,6 +76,17 @@ pub async fn serve(stream: Stream, input: Input, client: Rc<Client>) {
             }
         }
     }
+}
+
+/// Answers a client that began with a handshake of TLS where nobody expects one. The answer can't be
+/// read by it, but by whoever looks at the wire; the client's own words are "wrong version".
+pub async fn refuse_tls(stream: Stream, input: Input, client: Rc<Client>) {
+    let inbound = RefCell::new(Inbound::new(Wire::new(stream, input)));
+    let error = Error::new(
+        Reason::UnexpectedTls,
+        "the client speaks TLS, and this listener takes plaintext only",
+    );
+    refuse(&inbound, &client, error).await;
 }
 
 /// The connection's reading side and where its writes are gathered, shared by the connection and

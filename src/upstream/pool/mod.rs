@@ -211,7 +211,7 @@ impl Pools {
             || conn.expires.is_some_and(|at| at <= now)
             || conn.wire.stream.is_retired()
         {
-            return;
+            return conn.wire.stream.take_leave();
         }
         let mut pools = self.endpoints.borrow_mut();
         let Some(pool) = pools.get_mut(&conn.endpoint) else {
@@ -220,13 +220,13 @@ impl Pools {
         conn.reused = true;
         conn.idle_since = now;
         if pool.owes_others() && pool.upstream.limits.give_up_one() {
-            return;
+            return conn.wire.stream.take_leave();
         }
         let Some(mut conn) = pool.hand_over(conn) else {
             return;
         };
         if pool.upstream.limits.give_up_one() {
-            return;
+            return conn.wire.stream.take_leave();
         }
         conn.wire.input.rest();
         pool.upstream.metrics.idle_added(self.worker);
@@ -246,6 +246,7 @@ impl Pools {
             if conn.is_usable(now) {
                 return Some(conn);
             }
+            conn.wire.stream.take_leave();
         }
         None
     }
@@ -406,7 +407,13 @@ impl Pool {
 
     fn retain_idle(&mut self, worker: usize, keep: impl Fn(&mut Http1) -> bool) {
         let before = self.idle.len();
-        self.idle.retain_mut(|conn| keep(conn));
+        self.idle.retain_mut(|conn| {
+            let kept = keep(conn);
+            if !kept {
+                conn.wire.stream.take_leave();
+            }
+            kept
+        });
         for _ in self.idle.len()..before {
             self.upstream.metrics.idle_removed(worker);
         }
@@ -446,7 +453,7 @@ async fn give_up(pools: Weak<Pools>, endpoint: EndpointId, upstream: Arc<Upstrea
             return;
         };
         while !pool.idle.is_empty() && limits.give_up_one() {
-            pool.idle.remove(0);
+            pool.idle.remove(0).wire.stream.take_leave();
             pool.upstream.metrics.idle_removed(pools.worker);
         }
         pool.shared.retain(|conn| {
