@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from support.client import RawClient
 from support.process import Pillion
+from support.tls import Pki
 from support.upstream import EchoUpstream, RawUpstream
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -105,3 +106,15 @@ def short_dir():
     """A directory with a path short enough for a Unix socket."""
     with tempfile.TemporaryDirectory(prefix="p") as directory:
         yield Path(directory)
+
+
+@pytest.fixture
+def pki(tmp_path):
+    """An authority, and certificates from it as files."""
+    return Pki(tmp_path / "pki")
+
+
+@pytest.fixture
+def other_pki(tmp_path):
+    """Another authority, which nobody trusts unless told to."""
+    return Pki(tmp_path / "other-pki", "another authority")
