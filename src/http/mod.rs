@@ -58,6 +58,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const OPENING: usize = PREFACE.len() + 9;
 /// How a TLS handshake begins (RFC 8446 section 5.1), which is no way to begin a request.
 const TLS: &[u8] = &[22, 3];
+/// A connection whose certificates are replaced, and that says nothing, is closed after so long.
+const PARTING: Duration = Duration::from_secs(1);
 /// A connection that was accepted as the drain began may have its first request on the way.
 const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(100);
 
@@ -252,6 +254,12 @@ impl Client {
         secured.is_some_and(|secured| secured.leash.is_cut())
     }
 
+    /// Its trust is over, and it has little time left.
+    fn is_refused(&self) -> bool {
+        let secured = self.conn.secured.as_ref();
+        secured.is_some_and(|secured| secured.leash.is_refused())
+    }
+
     /// No new request on this connection.
     pub fn should_close(&self) -> bool {
         self.worker.should_close(self.conn.listener)
@@ -268,8 +276,16 @@ impl Client {
             let event = self.worker.events.notified();
             tokio::pin!(event);
             event.as_mut().enable();
-            if self.should_close() {
+            if self.worker.should_close(self.conn.listener) || self.is_refused() {
                 return;
+            }
+            if self.should_close() {
+                // The next request may be on its way; the answer to it says that it is the last.
+                let parting = Box::pin(tokio::time::sleep(PARTING));
+                tokio::select! {
+                    () = event => continue,
+                    () = parting => return,
+                }
             }
             event.await;
         }

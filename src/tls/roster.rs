@@ -67,6 +67,7 @@ pub struct Leash {
     bond: Bond,
     term: Cell<Term>,
     stage: Cell<Stage>,
+    refused: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -78,6 +79,7 @@ impl Leash {
             bond,
             term: Cell::new(term),
             stage: Cell::new(Stage::Serving),
+            refused: Cell::new(false),
             waker: RefCell::new(None),
         })
     }
@@ -85,6 +87,11 @@ impl Leash {
     /// Takes no new request.
     pub fn is_retired(&self) -> bool {
         self.stage.get() >= Stage::Retired
+    }
+
+    /// Is retired because the peer is no longer trusted: the sooner it ends, the better.
+    pub fn is_refused(&self) -> bool {
+        self.refused.get() && self.is_retired()
     }
 
     /// Ends now.
@@ -118,6 +125,7 @@ impl Leash {
         if !same && let Err(fault) = self.admit(holding, trust, clock) {
             tracing::info!(reason = fault.kind().name(), detail = %fault, "peer is no longer admitted");
             term = term.refused(now);
+            self.refused.set(true);
         }
         self.term.set(term);
     }
