@@ -48,7 +48,6 @@ def failed(proxy, reason: str, count: int = 1):
 
     eventually(counted, f"{count} handshakes failed with {reason}")
     assert proxy.metrics().value(name) == count
-    return proxy.logs.find(message="handshake failed", reason=reason)
 
 
 def curl(*arguments, check: bool = True, stdin: bytes = b"") -> subprocess.CompletedProcess:
@@ -146,7 +145,9 @@ def test_certificates_of_clients(pillion, echo, pki, other_pki, wanted, shown, r
     # In TLS 1.3 the client learns of it with its first read.
     with pytest.raises(ssl.SSLError, match="(?i)alert"):
         one_request(proxy.address(), made)
-    assert failed(proxy, reason)["peer"].startswith("127.0.0.1:")
+    failed(proxy, reason)
+    line = proxy.logs.find(message="handshake failed", reason=reason)
+    assert line["peer"].startswith("127.0.0.1:") and line["detail"], line
     assert not echo.requests
 
 

@@ -65,7 +65,8 @@ def test_servers_by_their_dns_name(pillion, echo, pki, peer_directory, name, pro
     files = pki.server("server", "localhost")
     with SERVERS[name](peer_directory, files, echo.address, client_ca=pki.ca) as peer:
         proxy = pillion(tls_config(by_name(peer.address), pki, upstream={"protocol": protocol}))
-        response = fetch(proxy.address())
+        # Also `localhost` has to be resolved first.
+        response = eventually(lambda: (answer := fetch(proxy.address())).reason != "dns_unresolved" and answer)
         assert response.status == 200, response
         told = header(response.json(), "x-tls").lower()
         assert "1.3" in told or "tls1.3" in told, told
@@ -94,7 +95,8 @@ def test_real_proxies_as_clients(pillion, echo, pki, peer_directory, name):
     config = http_config(echo.address, listener={"tls": {}}, identity=server.config, trust=[pki.trust])
     proxy = pillion(config)
     with start(peer_directory, proxy.address(), pki.ca, client, **options) as peer:
-        exercise(peer.address)
+        # Go's HTTP/2 client takes the length in a 304 for that of a body (against RFC 9110 section 8.6).
+        exercise(peer.address, (201, 204, 404, 503) if name == "caddy-h2" else (201, 204, 304, 404, 503))
         versions = {line["protocol"] for line in proxy.access_log()}
         assert all(told.startswith(version) for told in versions), versions
         assert proxy.metrics().value("pillion_listener_tls_handshakes_failed_total") == 0
