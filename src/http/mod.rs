@@ -56,8 +56,6 @@ use crate::{
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The preface and the header of the frame that follows it.
 const OPENING: usize = PREFACE.len() + 9;
-/// How a TLS handshake begins (RFC 8446 section 5.1), which is no way to begin a request.
-const TLS: &[u8] = &[22, 3];
 /// A connection whose certificates are replaced, and that says nothing, is closed after so long.
 const PARTING: Duration = Duration::from_secs(1);
 /// A connection that was accepted as the drain began may have its first request on the way.
@@ -76,13 +74,6 @@ pub async fn serve(stream: Stream, input: Input, conn: Conn, worker: Rc<Worker>)
             tokio::time::sleep(FIRST_REQUEST_GRACE).await;
         } => return stream.take_leave(),
     };
-    if input.starts_with(TLS) {
-        let error = Error::new(
-            Reason::UnexpectedTls,
-            "the client began with a TLS handshake, and this listener takes plaintext",
-        );
-        return refuse_unread(&client, &error);
-    }
     match detected {
         Ok(Some(_)) if input.first() == Some(&HANDSHAKE) => {
             Box::pin(h1::server::refuse_tls(stream, input, client)).await;
