@@ -87,15 +87,10 @@ pub async fn serve(stream: Stream, input: Input, conn: Conn, worker: Rc<Worker>)
         Err(_) => {
             // Only the beginning of a preface keeps one in doubt for so long.
             let error = Error::new(Reason::HeadTimeout, "no whole head in time");
-            refuse_unread(&client, &error);
+            let reply = exchange::refused_head(&client, Protocol::Http2, None, &error);
+            reply.completion.done();
         }
     }
-}
-
-/// Counts and logs what can't be answered, since it is not known what the client would understand.
-fn refuse_unread(client: &Rc<Client>, error: &Error) {
-    let reply = exchange::refused_head(client, Protocol::Http2, None, error);
-    reply.completion.done();
 }
 
 /// Reads until the protocol is certain: one byte is enough for nearly every HTTP/1.1 request.
