@@ -16,6 +16,7 @@ from support.wait import TIMEOUT, eventually
 STORY = r"""
 1  Start
    ✓ application: red 127.0.0.1:N, blue 127.0.0.1:N, and a newer one, green 127.0.0.1:N
+   ✓ certificates: spiffe://demo.local/ns/default/sa/ambassador and …/sidecar
    ✓ sidecar: 127.0.0.1:N, process N, ready after N ms
    ✓ ambassador: 127.0.0.1:N, process N, ready after N ms
 
@@ -34,15 +35,19 @@ STORY = r"""
    ✓ 80 requests: red N, blue N, green N, failed 0
        sidecar.yaml:N:N: there is no upstream `canaries`
    ✓ generation 2 serves on: 40 requests: red N, blue N, green N, failed 0
+
+5  Certificates
+   Both get another certificate and key; both files are replaced, nobody is told:
+   ✓ 40 requests: red N, blue N, green N, failed 0
    ✓ all of it over the one connection that the client opened first
 
-5  Drain
+6  Drain
    ✓ it is not ready any more: /readyz says 503
    ✓ the response is whole: 6 of 6 pieces
    ✓ then it exits with 0, N ms after the signal
    ✓ the ambassador, with nothing to do, exits with 0 after N ms
 
-Done: 242 requests, none failed, in N s.
+Done: 282 requests, none failed, in N s.
 """
 STAYS = "All of it stays until ctrl-C."
 
@@ -134,8 +139,9 @@ def test_both_access_logs_tell_the_same_request(demo):
     _, told = demo().ends()
     assert re.search(r"one more, as both access logs tell it by its id [\w-]{36}:\n"
                      r" +response +hello from (red|blue)\n"
-                     r" +ambassador +GET /hello 200 over HTTP/1.1, to 127.0.0.1:\d+ in [\d.]+ ms\n"
-                     r" +sidecar +GET /hello 200 over HTTP/2, to 127.0.0.1:\d+ in [\d.]+ ms\n", told), told
+                     r" +ambassador +GET /hello 200 over HTTP/1.1, from 127.0.0.1:\d+ to 127.0.0.1:\d+ in [\d.]+ ms\n"
+                     r" +sidecar +GET /hello 200 over HTTP/2, "
+                     r"from spiffe://demo.local/ns/default/sa/ambassador to 127.0.0.1:\d+ in [\d.]+ ms\n", told), told
 
 
 def test_fails_if_a_request_does(demo):
@@ -146,7 +152,7 @@ def test_fails_if_a_request_does(demo):
     assert told.endswith("   ✗ 40 of 40 requests failed; the demo ends here\n")
 
 
-@pytest.mark.parametrize("step", ["Pillion on loopback", "1  Start", "3  An endpoint fails", "5  Drain"])
+@pytest.mark.parametrize("step", ["Pillion on loopback", "1  Start", "3  An endpoint fails", "5  Certificates", "6  Drain"])
 def test_ctrl_c_ends_it_at_any_step(demo, step):
     running = demo()
     running.reaches(step)
@@ -189,7 +195,7 @@ def test_stays_until_ctrl_c(demo):
     running.interrupt()
     code, told = running.ends()
     assert code == 0
-    assert "\n5  Drain\n" in told and "\nDone: " in told
+    assert "\n6  Drain\n" in told and "\nDone: " in told
 
 
 def test_what_it_says_to_try_next_works(demo, binary, tmp_path):

@@ -1,7 +1,7 @@
 //! `pillion dev-ca`: certificates for development, tests and the demo.
 
 use std::{
-    fs,
+    fmt, fs,
     io::{self, ErrorKind, Write},
     net::{IpAddr, Ipv4Addr},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
@@ -49,7 +49,7 @@ pub(super) struct Order {
 
 /// Makes what is ordered: 0 if all of it is there, 1 if not, 2 if a file can't be read.
 pub(super) fn dev_ca(order: &Order) -> ExitCode {
-    match make(order) {
+    match make(order, say) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             let (code, text) = match failure {
@@ -62,12 +62,29 @@ pub(super) fn dev_ca(order: &Order) -> ExitCode {
     }
 }
 
+/// Makes certificates of these names, or renews them, and tells nobody.
+pub(super) fn quietly(out: &Path, domain: &TrustDomain, names: &[&str]) -> Result<(), String> {
+    let order = Order {
+        out: out.to_owned(),
+        trust_domain: domain.clone(),
+        dns: Vec::new(),
+        days: 1,
+        names: names.iter().map(|&name| name.to_owned()).collect(),
+    };
+    make(&order, |_| {}).map_err(|failure| match failure {
+        Failure::Unreadable(text) | Failure::Refused(text) => text,
+    })
+}
+
+/// Where is told what was done.
+type Say = fn(fmt::Arguments<'_>);
+
 enum Failure {
     Unreadable(String),
     Refused(String),
 }
 
-fn make(order: &Order) -> Result<(), Failure> {
+fn make(order: &Order, say: Say) -> Result<(), Failure> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o755)
@@ -77,11 +94,11 @@ fn make(order: &Order) -> Result<(), Failure> {
     for name in &order.names {
         may_replace(&order.out, name)?;
     }
-    let authority = Authority::of(&order.out)?;
+    let authority = Authority::of(&order.out, say)?;
     order
         .names
         .iter()
-        .try_for_each(|name| authority.issue(order, name))
+        .try_for_each(|name| authority.issue(order, name, say))
 }
 
 /// Refuses to write over what is not of this command's making.
@@ -116,11 +133,11 @@ struct Authority {
 
 impl Authority {
     /// That which is there, or a new one.
-    fn of(out: &Path) -> Result<Self, Failure> {
+    fn of(out: &Path, say: Say) -> Result<Self, Failure> {
         let (crt, key) = (file(out, "ca", "crt"), file(out, "ca", "key"));
         match (read(&crt)?, read(&key)?) {
-            (Some(public), Some(secret)) => Self::known(&crt, &public, &key, &secret),
-            (None, None) => Self::new(&crt, &key),
+            (Some(public), Some(secret)) => Self::known((&crt, &public), (&key, &secret), say),
+            (None, None) => Self::new(&crt, &key, say),
             (Some(_), None) => Err(refused(
                 &crt,
                 "is there without ca.key, so nothing can be signed; remove it for a new authority",
@@ -132,7 +149,11 @@ impl Authority {
         }
     }
 
-    fn known(crt: &Path, public: &[u8], key: &Path, secret: &[u8]) -> Result<Self, Failure> {
+    fn known(
+        (crt, public): (&Path, &[u8]),
+        (key, secret): (&Path, &[u8]),
+        say: Say,
+    ) -> Result<Self, Failure> {
         let der = certificate(public).map_err(|why| refused(crt, why))?;
         let facts = Certificate::any(&der).map_err(|unfit| refused(crt, unfit))?;
         let (_, parsed) =
@@ -165,7 +186,7 @@ impl Authority {
         })
     }
 
-    fn new(crt: &Path, key: &Path) -> Result<Self, Failure> {
+    fn new(crt: &Path, key: &Path, say: Say) -> Result<Self, Failure> {
         let broken = |error: rcgen::Error| refused(crt, error);
         let pair = KeyPair::generate().map_err(broken)?;
         let now = SystemTime::now();
@@ -201,7 +222,7 @@ impl Authority {
         })
     }
 
-    fn issue(&self, order: &Order, name: &str) -> Result<(), Failure> {
+    fn issue(&self, order: &Order, name: &str, say: Say) -> Result<(), Failure> {
         let (crt, key) = (file(&order.out, name, "crt"), file(&order.out, name, "key"));
         let broken = |error: rcgen::Error| refused(&crt, error);
         let id = format!("spiffe://{}/ns/default/sa/{name}", order.trust_domain);
@@ -324,11 +345,11 @@ fn file(out: &Path, name: &str, kind: &str) -> PathBuf {
     out.join(format!("{name}.{kind}"))
 }
 
-fn refused(path: &Path, why: impl std::fmt::Display) -> Failure {
+fn refused(path: &Path, why: impl fmt::Display) -> Failure {
     Failure::Refused(format!("{}: {why}", path.display()))
 }
 
-fn say(line: std::fmt::Arguments<'_>) {
+fn say(line: fmt::Arguments<'_>) {
     // A reader that went away (`| head`) has seen what it wanted; the files count.
     let _ = writeln!(io::stdout(), "{line}");
 }

@@ -97,9 +97,9 @@ enum Command {
     Schema,
     /// See it work: an application, an ambassador and a sidecar on loopback
     ///
-    /// Sends real requests through them while an endpoint fails, the configuration changes and a
-    /// process leaves. Takes a few seconds, needs nothing else, leaves nothing behind. Exits with 1
-    /// if a request failed.
+    /// Sends real requests through them, over mutual TLS, while an endpoint fails, configuration
+    /// and certificates change, and a process leaves. Takes a few seconds, needs nothing else,
+    /// leaves nothing behind. Exits with 1 if a request failed.
     #[command(verbatim_doc_comment)]
     Demo {
         /// Keep everything running before the last step, until ctrl-C

@@ -2,22 +2,32 @@
 
 use std::net::SocketAddr;
 
+/// The trust domain of both.
+pub(super) const DOMAIN: &str = "demo.local";
+/// Beside the files: the authority, and the certificates of both.
+pub(super) const PKI: &str = "pki";
+
 /// The sidecar's `backendRefs`, as it starts, with a canary, and with a mistake.
 pub(super) const ONLY_STABLE: &str = "[{ name: stable }]";
 pub(super) const WITH_CANARY: &str = "[{ name: stable, weight: 3 }, { name: canary, weight: 1 }]";
 pub(super) const WITH_MISTAKE: &str =
     "[{ name: stable, weight: 3 }, { name: canaries, weight: 1 }]";
 
-/// Takes what the application's clients send, and passes it to the sidecar over HTTP/2.
+/// Takes what the application's clients send, and passes it to the sidecar, to nobody else, over
+/// mutual TLS.
 pub(super) fn ambassador(sidecar: SocketAddr) -> String {
     format!(
         "\
 admin: {{ address: 127.0.0.1:0 }}
+{identity}
 listeners:
   - {{ name: out, address: 127.0.0.1:0, upstream: sidecar }}
 upstreams:
-  - {{ name: sidecar, endpoints: [{sidecar}], protocol: http2 }}
-"
+  - name: sidecar
+    endpoints: [{sidecar}]
+    tls: {{ peers: [\"spiffe://{DOMAIN}/ns/default/sa/sidecar\"] }}
+",
+        identity = identity("ambassador")
     )
 }
 
@@ -31,15 +41,26 @@ pub(super) fn sidecar(
     format!(
         "\
 admin: {{ address: 127.0.0.1:0 }}
+{identity}
 listeners:
-  - {{ name: in, address: 127.0.0.1:0 }}
+  - {{ name: in, address: 127.0.0.1:0, tls: {{}} }}
 routes:
   - rules:
       - backendRefs: {backend_refs}
 upstreams:
   - {{ name: stable, endpoints: [{red}, {blue}], balancer: roundRobin }}
   - {{ name: canary, endpoints: [{green}] }}
-"
+",
+        identity = identity("sidecar")
+    )
+}
+
+/// Who it is, and whom it believes.
+fn identity(name: &str) -> String {
+    format!(
+        "\
+identity: {{ certificate: {PKI}/{name}.crt, key: {PKI}/{name}.key }}
+trust: [{{ authorities: [{PKI}/ca.crt], trustDomain: {DOMAIN} }}]"
     )
 }
 

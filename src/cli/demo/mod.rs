@@ -1,5 +1,6 @@
 //! `pillion demo`: a client, an ambassador, a sidecar and an application on loopback, and what
-//! happens between them when an endpoint fails, a configuration changes and a process leaves.
+//! happens between them when an endpoint fails, a configuration or a certificate changes and a process
+//! leaves.
 //!
 //! Client and application live in this process. The two data planes are this same program, run as
 //! `pillion run` in processes of their own: signals, the log and the drain belong to a whole

@@ -80,6 +80,15 @@ impl Plane {
         }
     }
 
+    /// Waits until other certificates are in use; says whose.
+    pub(super) async fn rotated(&mut self) -> Result<String> {
+        let told = |line: &Value| line["message"] == "identity and trust were taken into use";
+        match self.log.find(told).await {
+            Some(line) => Ok(line["identity"].as_str().unwrap_or_default().to_owned()),
+            None => Err(self.trouble("does not take its new certificate")),
+        }
+    }
+
     /// The access-log line of a request.
     pub(super) async fn access(&mut self, request_id: &str) -> Result<Value> {
         match self

@@ -8,11 +8,12 @@ use super::{
     Result, Trouble,
     application::{Endpoint, HELLO},
     client::{Answer, Client, Failure},
-    configuration::{self, ONLY_STABLE},
+    configuration::{self, DOMAIN, ONLY_STABLE, PKI},
     console::Console,
     folder::Folder,
     plane::Plane,
 };
+use crate::{cli::dev_ca, tls::TrustDomain};
 
 /// Everything that runs. Dropped, all of it is gone, processes included.
 pub(super) struct Stage {
@@ -39,6 +40,10 @@ impl Stage {
         let folder = Folder::new()?;
         let application = Application::new()?;
         console.ok(format_args!("application: {application}"));
+        issue(&folder)?;
+        console.ok(format_args!(
+            "certificates: spiffe://{DOMAIN}/ns/default/sa/ambassador and …/sidecar"
+        ));
 
         let start = Instant::now();
         let file = folder.file("sidecar.yaml");
@@ -60,6 +65,11 @@ impl Stage {
             requests: 0,
             folder,
         })
+    }
+
+    /// New certificates for both, in place of the old ones.
+    pub(super) fn renew(&self) -> Result<()> {
+        issue(&self.folder)
     }
 
     /// Sends requests one after the other over the client's connection, and counts who answered.
@@ -94,6 +104,12 @@ impl Stage {
             self.requests
         ));
     }
+}
+
+/// Makes certificates for both data planes, and an authority if there is none yet.
+fn issue(folder: &Folder) -> Result<()> {
+    let domain: TrustDomain = DOMAIN.parse().expect("a valid name");
+    dev_ca::quietly(&folder.file(PKI), &domain, &["ambassador", "sidecar"]).map_err(Trouble::Step)
 }
 
 fn started(console: &Console, plane: &Plane, start: Instant) {

@@ -20,10 +20,11 @@ const BURST: usize = 40;
 /// Shown first: who sends what to whom.
 pub(super) fn prologue(console: &Console) {
     console.title("Pillion on loopback: a client, an ambassador, a sidecar, an application");
-    console.line("\n   client ─HTTP/1.1─► ambassador ─HTTP/2─► sidecar ─HTTP/1.1─► application");
+    console
+        .line("\n   client ─HTTP/1.1─► ambassador ─mutual TLS─► sidecar ─HTTP/1.1─► application");
 }
 
-/// From the start of everybody to the refused reload.
+/// From the start of everybody to what can be repeated as often as one likes.
 pub(super) async fn begin(console: &mut Console) -> Result<Stage> {
     console.step("Start");
     let mut stage = Stage::set(console).await?;
@@ -33,6 +34,8 @@ pub(super) async fn begin(console: &mut Console) -> Result<Stage> {
     endpoint_fails(&mut stage, console).await?;
     console.step("Reload");
     reload(&mut stage, console).await?;
+    console.step("Certificates");
+    rotate(&mut stage, console).await?;
     Ok(stage)
 }
 
@@ -111,6 +114,19 @@ async fn reload(stage: &mut Stage, console: &Console) -> Result<()> {
         "generation {} serves on: {tally}",
         line["generation"]
     ));
+
+    Ok(())
+}
+
+async fn rotate(stage: &mut Stage, console: &Console) -> Result<()> {
+    stage.renew()?;
+    console.act("Both get another certificate and key; both files are replaced, nobody is told:");
+    for plane in [&mut stage.ambassador, &mut stage.sidecar] {
+        let identity = plane.rotated().await?;
+        console.show(format_args!("{:<10}  {identity}", plane.name));
+    }
+    let tally = stage.requests(BURST, console).await?;
+    console.ok(tally);
 
     match stage.client.connections {
         1 => console.ok("all of it over the one connection that the client opened first"),
@@ -247,11 +263,15 @@ impl Display for Access<'_> {
         let text = |key: &str| self.0[key].as_str().unwrap_or("-").to_owned();
         write!(
             f,
-            "{} {} {} over {}, to {} in {} ms",
+            "{} {} {} over {}, from {} to {} in {} ms",
             text("method"),
             text("path"),
             self.0["status"],
             text("protocol"),
+            text(match self.0["peer_identity"].is_string() {
+                true => "peer_identity",
+                false => "peer",
+            }),
             text("endpoint"),
             self.0["duration_ms"],
         )
