@@ -312,14 +312,17 @@ def test_clients_that_are_no_longer_believed_are_ended(pillion, echo, raw_upstre
         made.load_verify_locations(pki.ca)
     idle, stays = TlsClient(proxy.address(), made), TlsClient(proxy.address(), other)
     streaming = TlsClient(proxy.address("tcp"), made)
-    held = TlsClient(proxy.address(), made)
-    with idle, stays, streaming, held:
+    held, sending, getting = (TlsClient(proxy.address(), made) for _ in range(3))
+    with idle, stays, streaming, held, sending, getting:
         for client in (idle, stays):
             assert client.get("/").status == 200
         streaming.send(b"something")
         silent.connection().wait_received(lambda data: data == b"something")
         held.send_request("GET", "/held?gate=never")
-        echo.wait_heads(3)
+        sending.send("POST /sending HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nhalf")
+        getting.send_request("GET", "/getting?size=200000&midgate=never")
+        assert getting.read_head().status == 200
+        echo.wait_heads(5)
         end_it()
         # At once, and announced.
         idle.expect_closed()
@@ -329,8 +332,9 @@ def test_clients_that_are_no_longer_believed_are_ended(pillion, echo, raw_upstre
         assert silent.connection().wait_finished() == b"something"
         line = proxy.access(reason="identity_rotated", listener="tcp")
         assert line["upstream"] == "raw", line
-        held.recv_all()
-        proxy.access(path="/held?gate=never", reason="identity_rotated")
+        for path in ("/held?gate=never", "/sending", "/getting?size=200000&midgate=never"):
+            line = proxy.access(path=path)
+            assert line["reason"] == "identity_rotated", line
         # Nobody new of that kind, and nothing changes for the others.
         assert not answers(proxy, made)
         eventually(lambda: proxy.metrics().value("pillion_listener_tls_handshakes_failed_total", reason=reason) >= 1)
@@ -348,10 +352,14 @@ def test_endpoints_that_are_no_longer_believed_are_left(pillion, pki, distrust):
         config["listeners"] += opaque["listeners"]
         proxy = pillion(config)
         assert fetch(proxy.address()).status == 200
-        with RawClient(proxy.address("tcp")) as client:
+        with RawClient(proxy.address("tcp")) as client, RawClient(proxy.address()) as getting:
             assert client.get("/").status == 200
+            getting.send_request("GET", "/getting?size=200000&midgate=never")
+            assert getting.read_head().status == 200
             end_it()
             client.recv_all()
+            line = proxy.access(path="/getting?size=200000&midgate=never")
+            assert line["reason"] == "identity_rotated", line
         assert proxy.access(listener="tcp")["reason"] == "identity_rotated"
         eventually(lambda: not upstream.open_connections(), "no connection to the endpoint")
         response = fetch(proxy.address(), "GET", "/late")

@@ -55,6 +55,11 @@ def by_name(address: str) -> str:
     return f"localhost:{address.rpartition(':')[2]}"
 
 
+def asked(proxy):
+    """A response, once the upstream's name is resolved."""
+    return eventually(lambda: (answer := fetch(proxy.address())).reason != "dns_unresolved" and answer)
+
+
 # Real peers.
 
 
@@ -65,8 +70,7 @@ def test_servers_by_their_dns_name(pillion, echo, pki, peer_directory, name, pro
     files = pki.server("server", "localhost")
     with SERVERS[name](peer_directory, files, echo.address, client_ca=pki.ca) as peer:
         proxy = pillion(tls_config(by_name(peer.address), pki, upstream={"protocol": protocol}))
-        # Also `localhost` has to be resolved first.
-        response = eventually(lambda: (answer := fetch(proxy.address())).reason != "dns_unresolved" and answer)
+        response = asked(proxy)
         assert response.status == 200, response
         told = header(response.json(), "x-tls").lower()
         assert "1.3" in told or "tls1.3" in told, told
@@ -124,13 +128,11 @@ def test_openssl_s_server(pillion, pki, peer_directory):
 def test_the_key_exchange_is_post_quantum(pillion, echo, pki, peer_directory):
     """Caddy knows no other one here, and without it there is no handshake."""
     files = pki.server("server", "localhost")
-    with tls_peers.caddy(peer_directory, files, echo.address, curves="x25519mlkem768") as peer:
-        proxy = pillion(tls_config(by_name(peer.address), pki))
-        assert fetch(proxy.address()).status == 200
-    # And what is a step back is still a handshake.
-    with tls_peers.caddy(peer_directory, files, echo.address, curves="x25519 secp256r1") as peer:
-        proxy = pillion(tls_config(by_name(peer.address), pki))
-        assert fetch(proxy.address()).status == 200
+    # What is a step back is still a handshake.
+    for curves in ("x25519mlkem768", "x25519 secp256r1"):
+        with tls_peers.caddy(peer_directory, files, echo.address, curves=curves) as peer:
+            proxy = pillion(tls_config(by_name(peer.address), pki))
+            assert asked(proxy).status == 200
 
 
 # What is agreed on.
@@ -157,18 +159,18 @@ def test_only_what_is_configured_is_offered(pillion, pki, tls_echo):
 
 def test_the_server_name_is_sent(pillion, pki, tls_echo):
     server = pki.server("server", "127.0.0.1", "localhost", "a.example")
-    asked = []
+    names = []
 
     def chosen(_, name, __):
-        asked.append(name)
+        names.append(name)
 
     made = context(pki.ca, server, server=True)
     made.sni_callback = chosen
     upstream = tls_echo(made)
     for address, tls in ((upstream.address, {}), (by_name(upstream.address), {}), (upstream.address, {"serverName": "a.example"})):
-        assert fetch(pillion(tls_config(address, pki, tls=tls)).address()).status == 200
+        assert asked(pillion(tls_config(address, pki, tls=tls))).status == 200
     # An address is no name (RFC 6066 section 3).
-    assert asked == [None, "localhost", "a.example"]
+    assert names == [None, "localhost", "a.example"]
 
 
 def test_the_identity_is_shown_to_those_who_ask(pillion, pki, tls_echo):
@@ -201,7 +203,7 @@ def test_a_websocket_falls_back_to_http_1(pillion, pki, peer_directory):
             with tls_peers.haproxy(peer_directory, pki.server("server", "localhost"), app) as peer:
                 proxy = pillion(tls_config(by_name(peer.address), pki))
                 # Something that is spoken over HTTP/2 comes first: the application refuses it.
-                assert (await asyncio.to_thread(fetch, proxy.address())).status in (400, 426)
+                assert (await asyncio.to_thread(asked, proxy)).status in (400, 426)
                 for _ in range(2):
                     async with open_socket(f"ws://{proxy.address()}/chat", proxy=None) as client:
                         await client.send("hello")

@@ -1,7 +1,7 @@
 //! How a connection was lost, as far as its stream can tell: small enough to be kept with every
 //! stream of it.
 
-use std::{fmt, io};
+use std::{error::Error, fmt, io};
 
 use super::tls::Cut;
 use crate::tls::{Fault, FaultKind};
@@ -26,6 +26,14 @@ impl Loss {
         match Fault::of_io(error) {
             Some(fault) => Self::Tls(fault.kind()),
             None => Self::Failed(error.kind()),
+        }
+    }
+
+    /// The same error, by the stable name of what TLS has to say in it.
+    pub fn tell(self, error: io::Error) -> Box<dyn Error + Send + Sync> {
+        match self {
+            Self::Tls(kind) => format!("{kind}: {error}").into(),
+            _ => error.into(),
         }
     }
 }

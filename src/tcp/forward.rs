@@ -239,6 +239,7 @@ fn client_closed(source: io::Error) -> Error {
 }
 
 fn upstream_reset(source: io::Error) -> Error {
-    let reason = Loss::of(&source).reason();
-    Error::new(reason.unwrap_or(Reason::UpstreamReset), "").source(source)
+    let loss = Loss::of(&source);
+    let reason = loss.reason().unwrap_or(Reason::UpstreamReset);
+    Error::new(reason, "").source(loss.tell(source))
 }

@@ -190,7 +190,7 @@ impl Exchange {
             },
         );
         if let Some(cause) = cause {
-            error = error.source(cause);
+            error = error.source(loss.tell(cause));
         }
         error.replay(replay)
     }
@@ -456,7 +456,11 @@ impl ResponseBody {
         self.conn = None;
         let mut error = Error::new(Reason::ResponseIncomplete, what);
         if let Some(cause) = cause {
-            error = error.source(cause);
+            let loss = Loss::of(&cause);
+            if loss == Loss::Rotated {
+                error.reason = Reason::IdentityRotated;
+            }
+            error = error.source(loss.tell(cause));
         }
         Poll::Ready(Some(Err(error)))
     }

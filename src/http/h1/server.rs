@@ -37,7 +37,7 @@ use crate::{
         pace::Pace,
         upgrade,
     },
-    net::{ByteStream, Loss, Stream, pipe::Pipe},
+    net::{ByteStream, Loss, Stream, pipe::Pipe, tls::Cut},
     telemetry::access_log::Protocol,
 };
 
@@ -140,12 +140,12 @@ impl Inbound {
             // The client may be waiting for our 100 before it sends what we wait for. A client that
             // does not read may still write: the two directions don't wait for each other.
             if let Poll::Ready(Err(error)) = self.wire.poll_flush(cx) {
-                return Poll::Ready(Some(Err(incomplete().source(error))));
+                return Poll::Ready(Some(Err(broken_off(error))));
             }
             match ready!(self.wire.poll_fill(cx)) {
                 Ok(0) => return Poll::Ready(Some(Err(incomplete()))),
                 Ok(_) => {}
-                Err(error) => return Poll::Ready(Some(Err(incomplete().source(error)))),
+                Err(error) => return Poll::Ready(Some(Err(broken_off(error)))),
             }
         }
     }
@@ -162,7 +162,7 @@ impl Inbound {
                 self.received += pipe.len() as u64;
                 Poll::Ready(Some(Ok(pipe)))
             }
-            Some(Err(error)) => Poll::Ready(Some(Err(incomplete().source(error)))),
+            Some(Err(error)) => Poll::Ready(Some(Err(broken_off(error)))),
             None => Poll::Ready(None),
         }
     }
@@ -189,6 +189,14 @@ impl Inbound {
         }
         self.decoder.is_done()
     }
+}
+
+fn broken_off(error: io::Error) -> Error {
+    let mut incomplete = incomplete();
+    if Loss::of(&error) == Loss::Rotated {
+        incomplete.reason = Reason::IdentityRotated;
+    }
+    incomplete.source(error)
 }
 
 fn incomplete() -> Error {
@@ -407,7 +415,10 @@ async fn write_reply(
         }
         let mut inbound = inbound.borrow_mut();
         if inbound.poll_gone(cx).is_ready() {
-            return Poll::Ready(Err(client_gone()));
+            return Poll::Ready(Err(match client.is_cut() {
+                true => client_lost(io::Error::other(Cut)),
+                false => client_gone(),
+            }));
         }
         if let Some(error) = completion.refused() {
             return Poll::Ready(Err(error));

@@ -12,6 +12,7 @@ use super::{frame::Code, link::StreamHandle, streams::Broken};
 use crate::{
     error::{Error, Reason, Result},
     http::message::{Body, Frame},
+    net::Loss,
 };
 
 /// Whose body it is, and so who is to blame when it breaks off.
@@ -105,6 +106,9 @@ impl Incoming {
     fn broken(&self, error: Broken) -> Error {
         let malformed = matches!(error, Broken::Malformed(_) | Broken::Fault(_));
         let (reason, what) = match (self.side, malformed) {
+            _ if error == Broken::Lost(Loss::Rotated) => {
+                (Reason::IdentityRotated, "the body was cut off")
+            }
             (Side::Client, true) => (Reason::RequestBodyInvalid, "the request body is malformed"),
             (Side::Client, false) => (
                 Reason::RequestBodyIncomplete,
