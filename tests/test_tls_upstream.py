@@ -3,6 +3,7 @@ their server; what is refused, and how that is told."""
 
 import asyncio
 import contextlib
+import http
 import socket
 import ssl
 from datetime import timedelta
@@ -190,27 +191,33 @@ def test_the_identity_is_shown_to_those_who_ask(pillion, pki, tls_echo):
     assert not shown(1) and not shown(2)
 
 
-def test_a_websocket_falls_back_to_http_1(pillion, pki, peer_directory):
-    """Where HTTP/2 is agreed on and has no extended CONNECT (RFC 8441), as nginx hasn't."""
+@pytest.mark.parametrize(("name", "connections"), [("haproxy", 1), ("nginx", 3)])
+def test_a_websocket_goes_as_the_server_can(pillion, pki, peer_directory, name, connections):
+    """Over HTTP/2 where that has extended CONNECT (RFC 8441), as HAProxy's; else over HTTP/1.1, on
+    connections of their own, although HTTP/2 was agreed on."""
 
     async def handler(server):
         async for message in server:
             await server.send(message)
 
+    def other(server, request):
+        return server.respond(http.HTTPStatus.OK, "no WebSocket\n") if request.path == "/" else None
+
     async def main():
-        async with asyncio.timeout(50), serve(handler, "127.0.0.1", 0, max_size=None) as running:
+        async with asyncio.timeout(50), serve(handler, "127.0.0.1", 0, process_request=other) as running:
             app = f"127.0.0.1:{running.sockets[0].getsockname()[1]}"
-            with tls_peers.haproxy(peer_directory, pki.server("server", "localhost"), app) as peer:
-                proxy = pillion(tls_config(by_name(peer.address), pki))
-                # Something that is spoken over HTTP/2 comes first: the application refuses it.
-                assert (await asyncio.to_thread(asked, proxy)).status in (400, 426)
+            with SERVERS[name](peer_directory, pki.server("server", "localhost"), app) as peer:
+                proxy = pillion(tls_config(by_name(peer.address), pki), env={"PILLION_WORKERS": "1"})
+                # Over HTTP/2.
+                assert (await asyncio.to_thread(asked, proxy)).status == 200
                 for _ in range(2):
                     async with open_socket(f"ws://{proxy.address()}/chat", proxy=None) as client:
                         await client.send("hello")
                         assert await client.recv() == "hello"
+                made = proxy.metrics().value("pillion_upstream_tls_handshakes_total")
+                assert made == connections
 
     asyncio.run(main())
-
 
 
 # What is refused.

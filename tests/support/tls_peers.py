@@ -46,6 +46,10 @@ def nginx(directory: Path, files: Files, upstream: str, client_ca: Path | None =
                     proxy_set_header X-Tls "$ssl_protocol $server_protocol $ssl_client_s_dn";
                     proxy_request_buffering off; proxy_buffering off;
                 }}
+                location /chat {{
+                    proxy_pass http://app; proxy_http_version 1.1;
+                    proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade";
+                }}
             }}
         }}""")
     command = [find("nginx"), "-p", str(directory), "-c", str(directory / "nginx.conf"), "-e", "stderr"]
