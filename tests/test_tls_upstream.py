@@ -4,6 +4,7 @@ their server; what is refused, and how that is told."""
 import asyncio
 import contextlib
 import http
+import random
 import socket
 import ssl
 from datetime import timedelta
@@ -12,7 +13,7 @@ import pytest
 from support import tls_peers
 from support.client import RawClient, fetch
 from support.config import http_config, tcp_config
-from support.tls import DOMAIN, TlsEcho, TlsUpstream, context, spiffe
+from support.tls import DOMAIN, TlsEcho, TlsSocket, TlsUpstream, context, spiffe
 from support.upstream import header
 from support.wait import eventually
 from support.wire import Closed
@@ -303,6 +304,40 @@ def test_no_tls_at_the_other_end(pillion, raw_upstream, pki):
     assert (response.status, response.reason) == (504, "connect_timeout"), response
     leaving = raw_upstream(lambda connection: connection.close())
     refused(pillion(tls_config(leaving.address, pki)), "upstream_tls", "closed_in_handshake")
+
+
+def test_garbage_from_a_server(pillion, raw_upstream, pki):
+    """Flights of a real handshake, damaged, cut or followed by something else."""
+    made = context(pki.ca, pki.server("server", "127.0.0.1"), server=True)
+    rng = random.Random(6)
+
+    def damage(connection):
+        tls = TlsSocket(connection.sock, made, server=True)
+        tls.incoming.write(connection.sock.recv(65536))
+        with contextlib.suppress(ssl.SSLWantReadError):
+            tls.tls.do_handshake()
+        flight = bytearray(tls.outgoing.read())
+        for _ in range(rng.randint(1, 3)):
+            flight[rng.randrange(len(flight))] = rng.randrange(256)
+        connection.send(bytes(flight[: rng.choice([len(flight), 90, 7])]) + rng.randbytes(rng.choice([0, 3, 500])))
+        with contextlib.suppress(OSError):
+            connection.half_close()
+
+    proxy = pillion(tls_config(raw_upstream(damage).address, pki))
+    reasons = {fetch(proxy.address()).reason for _ in range(60)}
+    assert reasons <= {"upstream_tls", "upstream_tls_alert", "upstream_certificate"}, reasons
+    assert proxy.metrics().value("pillion_upstream_tls_handshakes_failed_total", reason="internal") == 0
+
+
+def test_the_authorities_of_the_system(pillion, pki, other_pki, tls_echo):
+    """Our own are not believed there, and our identity stays unknown."""
+    made = context(other_pki.ca, other_pki.server("server", "127.0.0.1"), server=True)
+    made.verify_mode = ssl.CERT_OPTIONAL
+    upstream = tls_echo(made)
+    config = tls_config(upstream.address, pki, tls={"trust": "system"})
+    assert fetch(pillion(config, env={"SSL_CERT_FILE": str(other_pki.ca)}).address()).status == 200
+    assert not upstream.connection().sock.tls.getpeercert()
+    refused(pillion(config, env={"SSL_CERT_FILE": str(pki.ca)}), "upstream_certificate", "unknown_authority")
 
 
 # What is carried.
