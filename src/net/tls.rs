@@ -32,14 +32,12 @@ const FRAGMENT: usize = 16 * 1024;
 const BATCH: usize = 4 * FRAGMENT;
 /// What a record adds to its content: header, type, and a tag or, in TLS 1.2, also a nonce.
 const OVERHEAD: usize = 64;
-/// Pieces of a vectored write up to this size are gathered into one record.
-const GATHERED: usize = 8 * 1024;
 
 thread_local! {
     /// Where every connection of this worker encrypts. What the socket doesn't take at once is
     /// kept with the connection.
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; BATCH + 5 * OVERHEAD]);
-    /// Where small pieces are put together.
+    /// Where the pieces of a vectored write are put together.
     static GATHER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -275,6 +273,25 @@ impl TlsStream {
         Poll::Ready(Ok(()))
     }
 
+    /// Takes what it can of `data`, once what was taken before has left.
+    fn poll_accept(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<()>> {
+        if self.is_cut() {
+            return Poll::Ready(Err(io::Error::other(Cut)));
+        }
+        ready!(self.poll_drain(cx))?;
+        Poll::Ready(self.encrypt(cx, data))
+    }
+
+    /// Ready when what was taken of a writer's `length` bytes has left.
+    fn poll_accepted(&mut self, cx: &mut Context<'_>, length: usize) -> Poll<io::Result<usize>> {
+        if self.is_cut() {
+            return Poll::Ready(Err(io::Error::other(Cut)));
+        }
+        self.heed(cx);
+        ready!(self.poll_drain(cx))?;
+        Poll::Ready(Ok(std::mem::take(&mut self.accepted).min(length)))
+    }
+
     /// Encrypts what it can of `data` and begins to write it.
     fn encrypt(&mut self, cx: &mut Context<'_>, data: &[u8]) -> io::Result<()> {
         let data = &data[..data.len().min(BATCH)];
@@ -442,16 +459,10 @@ impl AsyncWrite for TlsStream {
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if this.is_cut() {
-            return Poll::Ready(Err(io::Error::other(Cut)));
-        }
         if this.accepted == 0 && !data.is_empty() {
-            ready!(this.poll_drain(cx))?;
-            this.encrypt(cx, data)?;
+            ready!(this.poll_accept(cx, data))?;
         }
-        this.heed(cx);
-        ready!(this.poll_drain(cx))?;
-        Poll::Ready(Ok(std::mem::take(&mut this.accepted).min(data.len())))
+        this.poll_accepted(cx, data.len())
     }
 
     fn poll_write_vectored(
@@ -459,22 +470,24 @@ impl AsyncWrite for TlsStream {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let first = slices.iter().position(|slice| !slice.is_empty());
-        let slices = &slices[first.unwrap_or(slices.len())..];
-        match slices {
-            [] => self.poll_write(cx, &[]),
-            [only] => self.poll_write(cx, only),
-            // Alone: it fills records by itself.
-            [first, ..] if first.len() > GATHERED => self.poll_write(cx, first),
-            slices => GATHER.with_borrow_mut(|gathered| {
-                gathered.clear();
-                for slice in slices {
-                    let room = FRAGMENT.saturating_sub(gathered.len());
-                    gathered.extend_from_slice(&slice[..slice.len().min(room)]);
-                }
-                self.poll_write(cx, gathered)
-            }),
+        let this = self.get_mut();
+        let length: usize = slices.iter().map(|slice| slice.len()).sum();
+        if this.accepted == 0 && length > 0 {
+            let first = slices.iter().find(|slice| !slice.is_empty());
+            match first.filter(|first| first.len() >= length.min(BATCH)) {
+                Some(first) => ready!(this.poll_accept(cx, first))?,
+                // A copy costs less than a record, and a write, for each piece.
+                None => ready!(GATHER.with_borrow_mut(|gathered| {
+                    gathered.clear();
+                    for slice in slices {
+                        let room = BATCH - gathered.len();
+                        gathered.extend_from_slice(&slice[..slice.len().min(room)]);
+                    }
+                    this.poll_accept(cx, gathered)
+                }))?,
+            }
         }
+        this.poll_accepted(cx, length)
     }
 
     fn is_write_vectored(&self) -> bool {
