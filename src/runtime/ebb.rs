@@ -19,6 +19,7 @@ pub async fn watch(shared: Arc<Shared>) {
     let (mut generation, mut is_due) = (0, false);
     // What it took to start.
     sys::release_code();
+    sys::keep_spare();
     loop {
         tokio::time::sleep(LOOK).await;
         if is_due {
