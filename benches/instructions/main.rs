@@ -10,6 +10,7 @@ mod guard;
 mod h1;
 mod h2;
 mod matching;
+mod pki;
 mod scenario;
 mod tcp;
 mod world;

@@ -32,6 +32,8 @@ pub(crate) struct Exchange {
     pub(crate) upstream: Back,
     /// Clients that ask at the same time, each on a connection of its own.
     pub(crate) clients: usize,
+    /// Through two proxies with mTLS between them: both are listeners of the one worker.
+    pub(crate) paired: bool,
 }
 
 /// What clients speak.
@@ -53,7 +55,7 @@ pub(crate) enum Back {
     Tcp,
 }
 
-pub(crate) const SCENARIOS: [Scenario; 9] = [
+pub(crate) const SCENARIOS: [Scenario; 11] = [
     Scenario {
         name: "h1-h1",
         unit: "request",
@@ -67,6 +69,7 @@ pub(crate) const SCENARIOS: [Scenario; 9] = [
                 sends: SMALL,
             },
             clients: 16,
+            paired: false,
         }),
         warm: 8,
         turns: 32,
@@ -85,6 +88,7 @@ pub(crate) const SCENARIOS: [Scenario; 9] = [
                 sends: SMALL,
             },
             clients: 1,
+            paired: false,
         }),
         warm: 8,
         turns: 64,
@@ -100,6 +104,7 @@ pub(crate) const SCENARIOS: [Scenario; 9] = [
             },
             upstream: Back::Http2(h2::Script::Get { body: SMALL }),
             clients: 16,
+            paired: false,
         }),
         warm: 8,
         turns: 32,
@@ -115,6 +120,7 @@ pub(crate) const SCENARIOS: [Scenario; 9] = [
             },
             upstream: Back::Http2(h2::Script::Grpc),
             clients: 1,
+            paired: false,
         }),
         warm: 8,
         turns: 64,
@@ -133,6 +139,7 @@ pub(crate) const SCENARIOS: [Scenario; 9] = [
                 sends: LARGE,
             },
             clients: 1,
+            paired: false,
         }),
         warm: 4,
         turns: 32,
@@ -151,6 +158,7 @@ pub(crate) const SCENARIOS: [Scenario; 9] = [
                 sends: 0,
             },
             clients: 1,
+            paired: false,
         }),
         warm: 4,
         turns: 32,
@@ -163,10 +171,49 @@ pub(crate) const SCENARIOS: [Scenario; 9] = [
             listener: Front::Tcp,
             upstream: Back::Tcp,
             clients: 8,
+            paired: false,
         }),
         warm: 8,
         turns: 32,
         units: 8,
+    },
+    Scenario {
+        name: "pair",
+        unit: "request",
+        what: What::Exchange(Exchange {
+            listener: Front::Http1 {
+                sends: 0,
+                gets: SMALL,
+            },
+            upstream: Back::Http1 {
+                gets: 0,
+                sends: SMALL,
+            },
+            clients: 16,
+            paired: true,
+        }),
+        warm: 8,
+        turns: 32,
+        units: 16,
+    },
+    Scenario {
+        name: "pair-down",
+        unit: "64 KiB",
+        what: What::Exchange(Exchange {
+            listener: Front::Http1 {
+                sends: 0,
+                gets: LARGE,
+            },
+            upstream: Back::Http1 {
+                gets: 0,
+                sends: LARGE,
+            },
+            clients: 1,
+            paired: true,
+        }),
+        warm: 4,
+        turns: 16,
+        units: LARGE / (64 * 1024),
     },
     Scenario {
         name: "match-10",

@@ -1,10 +1,9 @@
 //! One worker with one listener and one upstream, as the program makes them, and scripts around it.
 
 use std::{
-    collections::HashMap,
     fs,
     os::{fd::OwnedFd, unix::net::UnixStream as StdStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process,
     rc::Rc,
     sync::Arc,
@@ -15,17 +14,21 @@ use pillion::{
     listener::{self, accept::Accepted},
     snapshot::{Bound, ListenerId, Snapshot},
     telemetry::{LogWriter, Registry},
+    tls::keeper::Keeper,
     worker::{Permit, Shared, Worker},
 };
+use rustls::pki_types::UnixTime;
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::{
-    h1, h2,
+    h1, h2, pki,
     scenario::{Back, Client, Exchange, Front},
     tcp,
 };
 
-const LISTENER: ListenerId = ListenerId(0);
+const NEAR: ListenerId = ListenerId(0);
+/// The far end of a pair, by the order of the configuration.
+const FAR: ListenerId = ListenerId(1);
 
 pub(crate) struct World {
     worker: Rc<Worker>,
@@ -51,12 +54,17 @@ impl World {
             Back::Http2(_) => "http2",
             Back::Http1 { .. } | Back::Tcp => "http1",
         };
-        let text = format!(
+        let mut text = format!(
             "accessLog: {{ enabled: false }}
 listeners: [{{ name: web, address: \"unix:web\", protocol: {front}, upstream: app }}]
 upstreams: [{{ name: app, endpoints: [\"unix:{}\"], protocol: {back} }}]",
             socket.display()
         );
+        let link = exchange.paired.then(|| directory.join("link"));
+        if let Some(link) = &link {
+            pki::make(&directory);
+            text = paired(&directory, link, &socket);
+        }
         let config = match config::parse("counted.yaml", &text, &|_| None) {
             Ok(loaded) => loaded.config,
             Err(error) => panic!("{error}"),
@@ -65,28 +73,34 @@ upstreams: [{{ name: app, endpoints: [\"unix:{}\"], protocol: {back} }}]",
         let log = LogWriter::start(&config.access_log, Arc::clone(registry.process()))
             .expect("a log that is off");
         // Never listened on: connections are handed over as if they had been accepted.
-        let bound = Bound {
-            id: LISTENER,
-            address: Address::Unix("web".into()),
+        let bound = |(name, id): (&str, _)| {
+            let address = Address::Unix(name.into());
+            (name.into(), Bound { id, address })
         };
-        let sockets = HashMap::from([("web".into(), bound)]);
-        let snapshot = Snapshot::compile(
-            Arc::new(config),
-            &sockets,
-            None,
-            &registry,
-            &Materials::default(),
-        );
-        let (shared, _) = Shared::new(snapshot, Materials::default(), registry, 1);
+        let sockets = [("web", NEAR), ("far", FAR)].map(bound).into();
+        let materials = Keeper::default().load(&config, UnixTime::now()).materials;
+        let snapshot = Snapshot::compile(Arc::new(config), &sockets, None, &registry, &materials);
+        let (shared, _) = Shared::new(snapshot, materials, registry, 1);
         let worker = Worker::new(0, shared, log.worker());
         worker.rng.borrow_mut().seed(7);
         // The worker's own task, which sweeps its pools every second, is left out: the clock has no
         // say in what is counted.
-        Rc::new(Self {
+        let world = Rc::new(Self {
             worker,
             directory,
             _log: log,
-        })
+        });
+        if let Some(link) = link {
+            let listener = UnixListener::bind(link).expect("a socket");
+            let far = Rc::clone(&world.worker);
+            tokio::task::spawn_local(async move {
+                while let Ok((stream, _)) = listener.accept().await {
+                    let socket = stream.into_std().expect("a socket of this runtime");
+                    serve(&far, FAR, socket.into());
+                }
+            });
+        }
+        world
     }
 
     /// A client's end of a connection that is being served.
@@ -96,13 +110,7 @@ upstreams: [{{ name: app, endpoints: [\"unix:{}\"], protocol: {back} }}]",
             end.set_nonblocking(true)
                 .expect("a socket that waits for nobody");
         }
-        let accepted = Accepted {
-            socket: OwnedFd::from(served),
-            peer: Address::Tcp(([192, 0, 2, 1], 4242).into()),
-            plan: self.worker.plan(LISTENER).expect("the one listener"),
-            permit: Permit::take(&self.worker.shared, 0, &Arc::default(), 1).expect("a place"),
-        };
-        listener::serve(accepted, &self.worker);
+        serve(&self.worker, NEAR, served.into());
         UnixStream::from_std(client).expect("a socket of this runtime")
     }
 
@@ -129,6 +137,34 @@ impl Drop for World {
         // What is left in the folder for temporary files harms nobody.
         drop(fs::remove_dir_all(&self.directory));
     }
+}
+
+/// As if the listener had accepted it.
+fn serve(worker: &Rc<Worker>, listener: ListenerId, socket: OwnedFd) {
+    let accepted = Accepted {
+        socket,
+        peer: Address::Tcp(([192, 0, 2, 1], 4242).into()),
+        plan: worker.plan(listener).expect("a listener"),
+        permit: Permit::take(&worker.shared, 0, &Arc::default(), 1).expect("a place"),
+    };
+    listener::serve(accepted, worker);
+}
+
+/// `config/bench/pair-client.yaml` and `pair-server.yaml` in one.
+fn paired(pki: &Path, link: &Path, origin: &Path) -> String {
+    let (pki, link, origin) = (pki.display(), link.display(), origin.display());
+    format!(
+        "accessLog: {{ enabled: false }}
+identity: {{ certificate: \"{pki}/server.crt\", key: \"{pki}/server.key\" }}
+trust: [{{ authorities: [\"{pki}/ca.crt\"] }}]
+listeners:
+  - {{ name: web, address: \"unix:web\", upstream: link }}
+  - {{ name: far, address: \"unix:far\", upstream: app, tls: {{}} }}
+upstreams:
+  - {{ name: link, endpoints: [\"unix:{link}\"], tls: {{ peers: [\"{}\"] }} }}
+  - {{ name: app, endpoints: [\"unix:{origin}\"] }}",
+        pki::IDENTITY
+    )
 }
 
 /// Answers every connection by the script.
