@@ -383,3 +383,38 @@ def test_endpoints_that_are_no_longer_believed_are_left(pillion, pki, distrust):
         response = fetch(proxy.address(), "GET", "/late")
         assert (response.status, response.reason) == (502, "upstream_certificate"), response
         assert reason in proxy.access(path="/late")["detail"]
+
+
+# Another configuration.
+
+
+def test_another_expectation_is_put_to_open_connections(pillion, pki):
+    with TlsEcho(made=context(pki.ca, pki.workload("peer"), server=True)) as upstream:
+
+        def expecting(name: str) -> dict:
+            config = http_config(upstream.address, upstream={"tls": {"peers": [spiffe(name)]}}, trust=[pki.trust])
+            config["listeners"] += tcp_config(upstream.address)["listeners"]
+            return config
+
+        proxy = pillion(expecting("peer"))
+        with RawClient(proxy.address()) as client, RawClient(proxy.address("tcp")) as opaque:
+            assert client.get("/").status == opaque.get("/").status == 200
+            proxy.must_reload(expecting("somebody-else"))
+            opaque.recv_all()
+            assert proxy.access(listener="tcp")["reason"] == "identity_rotated"
+            response = client.get("/late")
+            assert (response.status, response.reason) == (502, "upstream_certificate"), response
+            assert "wrong_identity" in proxy.access(path="/late")["detail"]
+
+
+def test_no_request_takes_a_connection_from_before_tls(pillion, echo, pki):
+    def config(**upstream) -> dict:
+        return http_config(echo.address, upstream={"protocol": "http1", **upstream}, trust=[pki.trust])
+
+    proxy = pillion(config())
+    with RawClient(proxy.address()) as client:
+        assert client.get("/").status == 200
+        # The endpoint speaks plaintext only, so that it can't be reached any more.
+        proxy.must_reload(config(tls={}))
+        assert client.get("/").status == 504
+    assert len(echo.requests) == 1

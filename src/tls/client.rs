@@ -33,7 +33,7 @@ pub struct ClientTls {
 #[derive(Debug)]
 pub struct ClientSide {
     rustls: Arc<ClientConfig>,
-    expected: Expected,
+    expected: Arc<Expected>,
     trust: Trust,
     shown: Option<Arc<Credential>>,
 }
@@ -142,7 +142,7 @@ impl ClientSide {
         };
         Some(Self {
             rustls: Arc::new(rustls),
-            expected,
+            expected: Arc::new(expected),
             trust,
             shown,
         })
@@ -152,7 +152,7 @@ impl ClientSide {
         Arc::clone(&self.rustls)
     }
 
-    pub fn expected(&self) -> &Expected {
+    pub fn expected(&self) -> &Arc<Expected> {
         &self.expected
     }
 

@@ -136,7 +136,11 @@ impl Desk {
             side.shown(),
             Some(*side.trust().fingerprint()),
             own.unwrap_or(UnixTime::since_unix_epoch(Duration::MAX)),
-            Party::Endpoint { upstream, dialled },
+            Party::Endpoint {
+                upstream,
+                dialled,
+                expected: Arc::clone(side.expected()),
+            },
         )?;
         Ok((Stream::Tls(Box::new(stream)), secured))
     }

@@ -18,7 +18,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    Admission, Fault, Trust,
+    Admission, Expected, Fault, Trust,
     client::ClientSide,
     server::ServerSide,
     still_admits,
@@ -37,7 +37,7 @@ pub struct Bond {
     pub trust: Option<[u8; 32]>,
 }
 
-/// The other side, and where to look up what holds for it now.
+/// The other side, what was asked of it, and where to look up what holds for it now.
 #[derive(Clone)]
 pub enum Party {
     /// A client, and the name that it asked for.
@@ -45,10 +45,11 @@ pub enum Party {
         listener: ListenerId,
         asked: Option<Box<str>>,
     },
-    /// An endpoint, by the name under which it was reached.
+    /// An endpoint, by the name under which it was reached, and who it had to be.
     Endpoint {
         upstream: Arc<str>,
         dialled: ServerName<'static>,
+        expected: Arc<Expected>,
     },
 }
 
@@ -110,18 +111,22 @@ impl Leash {
     /// Judges the connection by what holds now.
     fn judge(&self, holding: &Holding, now: Instant, clock: UnixTime, random: u32) {
         let bond = &self.bond;
-        let (trust, shown) = match (holding, &bond.party) {
+        let (trust, shown, same) = match (holding, &bond.party) {
             (Holding::Client(side), Party::Client { asked, .. }) => {
-                (side.trust(), side.shown(asked.as_deref()))
+                (side.trust(), side.shown(asked.as_deref()), true)
             }
-            (Holding::Endpoint(side), Party::Endpoint { .. }) => (Some(side.trust()), side.shown()),
+            (Holding::Endpoint(side), Party::Endpoint { expected, .. }) => (
+                Some(side.trust()),
+                side.shown(),
+                side.expected() == expected,
+            ),
             _ => return,
         };
         let mut term = self.term.get();
         if shown != bond.shown {
             term = term.rotated(now, random);
         }
-        let same = trust.map(Trust::fingerprint) == bond.trust.as_ref();
+        let same = same && trust.map(Trust::fingerprint) == bond.trust.as_ref();
         if !same && let Err(fault) = self.admit(holding, trust, clock) {
             tracing::info!(reason = fault.kind().name(), detail = %fault, "peer is no longer admitted");
             term = term.refused(now);

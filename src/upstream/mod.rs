@@ -70,12 +70,15 @@ impl Upstream {
 
     /// The same upstream under another configuration: endpoints whose address stays keep their
     /// identity (with connections, counts, estimates), names their last good answer, and what is
-    /// held now counts against the new limits. `self` works on for who still has it.
+    /// held now counts against the new limits. Under other settings of TLS every endpoint is a new
+    /// one: no request must take a connection that was made with the old ones. `self` works on for
+    /// who still has it.
     pub fn successor(&self, config: Arc<model::Upstream>, materials: &Materials) -> Arc<Self> {
-        let tls = if config.tls == self.config.tls {
-            self.tls.clone()
+        let endpoints = self.endpoints.load();
+        let (tls, previous) = if config.tls == self.config.tls {
+            (self.tls.clone(), endpoints.endpoints())
         } else {
-            client_tls(&config, materials)
+            (client_tls(&config, materials), &[][..])
         };
         let known: HashMap<&EndpointAddress, Resolution> = self
             .config
@@ -96,7 +99,7 @@ impl Upstream {
             self.limits.clone(),
             tls,
             names,
-            self.endpoints.load().endpoints(),
+            previous,
         )
     }
 
