@@ -78,6 +78,17 @@ enum Step {
     Hungry,
     /// The peer said that it sends no more.
     Ended,
+    /// What was to be said is in so many bytes of records.
+    Said(usize),
+}
+
+/// What is to be said when all that has come is worked through.
+enum Say<'a> {
+    Nothing,
+    /// The first, in records that are put into the second.
+    Content(&'a [u8], &'a mut [u8]),
+    /// `close_notify` (RFC 8446 section 6.1).
+    Goodbye,
 }
 
 macro_rules! with_session {
@@ -158,14 +169,14 @@ impl TlsStream {
     /// over. What is to be said is still to be [written](Self::poll_drain), also after an error.
     pub fn take_flight(&mut self) -> io::Result<bool> {
         loop {
-            match self.step(&mut |content, rest| rest.extend_from_slice(content))? {
+            match self.step(&mut keep, &mut Say::Nothing)? {
                 Step::Plain => {}
                 Step::Ended if self.session.state().is_handshaking() => {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
                 // All it has to say came with the end of its handshake.
                 Step::Ended => self.ended = true,
-                Step::Hungry => return Ok(!self.session.state().is_handshaking()),
+                Step::Hungry | Step::Said(_) => return Ok(!self.session.state().is_handshaking()),
             }
         }
     }
@@ -216,7 +227,11 @@ impl TlsStream {
 
     /// Works through what was read, up to the first content. `take` gets it, and a place for what
     /// it has no use for now.
-    fn step(&mut self, take: &mut dyn FnMut(&[u8], &mut BytesMut)) -> io::Result<Step> {
+    fn step(
+        &mut self,
+        take: &mut dyn FnMut(&[u8], &mut BytesMut),
+        say: &mut Say<'_>,
+    ) -> io::Result<Step> {
         let Self {
             session,
             input,
@@ -243,8 +258,20 @@ impl TlsStream {
                 Ok(ConnectionState::EncodeTlsData(mut data)) => encode(output, |room| data.encode(room))?,
                 Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
                 Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => step = Some(Step::Ended),
-                Ok(ConnectionState::BlockedHandshake | ConnectionState::WriteTraffic(_)) => {
-                    step = Some(Step::Hungry);
+                Ok(ConnectionState::BlockedHandshake) => step = Some(Step::Hungry),
+                Ok(ConnectionState::WriteTraffic(mut traffic)) => {
+                    step = Some(match say {
+                        Say::Nothing => Step::Hungry,
+                        Say::Content(content, into) => {
+                            Step::Said(traffic.encrypt(content, into).map_err(unencrypted)?)
+                        }
+                        Say::Goodbye => {
+                            let mut room = [0; 2 * OVERHEAD];
+                            let length = traffic.queue_close_notify(&mut room).unwrap_or(0);
+                            output.extend_from_slice(&room[..length]);
+                            Step::Said(length)
+                        }
+                    });
                 }
                 // No session here allows early data.
                 Ok(_) => return Err(io::ErrorKind::InvalidData.into()),
@@ -296,7 +323,7 @@ impl TlsStream {
     fn encrypt(&mut self, cx: &mut Context<'_>, data: &[u8]) -> io::Result<()> {
         let data = &data[..data.len().min(BATCH)];
         SCRATCH.with_borrow_mut(|scratch| {
-            let length = self.seal(data, scratch)?;
+            let length = self.say(Say::Content(data, scratch))?;
             self.accepted = data.len();
             let sealed = &scratch[..length];
             // Behind what TLS itself may have had to say meanwhile.
@@ -312,52 +339,29 @@ impl TlsStream {
         })
     }
 
-    /// Puts `data` into records. Content that came meanwhile is kept for its reader.
-    fn seal(&mut self, data: &[u8], into: &mut [u8]) -> io::Result<usize> {
-        let Self {
-            session,
-            input,
-            plain,
-            output,
-            ended,
-            broken,
-            ..
-        } = self;
-        if *broken {
-            return Err(io::ErrorKind::BrokenPipe.into());
+    /// Says it, as soon as all that came before is worked through. Content that came meanwhile is
+    /// kept for its reader.
+    fn say(&mut self, mut say: Say<'_>) -> io::Result<usize> {
+        loop {
+            match self.step(&mut keep, &mut say)? {
+                Step::Said(length) => return Ok(length),
+                Step::Plain => {}
+                // Once is the peer's end; the second time it is ours.
+                Step::Ended if !std::mem::replace(&mut self.ended, true) => {}
+                Step::Ended | Step::Hungry => return Err(io::ErrorKind::BrokenPipe.into()),
+            }
         }
-        with_session!(session, session => loop {
-            let UnbufferedStatus { mut discard, state } = session.process_tls_records(&mut input[..]);
-            let mut sealed = None;
-            let state = match state {
-                Ok(state) => state,
-                Err(error) => return Err(give_up!(session, output, broken, error)),
-            };
-            match state {
-                ConnectionState::WriteTraffic(mut traffic) => {
-                    let length = traffic.encrypt(data, into).map_err(|error| match error {
-                        EncryptError::InsufficientSize(_) => io::Error::from(io::ErrorKind::OutOfMemory),
-                        EncryptError::EncryptExhausted => io::ErrorKind::ConnectionAborted.into(),
-                    })?;
-                    sealed = Some(length);
-                }
-                ConnectionState::ReadTraffic(mut traffic) => {
-                    if let Some(record) = traffic.next_record() {
-                        let record = record.map_err(of_rustls)?;
-                        discard += record.discard;
-                        plain.extend_from_slice(record.payload);
-                    }
-                }
-                ConnectionState::EncodeTlsData(mut data) => encode(output, |room| data.encode(room))?,
-                ConnectionState::TransmitTlsData(data) => data.done(),
-                ConnectionState::PeerClosed => *ended = true,
-                _ => return Err(io::ErrorKind::BrokenPipe.into()),
-            }
-            input.advance(discard);
-            if let Some(length) = sealed {
-                return Ok(length);
-            }
-        })
+    }
+}
+
+fn keep(content: &[u8], rest: &mut BytesMut) {
+    rest.extend_from_slice(content);
+}
+
+fn unencrypted(error: EncryptError) -> io::Error {
+    match error {
+        EncryptError::InsufficientSize(_) => io::ErrorKind::OutOfMemory.into(),
+        EncryptError::EncryptExhausted => io::ErrorKind::ConnectionAborted.into(),
     }
 }
 
@@ -426,18 +430,19 @@ impl AsyncRead for TlsStream {
             if this.ended || buf.remaining() == 0 {
                 return Poll::Ready(Ok(()));
             }
-            let step = this.step(&mut |content, rest| {
+            let mut take = |content: &[u8], rest: &mut BytesMut| {
                 let (now, later) = content.split_at(content.len().min(buf.remaining()));
                 buf.put_slice(now);
                 rest.extend_from_slice(later);
-            });
+            };
+            let step = this.step(&mut take, &mut Say::Nothing);
             if !this.output.is_empty() {
                 // An answer to the peer's change of keys, or the alert that goes with an error.
                 let _ = this.poll_drain(cx)?;
             }
             match step? {
                 // One after the other, as long as they are here.
-                Step::Plain => {}
+                Step::Plain | Step::Said(_) => {}
                 Step::Ended => this.ended = true,
                 Step::Hungry if buf.filled().len() > start => return Poll::Ready(Ok(())),
                 Step::Hungry => {
@@ -502,59 +507,10 @@ impl AsyncWrite for TlsStream {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_drain(cx))?;
-        this.say_goodbye()?;
+        // Where the session has broken, nobody would believe it.
+        drop(this.say(Say::Goodbye));
         ready!(this.poll_drain(cx))?;
         Pin::new(&mut this.socket).poll_shutdown(cx)
-    }
-}
-
-impl TlsStream {
-    /// Queues `close_notify`, once.
-    fn say_goodbye(&mut self) -> io::Result<()> {
-        let Self {
-            session,
-            input,
-            plain,
-            output,
-            ended,
-            broken,
-            ..
-        } = self;
-        if *broken {
-            return Ok(());
-        }
-        with_session!(session, session => loop {
-            let UnbufferedStatus { mut discard, state } = session.process_tls_records(&mut input[..]);
-            let mut said = false;
-            let state = match state {
-                Ok(state) => state,
-                Err(error) => return Err(give_up!(session, output, broken, error)),
-            };
-            match state {
-                ConnectionState::WriteTraffic(mut traffic) => {
-                    let mut room = [0; 2 * OVERHEAD];
-                    if let Ok(length) = traffic.queue_close_notify(&mut room) {
-                        output.extend_from_slice(&room[..length]);
-                    }
-                    said = true;
-                }
-                ConnectionState::ReadTraffic(mut traffic) => {
-                    if let Some(record) = traffic.next_record() {
-                        let record = record.map_err(of_rustls)?;
-                        discard += record.discard;
-                        plain.extend_from_slice(record.payload);
-                    }
-                }
-                ConnectionState::EncodeTlsData(mut data) => encode(output, |room| data.encode(room))?,
-                ConnectionState::TransmitTlsData(data) => data.done(),
-                ConnectionState::PeerClosed => *ended = true,
-                _ => said = true,
-            }
-            input.advance(discard);
-            if said {
-                return Ok(());
-            }
-        })
     }
 }
 
