@@ -9,7 +9,7 @@ use pillion::{
         UpstreamProtocol,
     },
     telemetry::Registry,
-    upstream::Upstream,
+    upstream::{Upstream, Wish},
 };
 use tokio::time::Instant;
 
@@ -36,7 +36,9 @@ fn pick(criterion: &mut Criterion) {
                 |bencher, upstream| {
                     bencher.iter(|| {
                         now += Duration::from_micros(10);
-                        let picked = upstream.pick(now, &mut rng, &[]).expect("it has endpoints");
+                        let picked = upstream
+                            .pick(now, &mut rng, Wish::default())
+                            .expect("it has endpoints");
                         picked.head_received(now + Duration::from_millis(1));
                     });
                 },

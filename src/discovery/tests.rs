@@ -20,7 +20,7 @@ use crate::{
     telemetry::Registry,
     tls::Materials,
     upstream::{
-        Upstream,
+        Upstream, Wish,
         resolution::{ABSENT_GRACE, LookupFailure},
         set::Wanted,
         tests::upstream_config,
@@ -324,7 +324,7 @@ async fn absence_ends_endpoints_and_failure_does_not() {
         assert_eq!(ask().await, ["127.0.0.1:80"]);
     }
     assert!(ask().await.is_empty());
-    let picked = upstream.pick(Instant::now(), &mut fastrand::Rng::new(), &[]);
+    let picked = upstream.pick(Instant::now(), &mut fastrand::Rng::new(), Wish::default());
     let error = picked.err().unwrap();
     assert_eq!(error.reason, Reason::DnsUnresolved);
     assert!(

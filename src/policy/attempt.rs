@@ -17,7 +17,7 @@ use crate::{
         upgrade,
     },
     tls::alpn::Offer,
-    upstream::{EndpointId, InFlight, Upstream, pool::Way},
+    upstream::{EndpointId, InFlight, Upstream, Verdict, Wish, pool::Way},
 };
 
 /// Attempts in all.
@@ -31,9 +31,13 @@ pub(super) async fn run(mut call: Call<'_>) -> Result<Answer> {
     let mut tried: Vec<EndpointId> = Vec::new();
     let mut now = call.start;
     loop {
+        let wish = Wish {
+            tried: &tried,
+            key: None,
+        };
         let in_flight = call
             .upstream
-            .pick(now, &mut worker.rng.borrow_mut(), &tried)?;
+            .pick(now, &mut worker.rng.borrow_mut(), wish)?;
         call.trail.attempt(&in_flight, now);
         let had_body = !call.request.body.is_empty();
         let outcome = {
@@ -47,6 +51,7 @@ pub(super) async fn run(mut call: Call<'_>) -> Result<Answer> {
             Ok(response) => {
                 let now = Instant::now();
                 in_flight.head_received(now);
+                in_flight.settle(Verdict::Success, now);
                 call.trail.head(now);
                 let held = Held {
                     _request: None,
@@ -57,7 +62,7 @@ pub(super) async fn run(mut call: Call<'_>) -> Result<Answer> {
             Err(error) => error,
         };
         if is_endpoints_fault(error.reason) {
-            in_flight.failed(Instant::now());
+            in_flight.settle(verdict(error.reason), Instant::now());
         }
         let body_is_whole = !had_body || !call.request.body.is_empty();
         tried.push(in_flight.endpoint().id);
@@ -151,6 +156,13 @@ fn may_repeat(error: &Error, method: &Method) -> bool {
         Replay::NeverSent => is_endpoints_fault(error.reason),
         Replay::Reused => method.is_idempotent(),
         Replay::Refused | Replay::Unsafe => false,
+    }
+}
+
+fn verdict(reason: Reason) -> Verdict {
+    match reason {
+        Reason::ConnectFailed | Reason::ConnectTimeout => Verdict::Unreachable,
+        _ => Verdict::Failure,
     }
 }
 

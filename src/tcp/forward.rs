@@ -22,7 +22,7 @@ use crate::{
         access_log::{Protocol, Record},
     },
     tls::alpn::Offer,
-    upstream::{self, ConnectionPermit, InFlight, Opened, Upstream},
+    upstream::{self, ConnectionPermit, InFlight, Opened, Upstream, Verdict, Wish},
     worker::{Conn, Worker},
 };
 
@@ -161,13 +161,18 @@ async fn connect<'a>(plan: &'a TcpPlan, conn: &Conn, worker: &Worker) -> Result<
     let mut tried = Vec::new();
     loop {
         let start = Instant::now();
-        let in_flight = upstream.pick(start, &mut worker.rng.borrow_mut(), &tried)?;
+        let wish = Wish {
+            tried: &tried,
+            key: None,
+        };
+        let in_flight = upstream.pick(start, &mut worker.rng.borrow_mut(), wish)?;
         let endpoint = in_flight.endpoint();
         let opened = upstream::dial(upstream, endpoint, conn, &worker.tls, Offer::Opaque);
         match opened.await {
             Ok(Opened { stream, .. }) => {
                 let now = Instant::now();
                 in_flight.observe(now - start, now);
+                in_flight.settle(Verdict::Success, now);
                 metrics.connection_opened(worker.id, now - start);
                 return Ok(Connected {
                     stream,
@@ -178,7 +183,7 @@ async fn connect<'a>(plan: &'a TcpPlan, conn: &Conn, worker: &Worker) -> Result<
                 });
             }
             Err(error) => {
-                in_flight.failed(Instant::now());
+                in_flight.settle(Verdict::Unreachable, Instant::now());
                 metrics.connection_failed(worker.id, error.reason);
                 tracing::debug!(endpoint = %endpoint.label, %error, "could not connect");
                 tried.push(endpoint.id);

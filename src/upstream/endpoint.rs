@@ -116,6 +116,28 @@ impl Endpoint {
     }
 }
 
+/// What an attempt says of its endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Success,
+    /// No connection could be made.
+    Unreachable,
+    /// It was reached and failed: reset, timed out, answered with a failure of its own.
+    Failure,
+    /// It answered, but that is no news of its health (429, RESOURCE_EXHAUSTED): neither a failure
+    /// nor a sign of recovery.
+    Neutral,
+}
+
+/// What a request asks of the endpoint that is picked for it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wish<'a> {
+    /// Tried already: avoided while there are others.
+    pub tried: &'a [EndpointId],
+    /// Requests of one key keep to one endpoint, where the balancer hashes.
+    pub key: Option<u64>,
+}
+
 /// A request (or a forwarded TCP connection) on its way to an endpoint: counted as active until
 /// this is dropped, which should be when the response's body has ended.
 #[derive(Debug)]
@@ -158,10 +180,15 @@ impl InFlight {
         }
     }
 
-    /// The attempt failed by the endpoint's fault (refused, reset, timed out). Without this an
-    /// endpoint that fails fast would look fast and draw all requests to itself.
-    pub fn failed(&self, now: Instant) {
-        self.endpoint.ewma.failed(now);
+    /// What came of the attempt. One that is dropped without this, cut by its client say, says
+    /// nothing of the endpoint.
+    pub fn settle(&self, verdict: Verdict, now: Instant) {
+        match verdict {
+            // Without this an endpoint that fails fast would look fast and draw all requests to
+            // itself.
+            Verdict::Unreachable | Verdict::Failure => self.endpoint.ewma.failed(now),
+            Verdict::Success | Verdict::Neutral => {}
+        }
     }
 }
 

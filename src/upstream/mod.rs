@@ -26,7 +26,7 @@ use tokio::time::Instant;
 
 pub use self::{
     dial::{Opened, dial},
-    endpoint::{Endpoint, EndpointId, InFlight, Target},
+    endpoint::{Endpoint, EndpointId, InFlight, Target, Verdict, Wish},
     limits::{ConnectionPermit, Limits, PendingPermit, RequestPermit},
     set::EndpointSet,
 };
@@ -129,16 +129,10 @@ impl Upstream {
         self.endpoints.load()
     }
 
-    /// The balancer's choice, counted as in flight until the guard is dropped. Endpoints in `tried`
-    /// are avoided while there are others.
-    pub fn pick(
-        &self,
-        now: Instant,
-        rng: &mut fastrand::Rng,
-        tried: &[EndpointId],
-    ) -> Result<InFlight> {
+    /// The balancer's choice, counted as in flight until the guard is dropped.
+    pub fn pick(&self, now: Instant, rng: &mut fastrand::Rng, wish: Wish<'_>) -> Result<InFlight> {
         let set = self.endpoints.load();
-        let Some(endpoint) = set.pick(&self.cursor, now, rng, tried) else {
+        let Some(endpoint) = set.pick(&self.cursor, now, rng, wish) else {
             let Vacancy { reason, detail } = set.vacancy();
             return Err(Error::new(*reason, "")
                 .detail(detail.to_string())
@@ -398,7 +392,11 @@ pub(crate) mod tests {
     }
 
     fn pick(upstream: &Upstream) -> Result<InFlight> {
-        upstream.pick(Instant::now(), &mut fastrand::Rng::with_seed(1), &[])
+        upstream.pick(
+            Instant::now(),
+            &mut fastrand::Rng::with_seed(1),
+            Wish::default(),
+        )
     }
 
     #[tokio::test]

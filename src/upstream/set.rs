@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::{
     balancer::Chooser,
-    endpoint::{Endpoint, EndpointId, Target},
+    endpoint::{Endpoint, EndpointId, Target, Wish},
 };
 use crate::{config::model::Balancer, error::Reason};
 
@@ -114,22 +114,22 @@ impl EndpointSet {
         self.endpoints.iter().any(|endpoint| endpoint.id == id)
     }
 
-    /// The balancer's choice. Endpoints in `tried` are avoided while there is another one.
+    /// The balancer's choice.
     pub(super) fn pick(
         &self,
         cursor: &AtomicUsize,
         now: Instant,
         rng: &mut fastrand::Rng,
-        tried: &[EndpointId],
+        wish: Wish<'_>,
     ) -> Option<&Arc<Endpoint>> {
-        let index = if tried.is_empty() {
+        let index = if wish.tried.is_empty() {
             self.chooser.pick(&self.endpoints, cursor, now, rng)
         } else {
             // A retry: rare enough to afford a chooser of its own.
             let untried: Vec<u32> = self
                 .weighted()
                 .map(|(endpoint, weight)| {
-                    if tried.contains(&endpoint.id) {
+                    if wish.tried.contains(&endpoint.id) {
                         0
                     } else {
                         weight

@@ -14,7 +14,7 @@ use crate::{
     config::model::Balancer,
     error::Reason,
     upstream::{
-        endpoint::{Endpoint, EndpointId, InFlight, Target},
+        endpoint::{Endpoint, EndpointId, InFlight, Target, Verdict, Wish},
         set::{EndpointSet, Vacancy, Wanted},
     },
 };
@@ -93,7 +93,7 @@ impl Simulation {
         let now = self.at(self.now);
         let endpoint = self
             .set
-            .pick(&self.cursor, now, &mut self.rng, tried)
+            .pick(&self.cursor, now, &mut self.rng, Wish { tried, key: None })
             .unwrap()
             .clone();
         let id = endpoint.id;
@@ -120,7 +120,7 @@ impl Simulation {
             self.ends.pop();
             let (index, in_flight) = self.running[request as usize].take().unwrap();
             if self.servers[index].fails {
-                in_flight.failed(self.at(end));
+                in_flight.settle(Verdict::Failure, self.at(end));
             } else {
                 in_flight.head_received(self.at(end));
             }
@@ -305,15 +305,19 @@ async fn no_weight_no_requests() {
         );
         let tried = [set.endpoints()[1].id];
         for _ in 0..100 {
-            let picked = set.pick(&cursor, now, &mut rng, &[]).unwrap();
+            let picked = set.pick(&cursor, now, &mut rng, Wish::default()).unwrap();
             assert_eq!(picked.id, set.endpoints()[1].id);
             // Not even when the only one with a weight has been tried.
-            let picked = set.pick(&cursor, now, &mut rng, &tried).unwrap();
+            let wish = Wish {
+                tried: &tried,
+                key: None,
+            };
+            let picked = set.pick(&cursor, now, &mut rng, wish).unwrap();
             assert_eq!(picked.id, set.endpoints()[1].id);
         }
         for servers in [&[][..], &[server(0, 1), server(0, 1)]] {
             let set = build(balancer, servers, &[], now);
-            assert!(set.pick(&cursor, now, &mut rng, &[]).is_none());
+            assert!(set.pick(&cursor, now, &mut rng, Wish::default()).is_none());
         }
     }
 }
