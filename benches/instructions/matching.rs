@@ -12,7 +12,7 @@ use pillion::{
     http::fields::Fields,
     router::{Lookup, Router},
     telemetry::Registry,
-    upstream::Upstream,
+    upstream::{Upstream, Wish},
 };
 use tokio::time::Instant;
 
@@ -69,7 +69,7 @@ impl Table {
             .expect("every request has a route");
         assert_eq!(found.plan, number, "a wrong route");
         self.now += Duration::from_micros(10);
-        let picked = self.upstream.pick(self.now, &mut self.rng, &[]);
+        let picked = self.upstream.pick(self.now, &mut self.rng, Wish::default());
         let picked = picked.expect("it has endpoints");
         picked.head_received(self.now + Duration::from_millis(1));
     }
