@@ -4,10 +4,7 @@ use std::{hint::black_box, net::SocketAddr, sync::Arc, time::Duration};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use pillion::{
-    config::model::{
-        Balancer, DnsPolicy, EndpointAddress, EndpointConfig, Limits, Upstream as Config,
-        UpstreamProtocol,
-    },
+    config::model::{Balancer, EndpointAddress, Upstream as Config},
     telemetry::Registry,
     upstream::{Upstream, Wish},
 };
@@ -56,32 +53,13 @@ fn hold(criterion: &mut Criterion) {
 }
 
 fn upstream(balancer: Balancer, size: u16) -> Arc<Upstream> {
-    let endpoint = |index: u16| {
+    let address = |index: u16| {
         let [high, low] = index.to_be_bytes();
-        EndpointConfig {
-            address: EndpointAddress::Ip(SocketAddr::from(([127, 0, high, low], 9000))),
-            weight: 1,
-        }
+        EndpointAddress::Ip(SocketAddr::from(([127, 0, high, low], 9000)))
     };
     let config = Config {
-        name: "app".into(),
-        endpoints: (1..=size).map(endpoint).collect(),
-        protocol: UpstreamProtocol::Http1,
-        tls: None,
         balancer,
-        connect_timeout: Duration::from_secs(1),
-        idle_timeout: Duration::from_secs(60),
-        max_connection_age: Duration::ZERO,
-        limits: Limits {
-            connections: 10_000,
-            pending: 10_000,
-            requests: 10_000,
-        },
-        proxy_protocol: None,
-        dns: DnsPolicy {
-            min_ttl: Duration::from_secs(1),
-            max_ttl: Duration::from_secs(300),
-        },
+        ..Config::plain("app", (1..=size).map(address))
     };
     Upstream::new(
         Arc::new(config),

@@ -167,22 +167,16 @@ fn fields() -> Fields {
 }
 
 fn route(hostname: Option<Hostname>, path: PathMatch) -> Arc<Route> {
-    let rule = Rule {
-        name: "rule".into(),
-        matches: vec![Match {
+    let rule = Rule::plain(
+        "rule",
+        vec![Match {
             path,
             headers: Vec::new(),
             query: Vec::new(),
             method: None,
         }],
-        filters: Filters::default(),
-        action: Action::Forward(Vec::new()),
-        timeouts: Timeouts {
-            request: Duration::ZERO,
-            idle: Duration::ZERO,
-            total: Duration::ZERO,
-        },
-    };
+        Action::Forward(Vec::new()),
+    );
     Arc::new(Route {
         name: "route".into(),
         listeners: Vec::new(),

@@ -6,8 +6,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use http::Method;
 use pillion::{
     config::model::{
-        Action, Balancer, DnsPolicy, EndpointAddress, EndpointConfig, Filters, Hostname, Limits,
-        Match, PathMatch, Route, Rule, Timeouts, Upstream as UpstreamConfig, UpstreamProtocol,
+        Action, EndpointAddress, Hostname, Match, PathMatch, Route, Rule,
+        Upstream as UpstreamConfig,
     },
     http::fields::Fields,
     router::{Lookup, Router},
@@ -86,22 +86,13 @@ fn place(number: usize) -> (String, String) {
 
 fn route(number: usize) -> Route {
     let (host, path) = place(number);
-    let rule = Rule {
-        name: "rule".into(),
-        matches: vec![Match {
-            path: PathMatch::Prefix(path.into()),
-            headers: Vec::new(),
-            query: Vec::new(),
-            method: None,
-        }],
-        filters: Filters::default(),
-        action: Action::Forward(Vec::new()),
-        timeouts: Timeouts {
-            request: Duration::ZERO,
-            idle: Duration::ZERO,
-            total: Duration::ZERO,
-        },
+    let matched = Match {
+        path: PathMatch::Prefix(path.into()),
+        headers: Vec::new(),
+        query: Vec::new(),
+        method: None,
     };
+    let rule = Rule::plain("rule", vec![matched], Action::Forward(Vec::new()));
     Route {
         name: "route".into(),
         listeners: Vec::new(),
@@ -111,33 +102,11 @@ fn route(number: usize) -> Route {
 }
 
 fn upstream(endpoints: usize) -> Arc<Upstream> {
-    let endpoint = |number: usize| {
+    let address = |number: usize| {
         let [_, _, high, low] = u32::try_from(number).expect("few endpoints").to_be_bytes();
-        EndpointConfig {
-            address: EndpointAddress::Ip(SocketAddr::from(([10, 0, high, low], 9000))),
-            weight: 1,
-        }
+        EndpointAddress::Ip(SocketAddr::from(([10, 0, high, low], 9000)))
     };
-    let config = UpstreamConfig {
-        name: "app".into(),
-        endpoints: (0..endpoints).map(endpoint).collect(),
-        protocol: UpstreamProtocol::Http1,
-        tls: None,
-        balancer: Balancer::PeakEwma,
-        connect_timeout: Duration::from_secs(1),
-        idle_timeout: Duration::from_secs(60),
-        max_connection_age: Duration::ZERO,
-        limits: Limits {
-            connections: 10_000,
-            pending: 10_000,
-            requests: 10_000,
-        },
-        proxy_protocol: None,
-        dns: DnsPolicy {
-            min_ttl: Duration::from_secs(1),
-            max_ttl: Duration::from_secs(300),
-        },
-    };
+    let config = UpstreamConfig::plain("app", (0..endpoints).map(address));
     Upstream::new(
         Arc::new(config),
         Registry::new(1).upstream("app"),

@@ -40,7 +40,6 @@ const SIZES: [(&str, u64); 4] = [
 ];
 
 impl Duration {
-    #[cfg(test)]
     pub(super) const fn millis(millis: u64) -> Self {
         Self(time::Duration::from_millis(millis))
     }

@@ -9,8 +9,8 @@ use regex::Regex;
 use super::{Lookup, Router, decode, pairs};
 use crate::{
     config::model::{
-        Action, Filters, HeaderMatch, Hostname, Match, PathMatch, Pattern, QueryMatch, Route, Rule,
-        Timeouts, ValueMatch,
+        Action, HeaderMatch, Hostname, Match, PathMatch, Pattern, QueryMatch, Route, Rule,
+        ValueMatch,
     },
     http::fields::Fields,
 };
@@ -171,17 +171,7 @@ fn some_match() -> impl Strategy<Value = Match> {
 fn route() -> impl Strategy<Value = Arc<Route>> {
     let rules = prop::collection::vec(prop::collection::vec(some_match(), 1..3), 1..4);
     (prop::collection::vec(hostname(), 0..3), rules).prop_map(|(hostnames, rules)| {
-        let rule = |matches| Rule {
-            name: "rule".into(),
-            matches,
-            filters: Filters::default(),
-            action: Action::Forward(Vec::new()),
-            timeouts: Timeouts {
-                request: std::time::Duration::ZERO,
-                idle: std::time::Duration::ZERO,
-                total: std::time::Duration::ZERO,
-            },
-        };
+        let rule = |matches| Rule::plain("rule", matches, Action::Forward(Vec::new()));
         Arc::new(Route {
             name: "route".into(),
             listeners: Vec::new(),

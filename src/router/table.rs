@@ -86,17 +86,11 @@ impl<T> Router<T> {
     /// The plan for a request, by the precedence that the [module](super) describes.
     ///
     /// ```
-    /// # use std::{sync::Arc, time::Duration};
+    /// # use std::sync::Arc;
     /// # use pillion::{config::model::*, router::{Lookup, Router}};
-    /// # let timeouts = Timeouts {
-    /// #     request: Duration::ZERO, idle: Duration::ZERO, total: Duration::ZERO,
-    /// # };
-    /// # let rule = |path| Rule {
-    /// #     name: "r".into(),
-    /// #     matches: vec![Match { path, headers: vec![], query: vec![], method: None }],
-    /// #     filters: Filters::default(),
-    /// #     action: Action::Forward(vec![]),
-    /// #     timeouts,
+    /// # let rule = |path| {
+    /// #     let matched = Match { path, headers: vec![], query: vec![], method: None };
+    /// #     Rule::plain("r", vec![matched], Action::Forward(vec![]))
     /// # };
     /// let route = Arc::new(Route {
     ///     name: "shop".into(),
@@ -211,14 +205,11 @@ fn canonical(path: &str) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
 
     use regex::Regex;
 
     use super::*;
-    use crate::config::model::{
-        Action, Filters, HeaderMatch, Match, Pattern, QueryMatch, Rule, Timeouts, ValueMatch,
-    };
+    use crate::config::model::{Action, HeaderMatch, Match, Pattern, QueryMatch, Rule, ValueMatch};
 
     fn prefix(path: &str) -> Match {
         of(PathMatch::Prefix(path.into()))
@@ -269,17 +260,11 @@ mod tests {
                 name: "route".into(),
                 listeners: Vec::new(),
                 hostnames: if any { Vec::new() } else { vec![hostname] },
-                rules: vec![Rule {
-                    name: "rule".into(),
-                    matches: vec![wanted],
-                    filters: Filters::default(),
-                    action: Action::Forward(Vec::new()),
-                    timeouts: Timeouts {
-                        request: Duration::ZERO,
-                        idle: Duration::ZERO,
-                        total: Duration::ZERO,
-                    },
-                }],
+                rules: vec![Rule::plain(
+                    "rule",
+                    vec![wanted],
+                    Action::Forward(Vec::new()),
+                )],
             };
             (Arc::new(route), 0, index)
         };

@@ -30,6 +30,7 @@ use crate::{
 pub struct Limits {
     requests: Counter,
     pending: Counter,
+    retries: Counter,
     connections: AtomicUsize,
     max_connections: AtomicUsize,
     /// Free connections. Hands a permit that is given back to the one who has waited longest.
@@ -49,6 +50,7 @@ impl Limits {
         Arc::new(Self {
             requests: Counter::new(limits.requests),
             pending: Counter::new(limits.pending),
+            retries: Counter::new(limits.retries),
             connections: AtomicUsize::new(0),
             max_connections: AtomicUsize::new(connections),
             free: Semaphore::new(connections),
@@ -64,6 +66,7 @@ impl Limits {
     pub fn set(&self, limits: model::Limits) {
         self.requests.max.store(limits.requests, Ordering::Relaxed);
         self.pending.max.store(limits.pending, Ordering::Relaxed);
+        self.retries.max.store(limits.retries, Ordering::Relaxed);
         let new = limits.connections.min(Semaphore::MAX_PERMITS);
         let old = self.max_connections.swap(new, Ordering::Relaxed);
         if new < old {
@@ -95,6 +98,11 @@ impl Limits {
                 .pending
                 .full(Reason::PendingLimit, "requests that wait for a connection"))
         }
+    }
+
+    /// Counts a retry or a hedge until the permit is dropped; `None` at the limit.
+    pub fn retry(self: &Arc<Self>) -> Option<RetryPermit> {
+        self.retries.acquire().then(|| RetryPermit(self.clone()))
     }
 
     /// The right to open a connection, if there is one to spare and nobody waits for it.
@@ -162,6 +170,7 @@ impl Limits {
             "connections": row(self.connections(), &self.max_connections),
             "pending": row(self.pending_requests(), &self.pending.max),
             "requests": row(self.requests(), &self.requests.max),
+            "retries": row(self.retries.used.load(Ordering::Relaxed), &self.retries.max),
         })
     }
 
@@ -187,6 +196,16 @@ pub struct RequestPermit(Arc<Limits>);
 impl Drop for RequestPermit {
     fn drop(&mut self) {
         self.0.requests.release();
+    }
+}
+
+/// One retry or hedge counted against `limits.retries`.
+#[derive(Debug)]
+pub struct RetryPermit(Arc<Limits>);
+
+impl Drop for RetryPermit {
+    fn drop(&mut self) {
+        self.0.retries.release();
     }
 }
 
@@ -321,6 +340,7 @@ mod tests {
             connections,
             pending,
             requests,
+            retries: 1,
         })
     }
 
@@ -397,6 +417,7 @@ mod tests {
                 connections,
                 pending: 9,
                 requests: 9,
+                retries: 9,
             });
         };
         let mut held: Vec<_> = (0..3).map(|_| limits.try_connection().unwrap()).collect();
@@ -422,6 +443,7 @@ mod tests {
             connections: 1,
             pending: 9,
             requests: 9,
+            retries: 9,
         });
         let mut wait = std::pin::pin!(limits.connection());
         loop {

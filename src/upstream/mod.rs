@@ -310,42 +310,11 @@ pub(crate) mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{
-        config::model::{
-            Balancer, DnsPolicy, EndpointConfig, Limits as ModelLimits, UpstreamProtocol,
-        },
-        telemetry::Registry,
-    };
+    use crate::telemetry::Registry;
 
     /// An upstream `app` of these addresses with weight 1, defaults for the rest.
     pub(crate) fn upstream_config(endpoints: &[EndpointAddress]) -> model::Upstream {
-        let endpoints = endpoints
-            .iter()
-            .map(|address| EndpointConfig {
-                address: address.clone(),
-                weight: 1,
-            })
-            .collect();
-        model::Upstream {
-            name: "app".into(),
-            endpoints,
-            protocol: UpstreamProtocol::Http1,
-            tls: None,
-            balancer: Balancer::PeakEwma,
-            connect_timeout: Duration::from_secs(1),
-            idle_timeout: Duration::from_secs(60),
-            max_connection_age: Duration::from_secs(3600),
-            limits: ModelLimits {
-                connections: 10_000,
-                pending: 10_000,
-                requests: 10_000,
-            },
-            proxy_protocol: None,
-            dns: DnsPolicy {
-                min_ttl: Duration::from_secs(1),
-                max_ttl: Duration::from_secs(300),
-            },
-        }
+        model::Upstream::plain("app", endpoints.iter().cloned())
     }
 
     pub(crate) fn upstream(endpoints: &[EndpointAddress]) -> Arc<Upstream> {

@@ -6,6 +6,7 @@
 //! carry over.
 
 mod access;
+mod retry;
 mod tls;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -13,7 +14,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use serde::{Serialize, Serializer};
 
-pub use self::{access::*, tls::*};
+pub use self::{access::*, retry::*, tls::*};
 
 /// One whole configuration.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -213,6 +214,25 @@ pub struct Rule {
     pub filters: Filters,
     pub action: Action,
     pub timeouts: Timeouts,
+    /// A header by which a client says how long it will wait.
+    #[serde(serialize_with = "option_display")]
+    pub deadline_header: Option<HeaderName>,
+    pub retry: Retry,
+}
+
+impl Rule {
+    /// One that says nothing else.
+    pub fn plain(name: &str, matches: Vec<Match>, action: Action) -> Self {
+        Self {
+            name: name.into(),
+            matches,
+            filters: Filters::default(),
+            action,
+            timeouts: Timeouts::default(),
+            deadline_header: None,
+            retry: Retry::default(),
+        }
+    }
 }
 
 /// All of these.
@@ -378,6 +398,9 @@ pub struct Timeouts {
     /// From the first byte of the request to the end of the response. Zero: none.
     #[serde(serialize_with = "duration")]
     pub total: Duration,
+    /// From the beginning of an attempt to the head of its response. Zero: none.
+    #[serde(serialize_with = "duration")]
+    pub attempt: Duration,
 }
 
 impl Default for Timeouts {
@@ -387,6 +410,7 @@ impl Default for Timeouts {
             request: Duration::from_secs(15),
             idle: Duration::from_secs(5 * 60),
             total: Duration::ZERO,
+            attempt: Duration::ZERO,
         }
     }
 }
@@ -410,9 +434,39 @@ pub struct Upstream {
     #[serde(serialize_with = "duration")]
     pub max_connection_age: Duration,
     pub limits: Limits,
+    pub retry_budget: RetryBudget,
     /// A PROXY protocol header sent first on each new connection.
     pub proxy_protocol: Option<ProxyVersion>,
     pub dns: DnsPolicy,
+}
+
+impl Upstream {
+    /// One of endpoints with weight 1 that says nothing else.
+    pub fn plain(name: &str, endpoints: impl IntoIterator<Item = EndpointAddress>) -> Self {
+        let endpoint = |address| EndpointConfig { address, weight: 1 };
+        Self {
+            name: name.into(),
+            endpoints: endpoints.into_iter().map(endpoint).collect(),
+            protocol: UpstreamProtocol::Http1,
+            tls: None,
+            balancer: Balancer::PeakEwma,
+            connect_timeout: Duration::from_secs(1),
+            idle_timeout: Duration::from_secs(55),
+            max_connection_age: Duration::from_secs(3600),
+            limits: Limits {
+                connections: 10_000,
+                pending: 10_000,
+                requests: 10_000,
+                retries: 1000,
+            },
+            retry_budget: RetryBudget::default(),
+            proxy_protocol: None,
+            dns: DnsPolicy {
+                min_ttl: Duration::from_secs(1),
+                max_ttl: Duration::from_secs(300),
+            },
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -498,6 +552,8 @@ pub struct Limits {
     /// Requests waiting for a connection.
     pub pending: usize,
     pub requests: usize,
+    /// Retries and hedges.
+    pub retries: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -6,6 +6,7 @@
 mod access;
 mod filter;
 mod listener;
+mod retry;
 mod route;
 mod tls;
 mod upstream;
@@ -17,6 +18,7 @@ use super::{decode::At, units::Duration};
 pub(super) use access::*;
 pub(super) use filter::*;
 pub(super) use listener::*;
+pub(super) use retry::*;
 pub(super) use route::*;
 pub(super) use tls::*;
 pub(super) use upstream::*;

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Filter;
+use super::{Filter, Retry};
 use crate::config::{
     decode::At,
     units::{Count, Duration},
@@ -47,6 +47,9 @@ pub(crate) struct Rule {
     /// How long things may take.
     #[serde(default)]
     pub(crate) timeouts: Timeouts,
+    /// When a failed attempt is followed by another.
+    #[serde(default)]
+    pub(crate) retry: Retry,
 }
 
 /// Everything in it has to match.
@@ -160,6 +163,14 @@ pub(crate) struct Timeouts {
     pub(crate) idle: Duration,
     /// From the first byte of the request to the end of the response.
     pub(crate) total: Duration,
+    /// From the beginning of one attempt to the head of its response; what is left may be spent on
+    /// further ones.
+    pub(crate) backend_request: Duration,
+    /// A request header by which a client says how long it will wait for the head of the response:
+    /// milliseconds (`250`), or with a unit (`2s`). It can only shorten `request`, and is passed
+    /// on with what is left. None unless written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) header: Option<At<String>>,
 }
 
 impl Default for Timeouts {
@@ -168,6 +179,8 @@ impl Default for Timeouts {
             request: Duration::secs(15),
             idle: Duration::secs(300),
             total: Duration::secs(0),
+            backend_request: Duration::secs(0),
+            header: None,
         }
     }
 }

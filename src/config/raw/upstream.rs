@@ -5,7 +5,7 @@ use std::fmt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use super::UpstreamTls;
+use super::{RetryBudget, UpstreamTls};
 use crate::config::{
     decode::At,
     units::{Count, Duration},
@@ -39,6 +39,9 @@ pub(crate) struct Upstream {
     /// How much it is sent at the same time, over all workers and endpoints.
     #[serde(default)]
     pub(crate) limits: Limits,
+    /// How many retries and hedges it may be sent.
+    #[serde(default)]
+    pub(crate) retry_budget: RetryBudget,
     /// Version of a PROXY protocol header that is sent first on each connection. None unless
     /// written.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -175,6 +178,8 @@ pub(crate) struct Limits {
     pub(crate) pending: Count<0, 10_000_000>,
     /// Requests in flight.
     pub(crate) requests: Count<1, 10_000_000>,
+    /// Retries and hedges in flight; further ones are left out.
+    pub(crate) retries: Count<0, 10_000_000>,
 }
 
 impl Default for Limits {
@@ -183,6 +188,7 @@ impl Default for Limits {
             connections: Count(10_000),
             pending: Count(10_000),
             requests: Count(10_000),
+            retries: Count(1000),
         }
     }
 }

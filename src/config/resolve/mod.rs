@@ -7,6 +7,7 @@
 mod access;
 mod filters;
 mod listeners;
+mod retry;
 mod routes;
 mod tls;
 mod upstreams;

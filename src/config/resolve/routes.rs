@@ -166,6 +166,12 @@ impl Resolver<'_> {
             .map(|refs| self.backends(refs, upstreams));
         let (filters, answer) = self.filters(&raw.filters, by_prefix, upstreams);
         let action = self.action(placed, backends, answer);
+        let deadline_header = raw
+            .timeouts
+            .header
+            .as_ref()
+            .and_then(|name| self.parse(name, syntax::edited_header));
+        let retry = self.retry(&raw.retry);
         Some(Rule {
             name,
             matches: matches?,
@@ -175,7 +181,10 @@ impl Resolver<'_> {
                 request: raw.timeouts.request.0,
                 idle: raw.timeouts.idle.0,
                 total: raw.timeouts.total.0,
+                attempt: raw.timeouts.backend_request.0,
             },
+            deadline_header,
+            retry,
         })
     }
 

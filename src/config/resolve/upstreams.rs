@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Resolver, tls::Security};
+use super::{Resolver, retry::retry_budget, tls::Security};
 use crate::config::{
     decode::At,
     model::{
@@ -53,7 +53,9 @@ impl Resolver<'_> {
                     connections: raw.limits.connections.get(),
                     pending: raw.limits.pending.get(),
                     requests: raw.limits.requests.get(),
+                    retries: raw.limits.retries.get(),
                 },
+                retry_budget: retry_budget(&raw.retry_budget),
                 proxy_protocol: raw.proxy_protocol.map(|version| match version {
                     raw::ProxyVersion::V1 => ProxyVersion::V1,
                     raw::ProxyVersion::V2 => ProxyVersion::V2,
