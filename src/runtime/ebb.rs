@@ -1,9 +1,10 @@
-//! Gives memory back after a burst.
+//! Gives memory back after a burst, and when work has come to rest.
 
 use std::{sync::Arc, time::Duration};
 
 use crate::{
     sys,
+    telemetry::metrics::processor_time,
     worker::{Command, Shared},
 };
 
@@ -11,11 +12,15 @@ use crate::{
 const LOOK: Duration = Duration::from_secs(5);
 /// A fall by less is not worth the walk through the heaps: it would give back a megabyte at most.
 const FALL: usize = 100;
+/// Who has worked this much between two looks, 2 % of a processor, keeps the spare it needs for it,
+const BUSY: Duration = Duration::from_millis(100);
+/// and who then works no more than this, 0.5 %, can do without. Giving back costs less itself.
+const CALM: Duration = Duration::from_millis(25);
 
 /// Watches how much is open, for as long as the process lives. A snapshot that was replaced counts
 /// as well: with thousands of routes it weighs tens of megabytes.
 pub async fn watch(shared: Arc<Shared>) {
-    let mut tide = Tide::default();
+    let (mut tide, mut work) = (Tide::default(), Work::default());
     let (mut generation, mut is_due) = (0, false);
     // What it took to start.
     sys::release_code();
@@ -36,7 +41,9 @@ pub async fn watch(shared: Arc<Shared>) {
             limits.map(|up| up.connections() + up.requests()).sum()
         };
         let (highest, now) = (shared.take_highest(), shared.connections());
-        is_due = tide.has_ebbed(highest + inside, now + inside) || reloaded;
+        let ebbed = tide.has_ebbed(highest + inside, now + inside);
+        let rests = work.has_come_to_rest(processor_time());
+        is_due = ebbed || rests || reloaded;
         if is_due {
             // Has happened by the next look.
             for worker in 0..shared.workers() {
@@ -66,6 +73,23 @@ impl Tide {
     }
 }
 
+/// What the process works, and with it what the spare memory of its heaps is good for.
+#[derive(Debug, Default)]
+struct Work {
+    /// Processor time by the last look.
+    done: Duration,
+    was_busy: bool,
+}
+
+impl Work {
+    /// Whether a process that was busy has become calm. Told once: what is neither changes nothing.
+    fn has_come_to_rest(&mut self, done: Duration) -> bool {
+        let latest = done.saturating_sub(std::mem::replace(&mut self.done, done));
+        self.was_busy |= latest > BUSY;
+        latest < CALM && std::mem::take(&mut self.was_busy)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,5 +114,23 @@ mod tests {
         for open in [0, 90, 0, 10_000, 8_000, 9_900] {
             assert!(!tide.has_ebbed(open, open), "{open}");
         }
+    }
+
+    #[test]
+    fn rest_after_work_is_told_once() {
+        let mut work = Work::default();
+        let mut done = Duration::ZERO;
+        let mut look = |milliseconds| {
+            done += Duration::from_millis(milliseconds);
+            work.has_come_to_rest(done)
+        };
+        // Never busy.
+        assert!([90, 0, 1].map(&mut look).iter().all(|rests| !rests));
+        // Busy, less so, calm; still calm.
+        assert_eq!(
+            [4000, 60, 5000, 60, 5, 5, 0].map(&mut look),
+            [false, false, false, false, true, false, false]
+        );
+        assert_eq!([200, 0].map(&mut look), [false, true]);
     }
 }

@@ -18,7 +18,7 @@ mod upstream;
 pub use access::{AccessDecision, AccessMetrics};
 pub use exposition::Format;
 pub use listener::ListenerMetrics;
-pub use process::ProcessMetrics;
+pub use process::{ProcessMetrics, processor_time};
 pub use registry::Registry;
 pub use route::RouteMetrics;
 pub use tls::{Expiring, TlsMetrics};

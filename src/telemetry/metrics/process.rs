@@ -154,6 +154,11 @@ impl Collector for ProcessMetrics {
     }
 }
 
+/// Processor time used by all threads, and by the kernel for them, since the process began.
+pub fn processor_time() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default()
+}
+
 /// Writes families that have no object.
 struct Values<'e>(DescriptorEncoder<'e>);
 
@@ -167,11 +172,10 @@ impl Values<'_> {
             "When the process started, as seconds since 1970.",
             &since_epoch.as_secs_f64(),
         )?;
-        let cpu = Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default();
         self.counter(
             "process_cpu_seconds",
             "Processor time used, by the kernel for us included.",
-            cpu.as_secs_f64(),
+            processor_time().as_secs_f64(),
         )?;
         if let Some(bytes) = resident_bytes() {
             self.gauge("process_resident_memory_bytes", "Resident memory.", &bytes)?;
