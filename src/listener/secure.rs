@@ -36,19 +36,10 @@ pub(super) async fn secure(
             "the client speaks plaintext, and this listener takes TLS only",
         ));
     }
-    let side = tls.now().ok_or_else(|| {
-        Fault::new(
-            FaultKind::NoIdentity,
-            "there is no certificate to show yet: the identity is not there",
-        )
-    })?;
+    let side = tls.now()?;
     let (stream, secured) = desk
-        .accept(stream, input, &side, conn.listener, limit)
+        .accept(stream, input, side, conn.listener, limit)
         .await?;
-    if !tls.is_now(&side) {
-        // Rotated meanwhile: this connection was not there to be looked at.
-        desk.roster.doubt();
-    }
     Ok((stream, Input::default(), Some(secured)))
 }
 

@@ -2,7 +2,6 @@
 
 use std::{net::Ipv4Addr, sync::Arc};
 
-use arc_swap::ArcSwapOption;
 use rustls::{
     ClientConfig, SignatureScheme,
     client::{ResolvesClientCert, Resumption},
@@ -10,7 +9,9 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-use super::{Credential, Expected, Materials, ServerVerifier, Trust, provider, versions};
+use super::{
+    Credential, Current, Expected, Materials, ServerVerifier, Taken, Trust, provider, versions,
+};
 use crate::{
     config::model::UpstreamTls,
     error::{Error, Reason, Replay, Result},
@@ -26,7 +27,7 @@ pub struct ClientTls {
     pub config: UpstreamTls,
     /// The name that every endpoint is asked for; `None`: its own.
     name: Option<ServerName<'static>>,
-    now: ArcSwapOption<ClientSide>,
+    now: Current<ClientSide>,
 }
 
 /// What new connections to an upstream are made with.
@@ -44,27 +45,26 @@ impl ClientTls {
             .server_name
             .as_deref()
             .and_then(|name| ServerName::try_from(name.to_owned()).ok());
-        let tls = Self {
+        let side = ClientSide::new(&config, name.as_ref(), materials);
+        Arc::new(Self {
             config,
             name,
-            now: ArcSwapOption::empty(),
-        };
-        tls.renew(materials);
-        Arc::new(tls)
+            now: Current::new(side),
+        })
     }
 
     /// Takes what there is now. Open connections keep what they were made with.
     pub fn renew(&self, materials: &Materials) {
         let side = ClientSide::new(&self.config, self.name.as_ref(), materials);
-        self.now.store(side.map(Arc::new));
+        self.now.replace(side);
     }
 
     /// What to make a connection with.
     ///
     /// # Errors
     /// While an identity or the trust that the upstream needs is not there. Nothing was sent.
-    pub fn now(&self) -> Result<Arc<ClientSide>> {
-        self.now.load_full().ok_or_else(|| {
+    pub fn now(&self) -> Result<Taken<'_, ClientSide>> {
+        self.now.take().ok_or_else(|| {
             Error::new(
                 Reason::NoIdentity,
                 "the identity that this upstream is to be shown is not there yet",
@@ -73,17 +73,9 @@ impl ClientTls {
         })
     }
 
-    /// Whether nothing was rotated since `side` was taken.
-    pub fn is_now(&self, side: &Arc<ClientSide>) -> bool {
-        self.now
-            .load()
-            .as_ref()
-            .is_some_and(|now| Arc::ptr_eq(now, side))
-    }
-
     /// What holds now, for a connection that is open.
     pub fn holding(&self) -> Option<Arc<ClientSide>> {
-        self.now.load_full()
+        self.now.get()
     }
 
     /// The name under which an endpoint is reached: the configured one, the host name that led to

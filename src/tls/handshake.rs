@@ -13,12 +13,13 @@ use tokio::{
 };
 
 use super::{
-    Certificate, Fault, FaultKind,
+    Certificate, Fault, FaultKind, Taken,
     alpn::Spoken,
     client::ClientSide,
     roster::{Bond, Counted, Leash, Party, Roster},
     server::{self, ServerSide},
     term::Term,
+    verify,
 };
 use crate::{
     config::model::Address,
@@ -72,6 +73,25 @@ pub struct Secured {
     pub spoken: Option<Spoken>,
 }
 
+/// What a session of rustls does not tell of its handshake.
+#[derive(Default)]
+struct Shaken {
+    /// The name that a client asked for.
+    asked: Option<Box<str>>,
+    /// Whom a verifier has admitted.
+    peer: Option<Certificate>,
+}
+
+/// What our side of a handshake was made with.
+struct Own {
+    /// Fingerprint of what was shown, and when that ends.
+    shown: Option<[u8; 32]>,
+    end: UnixTime,
+    trust: Option<[u8; 32]>,
+    /// Nothing was rotated meanwhile.
+    is_current: bool,
+}
+
 impl Desk {
     /// Says in the log why a client's handshake came to nothing; once a second, since anybody can make
     /// them fail as often as he likes. All are counted.
@@ -97,21 +117,22 @@ impl Desk {
         &self,
         socket: Stream,
         input: Input,
-        side: &ServerSide,
+        side: Taken<'_, ServerSide>,
         listener: ListenerId,
         limit: Duration,
     ) -> Result<(Stream, Secured), Fault> {
         let session =
             UnbufferedServerConnection::new(side.rustls()).map_err(|error| Fault::of(&error))?;
         let mut stream = TlsStream::new(socket, Session::Server(session), input);
-        let asked = self.shake(&mut stream, limit).await?;
-        let secured = self.settle(
-            &mut stream,
-            side.shown(asked.as_deref()),
-            side.trust().map(|trust| *trust.fingerprint()),
-            side.credential(asked.as_deref()).leaf().not_after,
-            Party::Client { listener, asked },
-        )?;
+        let Shaken { asked, peer } = self.shake(&mut stream, limit).await?;
+        let own = Own {
+            shown: side.shown(asked.as_deref()),
+            end: side.credential(asked.as_deref()).leaf().not_after,
+            trust: side.trust().map(|trust| *trust.fingerprint()),
+            is_current: side.is_current(),
+        };
+        let party = Party::Client { listener, asked };
+        let secured = self.settle(&mut stream, own, party, peer)?;
         Ok((Stream::Tls(Box::new(stream)), secured))
     }
 
@@ -119,7 +140,7 @@ impl Desk {
     pub async fn connect(
         &self,
         socket: Stream,
-        side: &ClientSide,
+        side: Taken<'_, ClientSide>,
         offered: Vec<Vec<u8>>,
         party: (Arc<str>, ServerName<'static>),
         limit: Duration,
@@ -129,29 +150,26 @@ impl Desk {
             UnbufferedClientConnection::new_with_alpn(side.rustls(), dialled.clone(), offered)
                 .map_err(|error| Fault::of(&error))?;
         let mut stream = TlsStream::new(socket, Session::Client(session), Input::default());
-        self.shake(&mut stream, limit).await?;
-        let own = side.credential().map(|shown| shown.leaf().not_after);
-        let secured = self.settle(
-            &mut stream,
-            side.shown(),
-            Some(*side.trust().fingerprint()),
-            own.unwrap_or(UnixTime::since_unix_epoch(Duration::MAX)),
-            Party::Endpoint {
-                upstream,
-                dialled,
-                expected: Arc::clone(side.expected()),
-            },
-        )?;
+        let Shaken { peer, .. } = self.shake(&mut stream, limit).await?;
+        let end = side.credential().map(|shown| shown.leaf().not_after);
+        let own = Own {
+            shown: side.shown(),
+            end: end.unwrap_or(UnixTime::since_unix_epoch(Duration::MAX)),
+            trust: Some(*side.trust().fingerprint()),
+            is_current: side.is_current(),
+        };
+        let party = Party::Endpoint {
+            upstream,
+            dialled,
+            expected: Arc::clone(side.expected()),
+        };
+        let secured = self.settle(&mut stream, own, party, peer)?;
         Ok((Stream::Tls(Box::new(stream)), secured))
     }
 
-    /// One flight after the other, each in its turn. The name that a client asked for.
-    async fn shake(
-        &self,
-        stream: &mut TlsStream,
-        limit: Duration,
-    ) -> Result<Option<Box<str>>, Fault> {
-        let mut asked = None;
+    /// One flight after the other, each in its turn.
+    async fn shake(&self, stream: &mut TlsStream, limit: Duration) -> Result<Shaken, Fault> {
+        let mut shaken = Shaken::default();
         let flights = async {
             loop {
                 poll_fn(|cx| stream.poll_next_flight(cx))
@@ -159,9 +177,8 @@ impl Desk {
                     .map_err(of)?;
                 let turn = self.turns.acquire().await;
                 let over = stream.take_flight().map_err(of);
-                if let Some(name) = server::asked() {
-                    asked = Some(name);
-                }
+                shaken.asked = server::asked().or_else(|| shaken.asked.take());
+                shaken.peer = verify::admitted().or_else(|| shaken.peer.take());
                 if !matches!(over, Ok(false)) {
                     // Also the alert that says what was wrong.
                     let said = poll_fn(|cx| stream.poll_drain(cx)).await;
@@ -177,16 +194,15 @@ impl Desk {
         timeout(limit, flights)
             .await
             .unwrap_or_else(|_| Err(Fault::timeout()))?;
-        Ok(asked)
+        Ok(shaken)
     }
 
     fn settle(
         &self,
         stream: &mut TlsStream,
-        shown: Option<[u8; 32]>,
-        trust: Option<[u8; 32]>,
-        own_end: UnixTime,
+        own: Own,
         party: Party,
+        peer: Option<Certificate>,
     ) -> Result<Secured, Fault> {
         let state = stream.session().state();
         let chain: Box<[CertificateDer<'static>]> =
@@ -200,28 +216,34 @@ impl Desk {
                 )
             })?),
         };
-        let peer = chain.first().map(|leaf| {
-            Certificate::leaf(leaf)
-                .map_err(|_| Fault::new(FaultKind::BadCertificate, "the certificate can't be read"))
-        });
-        let peer = peer.transpose()?.map(Arc::new);
+        let peer = match (peer, chain.first()) {
+            // Of a session that was resumed nothing was verified anew.
+            (None, Some(leaf)) => Some(Certificate::leaf(leaf).map_err(|_| {
+                Fault::new(FaultKind::BadCertificate, "the certificate can't be read")
+            })?),
+            (verified, _) => verified,
+        };
         let end = match &peer {
-            Some(peer) => own_end.as_secs().min(peer.not_after.as_secs()),
-            None => own_end.as_secs(),
+            Some(peer) => own.end.as_secs().min(peer.not_after.as_secs()),
+            None => own.end.as_secs(),
         };
         let left = end.saturating_sub(UnixTime::now().as_secs());
         let bond = Bond {
             party,
-            shown,
+            shown: own.shown,
             chain,
-            trust,
+            trust: own.trust,
         };
         let term = Term::new(Instant::now(), Duration::from_secs(left));
         let leash = self.roster.hold(bond, term);
         stream.put_on(Rc::clone(&leash));
+        if !own.is_current {
+            // Rotated meanwhile: this connection was not there to be looked at.
+            self.roster.doubt();
+        }
         Ok(Secured {
             leash,
-            peer,
+            peer: peer.map(Arc::new),
             spoken,
         })
     }

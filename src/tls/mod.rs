@@ -17,6 +17,7 @@ pub mod alpn;
 mod certificate;
 mod chain;
 pub mod client;
+mod current;
 mod fault;
 pub mod handshake;
 pub mod keeper;
@@ -47,6 +48,7 @@ use rustls::{
 use crate::config::model::TlsVersion;
 
 pub use certificate::{Certificate, Date, Unfit};
+pub use current::{Current, Taken};
 pub use fault::{Fault, FaultKind};
 pub use handshake::{Desk, Secured};
 pub use material::{Credential, Loaded, MaterialError, Problem, Source, Warning, split_der};

@@ -2,14 +2,16 @@
 
 use std::{cell::Cell, collections::HashMap, sync::Arc};
 
-use arc_swap::ArcSwapOption;
 use rustls::{
     ServerConfig,
     server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier},
     sign::CertifiedKey,
 };
 
-use super::{ClientVerifier, Credential, Materials, Trust, alpn, provider, versions};
+use super::{
+    ClientVerifier, Credential, Current, Fault, FaultKind, Materials, Taken, Trust, alpn, provider,
+    versions,
+};
 use crate::config::model::{ClientCertificates, ListenerTls};
 
 /// TLS of a listener, for as long as its configuration stays. What it holds is replaced by every
@@ -18,7 +20,7 @@ pub struct ServerTls {
     pub config: ListenerTls,
     /// Its connections carry HTTP.
     http: bool,
-    now: ArcSwapOption<ServerSide>,
+    now: Current<ServerSide>,
 }
 
 /// What new connections of a listener are made with.
@@ -32,19 +34,18 @@ pub struct ServerSide {
 
 impl ServerTls {
     pub fn new(config: ListenerTls, http: bool, materials: &Materials) -> Arc<Self> {
-        let tls = Self {
+        let side = ServerSide::new(&config, http, materials);
+        Arc::new(Self {
             config,
             http,
-            now: ArcSwapOption::empty(),
-        };
-        tls.renew(materials);
-        Arc::new(tls)
+            now: Current::new(side),
+        })
     }
 
     /// Takes what there is now. Open connections keep what they were made with.
     pub fn renew(&self, materials: &Materials) {
         let side = ServerSide::new(&self.config, self.http, materials);
-        self.now.store(side.map(Arc::new));
+        self.now.replace(side);
     }
 
     /// Whether that is what it was made for.
@@ -52,17 +53,22 @@ impl ServerTls {
         self.config == *config && self.http == http
     }
 
-    /// Whether nothing was rotated since `side` was taken.
-    pub fn is_now(&self, side: &Arc<ServerSide>) -> bool {
-        self.now
-            .load()
-            .as_ref()
-            .is_some_and(|now| Arc::ptr_eq(now, side))
+    /// What to make a connection with.
+    ///
+    /// # Errors
+    /// While there is nothing to show.
+    pub fn now(&self) -> Result<Taken<'_, ServerSide>, Fault> {
+        self.now.take().ok_or_else(|| {
+            Fault::new(
+                FaultKind::NoIdentity,
+                "there is no certificate to show yet: the identity is not there",
+            )
+        })
     }
 
-    /// `None` while there is nothing to show.
-    pub fn now(&self) -> Option<Arc<ServerSide>> {
-        self.now.load_full()
+    /// What holds now, for a connection that is open.
+    pub fn holding(&self) -> Option<Arc<ServerSide>> {
+        self.now.get()
     }
 }
 

@@ -1,12 +1,12 @@
 //! Who is admitted: the question that every handshake asks, and that is asked again of open
 //! connections when the answer may have changed.
 
-use std::sync::Arc;
+use std::{cell::Cell, sync::Arc};
 
 use rustls::{
     DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
+    crypto::{verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
@@ -184,21 +184,55 @@ fn unfit_leaf(der: &CertificateDer<'_>, unfit: &Unfit) -> Fault {
     Fault::new(kind, detail)
 }
 
+/// The part of both verifiers' traits that is the same: whether the peer has the key.
+macro_rules! signatures {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            verify_tls12_signature(
+                message,
+                cert,
+                dss,
+                &provider().signature_verification_algorithms,
+            )
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            verify_tls13_signature(
+                message,
+                cert,
+                dss,
+                &provider().signature_verification_algorithms,
+            )
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            provider()
+                .signature_verification_algorithms
+                .supported_schemes()
+        }
+    };
+}
+
 /// Judges servers, on our way out.
 #[derive(Debug)]
 pub struct ServerVerifier {
     trust: Trust,
     expected: Expected,
-    algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl ServerVerifier {
     pub fn new(trust: Trust, expected: Expected) -> Arc<Self> {
-        Arc::new(Self {
-            trust,
-            expected,
-            algorithms: provider().signature_verification_algorithms,
-        })
+        Arc::new(Self { trust, expected })
     }
 }
 
@@ -216,27 +250,7 @@ impl ServerCertVerifier for ServerVerifier {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
+    signatures!();
 }
 
 /// Judges clients, on their way in.
@@ -245,7 +259,6 @@ pub struct ClientVerifier {
     trust: Trust,
     admitted: Box<[PeerMatch]>,
     required: bool,
-    algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl ClientVerifier {
@@ -256,7 +269,6 @@ impl ClientVerifier {
             trust,
             admitted,
             required,
-            algorithms: provider().signature_verification_algorithms,
         })
     }
 }
@@ -282,27 +294,18 @@ impl ClientCertVerifier for ClientVerifier {
         Ok(ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.algorithms)
-    }
+    signatures!();
+}
 
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.algorithms)
-    }
+thread_local! {
+    /// Whom the last verifier on this thread has admitted.
+    static ADMITTED: Cell<Option<Certificate>> = const { Cell::new(None) };
+}
 
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
+/// Who was admitted in the handshake that was worked on last, if it came to that: the verifier knows
+/// him, and rustls has no place to keep that. Call it before the thread turns to another one.
+pub(super) fn admitted() -> Option<Certificate> {
+    ADMITTED.take()
 }
 
 fn judge(
@@ -318,7 +321,7 @@ fn judge(
         .chain(intermediates)
         .map(|der| CertificateDer::from(&der[..]))
         .collect();
-    admit(trust, admission, &chain, now)
-        .map(drop)
-        .map_err(Fault::refuse)
+    let peer = admit(trust, admission, &chain, now).map_err(Fault::refuse)?;
+    ADMITTED.set(Some(peer));
+    Ok(())
 }

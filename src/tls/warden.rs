@@ -53,7 +53,7 @@ fn holding(worker: &Worker, party: &Party) -> Holding {
     match party {
         Party::Client { listener, .. } => worker
             .plan(*listener)
-            .and_then(|plan| plan.tls.as_ref()?.now())
+            .and_then(|plan| plan.tls.as_ref()?.holding())
             .map_or(Holding::Nothing, Holding::Client),
         Party::Endpoint { upstream, .. } => worker
             .with_snapshot(|snapshot| snapshot.upstreams.get(upstream)?.tls.clone())

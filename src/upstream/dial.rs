@@ -69,15 +69,11 @@ pub async fn dial(
         .connect_timeout
         .saturating_sub(start.elapsed());
     // Boxed: a handshake is rare, and most of a connection's cost.
-    let shaken = Box::pin(desk.connect(stream, &side, offered, (name, dialled), left)).await;
+    let shaken = Box::pin(desk.connect(stream, side, offered, (name, dialled), left)).await;
     let (stream, secured) = shaken.map_err(|fault| {
         upstream.metrics.handshake_failed(desk.worker, fault.kind());
         Error::from(fault.at(&endpoint.label))
     })?;
-    if !tls.is_now(&side) {
-        // Rotated meanwhile: this connection was not there to be looked at.
-        desk.roster.doubt();
-    }
     upstream.metrics.handshake(desk.worker);
     if offer == Offer::Http2 && !matches!(secured.spoken, Some(Spoken::Http2 | Spoken::Link)) {
         let detail = format!(
