@@ -127,7 +127,11 @@ impl Leash {
             term = term.rotated(now, random);
         }
         let same = same && trust.map(Trust::fingerprint) == bond.trust.as_ref();
-        if !same && let Err(fault) = self.admit(holding, trust, clock) {
+        // Whoever was refused is not asked about again: no later rotation brings him back.
+        if !same
+            && !self.refused.get()
+            && let Err(fault) = self.admit(holding, trust, clock)
+        {
             tracing::info!(reason = fault.kind().name(), detail = %fault, "peer is no longer admitted");
             term = term.refused(now);
             self.refused.set(true);
