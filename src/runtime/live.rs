@@ -167,8 +167,9 @@ impl Live {
         let shared = &self.shared;
         let snapshot = shared.snapshot.load_full();
         let materials = self.security.load(&snapshot.config);
-        publish(&snapshot, materials, shared);
-        shared.wake();
+        if publish(&snapshot, materials, shared) {
+            shared.wake();
+        }
     }
 
     async fn replace(&mut self) -> Result<u64, ReloadRefused> {
@@ -208,11 +209,11 @@ impl Live {
     }
 }
 
-/// Gives everything that is carried over what was loaded, if that is something new.
-fn publish(snapshot: &Snapshot, mut materials: Materials, shared: &Shared) {
+/// Gives everything that is carried over what was loaded, if that is something new; whether it is.
+fn publish(snapshot: &Snapshot, mut materials: Materials, shared: &Shared) -> bool {
     let before = shared.materials.load();
     if materials.same_as(&before) {
-        return;
+        return false;
     }
     materials.generation = before.generation + 1;
     for tls in snapshot
@@ -240,6 +241,7 @@ fn publish(snapshot: &Snapshot, mut materials: Materials, shared: &Shared) {
         "identity and trust were taken into use"
     );
     shared.materials.store(Arc::new(materials));
+    true
 }
 
 fn upstreams(snapshot: &Snapshot) -> Vec<Arc<crate::upstream::Upstream>> {

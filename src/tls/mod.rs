@@ -21,6 +21,7 @@ mod current;
 mod fault;
 pub mod handshake;
 pub mod keeper;
+mod marks;
 mod material;
 mod materials;
 mod peer_match;
