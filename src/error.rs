@@ -39,6 +39,7 @@ pub enum Reason {
     Internal,
     // The upstream's side.
     NoEndpoints,
+    BreakerOpen,
     DnsUnresolved,
     ConnectFailed,
     ConnectTimeout,
@@ -127,6 +128,7 @@ reasons! {
     IdentityRotated: "identity_rotated", Here, SERVICE_UNAVAILABLE, 14, "connection_terminated", "UC";
     Internal: "internal", Here, INTERNAL_SERVER_ERROR, 13, "proxy_internal_error", "LR";
     NoEndpoints: "no_endpoints", Upstream, SERVICE_UNAVAILABLE, 14, "destination_unavailable", "UH";
+    BreakerOpen: "breaker_open", Upstream, SERVICE_UNAVAILABLE, 14, "destination_unavailable", "UH";
     DnsUnresolved: "dns_unresolved", Upstream, SERVICE_UNAVAILABLE, 14, "dns_error", "DF";
     ConnectFailed: "connect_failed", Upstream, SERVICE_UNAVAILABLE, 14, "connection_refused", "UF";
     ConnectTimeout: "connect_timeout", Upstream, GATEWAY_TIMEOUT, 14, "connection_timeout", "UF";

@@ -227,12 +227,15 @@ impl<'s> Writer<'s> {
             let mut long = options
                 .last()
                 .map_or_else(|| words("text"), |last| self.r#type(last));
-            long.words = format!("text or {}", long.words);
+            let short = options[0]["const"].as_str();
+            let short = short.map_or_else(|| "text".to_owned(), |name| format!("`{name}`"));
+            long.words = format!("{short} or {}", long.words);
             return long;
         }
         match name {
             "Duration" => words("duration"),
             "Size" => words("size"),
+            "Percent" => words("percentage"),
             _ => Type {
                 mapping: Some((String::new(), name, schema)),
                 ..words("mapping")

@@ -19,6 +19,10 @@ pub(crate) struct Size(pub(super) u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Count<const MIN: u64, const MAX: u64>(pub(super) u64);
 
+/// A whole number of hundredths, written with a `%`: 0% to 100%.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Percent(pub(super) u8);
+
 /// Longer than anything sensible, short enough that no deadline overflows.
 const MAX_DURATION: time::Duration = time::Duration::from_secs(366 * 24 * 60 * 60);
 
@@ -107,6 +111,20 @@ impl FromStr for Size {
     }
 }
 
+impl FromStr for Percent {
+    type Err = Fault;
+
+    fn from_str(text: &str) -> Result<Self, Fault> {
+        let fault = || {
+            Fault::new(format!("{} is not a share", quote(text))).hint("0% to 100%, such as 50%")
+        };
+        match number(text).ok_or_else(fault)? {
+            (percent @ 0..=100, "%") => Ok(Self(percent as u8)),
+            _ => Err(fault()),
+        }
+    }
+}
+
 /// The digits at the front, and what follows.
 fn number(text: &str) -> Option<(u64, &str)> {
     let end = text
@@ -142,6 +160,18 @@ impl fmt::Display for Size {
     }
 }
 
+impl fmt::Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}%", self.0)
+    }
+}
+
+impl Serialize for Percent {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 impl Serialize for Duration {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -163,6 +193,12 @@ impl<'de> Deserialize<'de> for Duration {
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_str(Written("a size", Self::from_str))
+    }
+}
+
+impl<'de> Deserialize<'de> for Percent {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(Written("a share", Self::from_str))
     }
 }
 
@@ -270,6 +306,20 @@ impl JsonSchema for Size {
                             `GiB`): `64KiB`.",
             "minimum": 0,
             "pattern": r"^\d+(B|KiB|MiB|GiB)?$|\$\{",
+        })
+    }
+}
+
+impl JsonSchema for Percent {
+    fn schema_name() -> Cow<'static, str> {
+        "Percent".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "description": "A whole number with `%`: `50%`.",
+            "pattern": r"^(100|\d?\d)%$|\$\{",
         })
     }
 }

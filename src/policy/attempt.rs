@@ -33,7 +33,7 @@ pub(super) async fn run(mut call: Call<'_>) -> Result<Answer> {
     loop {
         let wish = Wish {
             tried: &tried,
-            key: None,
+            ..Wish::default()
         };
         let in_flight = call
             .upstream

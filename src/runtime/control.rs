@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{
     drain::{Ended, drain},
-    ebb, limits,
+    ebb, examine, limits,
     live::{Live, StartError},
     security::Told,
     signals::{Asked, Signals},
@@ -64,6 +64,7 @@ async fn control(path: PathBuf, log_level: LogLevel) -> Result<(), StartError> {
     let (handle, mut asked) = Handle::new(&live, log_level);
     live.admin.start(Arc::clone(&handle) as Arc<dyn Control>);
     tokio::spawn(ebb::watch(Arc::clone(&live.shared)));
+    tokio::spawn(examine::watch(Arc::clone(&live.shared)));
     let (admin, probes) = live.admin.describe();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),

@@ -5,6 +5,7 @@ pub mod admin;
 pub mod control;
 pub mod drain;
 pub mod ebb;
+mod examine;
 pub mod limits;
 pub mod live;
 mod security;

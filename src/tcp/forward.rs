@@ -163,7 +163,7 @@ async fn connect<'a>(plan: &'a TcpPlan, conn: &Conn, worker: &Worker) -> Result<
         let start = Instant::now();
         let wish = Wish {
             tried: &tried,
-            key: None,
+            ..Wish::default()
         };
         let in_flight = upstream.pick(start, &mut worker.rng.borrow_mut(), wish)?;
         let endpoint = in_flight.endpoint();

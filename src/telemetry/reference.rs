@@ -9,7 +9,10 @@ use super::{
     AccessDecision,
     metrics::{Format, Registry},
 };
-use crate::error::{Origin, Reason};
+use crate::{
+    error::{Origin, Reason},
+    upstream::health::Cause,
+};
 
 #[test]
 fn reasons() {
@@ -106,6 +109,7 @@ fn busy_scrape() -> String {
     route.request_done(0, &Method::GET, 200, Some(reason), Duration::ZERO, 0, 0);
     upstream.connection_failed(0, reason);
     upstream.limit_refused(0, reason);
+    upstream.health.opened(Cause::Failures);
     let access = registry.access("a", "b");
     access.decided(0, AccessDecision::Denied);
     registry.encode(Format::Prometheus)
@@ -165,6 +169,9 @@ const fn meaning(reason: Reason) -> &'static str {
         Reason::Draining => "Pillion is about to stop and takes no new requests.",
         Reason::Internal => "A fault in Pillion; please report it.",
         Reason::NoEndpoints => "The upstream has no endpoint that could be tried.",
+        Reason::BreakerOpen => {
+            "Every endpoint of the upstream is broken; the detail says why, and when one is probed."
+        }
         Reason::DnsUnresolved => "No name of the upstream has been resolved yet.",
         Reason::ConnectFailed => "The endpoint refused the connection or can't be reached.",
         Reason::ConnectTimeout => "No connection within `timeouts.connect`.",

@@ -1,19 +1,23 @@
 //! One place that requests can go to, and what all workers know about it.
 
 use std::{
+    cell::Cell,
     fmt,
     net::SocketAddr,
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use tokio::time::Instant;
 
-use super::balancer::Ewma;
+use super::{
+    balancer::Ewma,
+    health::{Health, Probe},
+};
 
 /// Unique in this process, never used twice: a pool may key by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -77,8 +81,11 @@ pub struct Endpoint {
     pub label: Arc<str>,
     /// The name that led to it, where it was one.
     pub host: Option<Arc<str>>,
-    active: AtomicU32,
+    /// Requests in flight in the lower half, all that ever began (it wraps) in the upper one: both
+    /// for one step of one counter.
+    requests: AtomicU64,
     pub(super) ewma: Ewma,
+    pub(super) health: Health,
     /// The alternative won the last race: where one family leads nowhere, only the first connection
     /// has to wait to find that out.
     pub(super) alternative_first: AtomicBool,
@@ -98,8 +105,9 @@ impl Endpoint {
             id: EndpointId::next(),
             label: target.to_string().into(),
             target,
-            active: AtomicU32::new(0),
+            requests: AtomicU64::new(0),
             ewma: Ewma::new(now),
+            health: Health::new(),
             alternative_first: AtomicBool::new(false),
             only_http1: AtomicBool::new(false),
         })
@@ -107,7 +115,12 @@ impl Endpoint {
 
     /// Requests in flight, over all workers. A hint: it may be old by the time it is used.
     pub fn active(&self) -> u32 {
-        self.active.load(Ordering::Relaxed)
+        self.requests.load(Ordering::Relaxed) as u32
+    }
+
+    /// Requests that ever began.
+    pub(super) fn started(&self) -> Started {
+        Started((self.requests.load(Ordering::Relaxed) >> 32) as u32)
     }
 
     /// The estimate of the time to a response head; `None` before the first one.
@@ -115,6 +128,14 @@ impl Endpoint {
         self.ewma.estimate()
     }
 }
+
+/// How many requests have begun; it wraps.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Started(pub(super) u32);
+
+/// One request in [`Endpoint::requests`].
+const ONE_ACTIVE: u64 = 1;
+const ONE_STARTED: u64 = 1 << 32;
 
 /// What an attempt says of its endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,12 +151,25 @@ pub enum Verdict {
 }
 
 /// What a request asks of the endpoint that is picked for it.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Wish<'a> {
     /// Tried already: avoided while there are others.
     pub tried: &'a [EndpointId],
     /// Requests of one key keep to one endpoint, where the balancer hashes.
     pub key: Option<u64>,
+    /// It can be sent again if it fails, so that it may be spent on finding out whether an endpoint
+    /// is well again.
+    pub idempotent: bool,
+}
+
+impl Default for Wish<'_> {
+    fn default() -> Self {
+        Self {
+            tried: &[],
+            key: None,
+            idempotent: true,
+        }
+    }
 }
 
 /// A request (or a forwarded TCP connection) on its way to an endpoint: counted as active until
@@ -144,15 +178,30 @@ pub struct Wish<'a> {
 pub struct InFlight {
     endpoint: Arc<Endpoint>,
     started: Instant,
+    /// It is to find out whether its endpoint is well again.
+    probe: Option<Probe>,
+    settled: Cell<bool>,
 }
 
 impl InFlight {
     /// Counts a request against `endpoint` from `now` on.
     pub fn start(endpoint: Arc<Endpoint>, now: Instant) -> Self {
-        endpoint.active.fetch_add(1, Ordering::Relaxed);
+        Self::begin(endpoint, None, now)
+    }
+
+    /// The same for one that is a probe.
+    pub(super) fn probing(endpoint: Arc<Endpoint>, probe: Probe, now: Instant) -> Self {
+        Self::begin(endpoint, Some(probe), now)
+    }
+
+    fn begin(endpoint: Arc<Endpoint>, probe: Option<Probe>, now: Instant) -> Self {
+        let one = ONE_STARTED + ONE_ACTIVE;
+        endpoint.requests.fetch_add(one, Ordering::Relaxed);
         Self {
             endpoint,
             started: now,
+            probe,
+            settled: Cell::new(false),
         }
     }
 
@@ -169,6 +218,7 @@ impl InFlight {
     /// The same with a duration measured elsewhere.
     pub fn observe(&self, rtt: Duration, now: Instant) {
         self.endpoint.ewma.observe(rtt, now);
+        self.endpoint.health.timed(rtt);
     }
 
     /// The attempt was cut before its outcome: it would have taken longer than this. That is news
@@ -189,12 +239,35 @@ impl InFlight {
             Verdict::Unreachable | Verdict::Failure => self.endpoint.ewma.failed(now),
             Verdict::Success | Verdict::Neutral => {}
         }
+        self.tell(Some(verdict), now);
+    }
+
+    /// Tells it to the breaker, once.
+    fn tell(&self, verdict: Option<Verdict>, now: Instant) {
+        if self.settled.replace(true) {
+            return;
+        }
+        let Endpoint { id, health, .. } = &*self.endpoint;
+        match self.probe {
+            Some(probe) => health.probed(*id, probe, verdict, now),
+            None => health.settle(*id, self.started, verdict, now),
+        }
+    }
+
+    /// Whether it is the one request that finds out if its endpoint is well again.
+    pub const fn is_probe(&self) -> bool {
+        self.probe.is_some()
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.endpoint.active.fetch_sub(1, Ordering::Relaxed);
+        if !self.settled.get() {
+            self.tell(None, Instant::now());
+        }
+        self.endpoint
+            .requests
+            .fetch_sub(ONE_ACTIVE, Ordering::Relaxed);
     }
 }
 

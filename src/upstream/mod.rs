@@ -9,6 +9,7 @@ pub mod balancer;
 mod connect;
 pub mod dial;
 pub mod endpoint;
+pub mod health;
 pub mod limits;
 mod opening;
 pub mod pool;
@@ -27,10 +28,12 @@ use tokio::time::Instant;
 pub use self::{
     dial::{Opened, dial},
     endpoint::{Endpoint, EndpointId, InFlight, Target, Verdict, Wish},
+    health::Board,
     limits::{ConnectionPermit, Limits, PendingPermit, RequestPermit},
     set::EndpointSet,
 };
 use self::{
+    health::Urgency,
     resolution::{LookupFailure, Resolution},
     set::{Vacancy, Wanted},
 };
@@ -46,6 +49,7 @@ use crate::{
 pub struct Upstream {
     pub config: Arc<model::Upstream>,
     pub limits: Arc<Limits>,
+    pub health: Arc<Board>,
     pub metrics: Arc<UpstreamMetrics>,
     pub tls: Option<Arc<ClientTls>>,
     endpoints: ArcSwap<EndpointSet>,
@@ -65,7 +69,9 @@ impl Upstream {
         let tls = client_tls(&config, materials);
         let names = vec![Resolution::default(); config.endpoints.len()];
         let limits = Limits::new(config.limits);
-        Self::assemble(config, metrics, limits, tls, names, &[])
+        let health = Board::new(&config, Arc::clone(&metrics), Instant::now());
+        let held = (metrics, limits, health);
+        Self::assemble(config, held, tls, names, &[])
     }
 
     /// The same upstream under another configuration: endpoints whose address stays keep their
@@ -93,27 +99,28 @@ impl Upstream {
             .map(|endpoint| known.get(&endpoint.address).cloned().unwrap_or_default())
             .collect();
         self.limits.set(config.limits);
-        Self::assemble(
-            config,
+        self.health.configure(&config, Instant::now());
+        let held = (
             self.metrics.clone(),
             self.limits.clone(),
-            tls,
-            names,
-            previous,
-        )
+            self.health.clone(),
+        );
+        Self::assemble(config, held, tls, names, previous)
     }
 
     fn assemble(
         config: Arc<model::Upstream>,
-        metrics: Arc<UpstreamMetrics>,
-        limits: Arc<Limits>,
+        (metrics, limits, health): (Arc<UpstreamMetrics>, Arc<Limits>, Arc<Board>),
         tls: Option<Arc<ClientTls>>,
         names: Vec<Resolution>,
         previous: &[Arc<Endpoint>],
     ) -> Arc<Self> {
-        let set = build_set(&config, &names, previous, Instant::now());
+        let now = Instant::now();
+        let set = build_set(&config, &names, previous, now);
+        health.admit(set.weighted(), now);
         Arc::new(Self {
             limits,
+            health,
             metrics,
             tls,
             endpoints: ArcSwap::from_pointee(set),
@@ -132,13 +139,51 @@ impl Upstream {
     /// The balancer's choice, counted as in flight until the guard is dropped.
     pub fn pick(&self, now: Instant, rng: &mut fastrand::Rng, wish: Wish<'_>) -> Result<InFlight> {
         let set = self.endpoints.load();
-        let Some(endpoint) = set.pick(&self.cursor, now, rng, wish) else {
-            let Vacancy { reason, detail } = set.vacancy();
-            return Err(Error::new(*reason, "")
-                .detail(detail.to_string())
-                .replay(Replay::NeverSent));
+        if !self.health.is_quiet() {
+            return self.pick_carefully(&set, now, rng, wish);
+        }
+        match set.pick(&self.cursor, now, rng, wish) {
+            Some(endpoint) => Ok(InFlight::start(endpoint.clone(), now)),
+            None => Err(vacant(&set)),
+        }
+    }
+
+    /// The same while some endpoints take no requests.
+    fn pick_carefully(
+        &self,
+        set: &EndpointSet,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+        wish: Wish<'_>,
+    ) -> Result<InFlight> {
+        let board = &self.health;
+        let probe = |urgency| {
+            let suits = |id| !wish.tried.contains(&id) && set.contains(id);
+            let (endpoint, probe) = board.probe(suits, urgency, now)?;
+            Some(InFlight::probing(endpoint, probe, now))
         };
-        Ok(InFlight::start(endpoint.clone(), now))
+        // A second attempt should succeed, not explore.
+        if wish.tried.is_empty()
+            && let Some(probe) = probe(if wish.idempotent {
+                Urgency::Ready
+            } else {
+                Urgency::Reluctant
+            })
+        {
+            return Ok(probe);
+        }
+        let picked = if board.panics() {
+            set.pick(&self.cursor, now, rng, wish)
+        } else {
+            set.pick_available(board.version(), &self.cursor, now, rng, wish)
+        };
+        if let Some(endpoint) = picked {
+            return Ok(InFlight::start(endpoint.clone(), now));
+        }
+        if set.weighted().all(|(_, weight)| weight == 0) {
+            return Err(vacant(set));
+        }
+        probe(Urgency::LastResort).ok_or_else(|| board.refusal(set.endpoints().len(), now))
     }
 
     /// Takes what discovery found, or failed to find, under the name at `index` of
@@ -155,6 +200,7 @@ impl Upstream {
         // Also without a change while there is nothing: the set holds the reason to give.
         if changed || previous.endpoints().is_empty() {
             let set = build_set(&self.config, &names, previous.endpoints(), now);
+            self.health.admit(set.weighted(), now);
             self.endpoints.store(Arc::new(set));
         }
     }
@@ -178,14 +224,17 @@ impl Upstream {
                     Target::Tcp { alternative, .. } => alternative.map(|other| other.to_string()),
                     Target::Unix(_) => None,
                 };
-                json!({
+                let mut shown = json!({
                     "address": &*endpoint.label,
                     "alternative": alternative,
                     "weight": weight,
-                    "health": "healthy",
                     "active": endpoint.active(),
                     "ewmaMs": endpoint.latency().map(|latency| latency.as_secs_f64() * 1e3),
-                })
+                });
+                for (key, value) in self.health.describe(endpoint.id, now) {
+                    shown[key] = value;
+                }
+                shown
             })
             .collect();
         let names: Vec<Value> = self
@@ -216,6 +265,13 @@ impl Upstream {
         // Every change to it is whole, so that a panic elsewhere leaves nothing half done.
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn vacant(set: &EndpointSet) -> Error {
+    let Vacancy { reason, detail } = set.vacancy();
+    Error::new(*reason, "")
+        .detail(detail.to_string())
+        .replay(Replay::NeverSent)
 }
 
 /// A name as the configuration has it; `None` for an address.

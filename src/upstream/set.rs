@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use arc_swap::ArcSwapOption;
 use tokio::time::Instant;
 
 use super::{
@@ -24,6 +25,15 @@ pub struct EndpointSet {
     weights: Vec<u32>,
     chooser: Chooser,
     vacancy: Vacancy,
+    /// The chooser over those that take requests, while some don't.
+    narrowed: ArcSwapOption<Narrowed>,
+}
+
+#[derive(Debug)]
+struct Narrowed {
+    /// Of the health board that it was made for.
+    version: u64,
+    chooser: Chooser,
 }
 
 /// What a request is told when there is nothing to pick from.
@@ -91,6 +101,7 @@ impl EndpointSet {
             endpoints,
             weights,
             vacancy,
+            narrowed: ArcSwapOption::empty(),
         }
     }
 
@@ -126,22 +137,53 @@ impl EndpointSet {
             self.chooser.pick(&self.endpoints, cursor, now, rng)
         } else {
             // A retry: rare enough to afford a chooser of its own.
-            let untried: Vec<u32> = self
-                .weighted()
-                .map(|(endpoint, weight)| {
-                    if wish.tried.contains(&endpoint.id) {
-                        0
-                    } else {
-                        weight
-                    }
-                })
-                .collect();
-            self.chooser
-                .narrowed(&untried)
+            self.choose_from(|one| !wish.tried.contains(&one.id))
                 .pick(&self.endpoints, cursor, now, rng)
                 .or_else(|| self.chooser.pick(&self.endpoints, cursor, now, rng))
         };
         self.endpoints.get(index?)
+    }
+
+    /// The balancer's choice among those that take requests, for when some don't; `version` is that
+    /// of the health board.
+    pub(super) fn pick_available(
+        &self,
+        version: u64,
+        cursor: &AtomicUsize,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+        wish: Wish<'_>,
+    ) -> Option<&Arc<Endpoint>> {
+        let untried = |endpoint: &Endpoint| !wish.tried.contains(&endpoint.id);
+        let index = if wish.tried.is_empty() {
+            None
+        } else {
+            self.choose_from(|one| one.health.is_available() && untried(one))
+                .pick(&self.endpoints, cursor, now, rng)
+        };
+        let narrowed = || {
+            let known = self.narrowed.load();
+            if let Some(known) = &*known
+                && known.version == version
+            {
+                return known.chooser.pick(&self.endpoints, cursor, now, rng);
+            }
+            let chooser = self.choose_from(|one| one.health.is_available());
+            let index = chooser.pick(&self.endpoints, cursor, now, rng);
+            self.narrowed
+                .store(Some(Arc::new(Narrowed { version, chooser })));
+            index
+        };
+        self.endpoints.get(index.or_else(narrowed)?)
+    }
+
+    /// The same balancer over some of the endpoints.
+    fn choose_from(&self, may: impl Fn(&Endpoint) -> bool) -> Chooser {
+        let weights: Vec<u32> = self
+            .weighted()
+            .map(|(endpoint, weight)| if may(endpoint) { weight } else { 0 })
+            .collect();
+        self.chooser.narrowed(&weights)
     }
 
     pub(super) const fn vacancy(&self) -> &Vacancy {

@@ -6,6 +6,7 @@
 //! carry over.
 
 mod access;
+mod health;
 mod retry;
 mod tls;
 
@@ -14,7 +15,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use serde::{Serialize, Serializer};
 
-pub use self::{access::*, retry::*, tls::*};
+pub use self::{access::*, health::*, retry::*, tls::*};
 
 /// One whole configuration.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -435,6 +436,10 @@ pub struct Upstream {
     pub max_connection_age: Duration,
     pub limits: Limits,
     pub retry_budget: RetryBudget,
+    /// `None`: off.
+    pub breaker: Option<Breaker>,
+    /// `None`: off.
+    pub ejection: Option<Ejection>,
     /// A PROXY protocol header sent first on each new connection.
     pub proxy_protocol: Option<ProxyVersion>,
     pub dns: DnsPolicy,
@@ -460,6 +465,8 @@ impl Upstream {
                 retries: 1000,
             },
             retry_budget: RetryBudget::default(),
+            breaker: Some(Breaker::default()),
+            ejection: Some(Ejection::default()),
             proxy_protocol: None,
             dns: DnsPolicy {
                 min_ttl: Duration::from_secs(1),

@@ -5,6 +5,7 @@
 
 mod access;
 mod filter;
+mod health;
 mod listener;
 mod retry;
 mod route;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::{decode::At, units::Duration};
 pub(super) use access::*;
 pub(super) use filter::*;
+pub(super) use health::*;
 pub(super) use listener::*;
 pub(super) use retry::*;
 pub(super) use route::*;

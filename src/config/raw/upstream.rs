@@ -5,7 +5,7 @@ use std::fmt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use super::{RetryBudget, UpstreamTls};
+use super::{Breaker, Ejection, OrOff, RetryBudget, UpstreamTls};
 use crate::config::{
     decode::At,
     units::{Count, Duration},
@@ -42,6 +42,12 @@ pub(crate) struct Upstream {
     /// How many retries and hedges it may be sent.
     #[serde(default)]
     pub(crate) retry_budget: RetryBudget,
+    /// Sends nothing to endpoints that are broken, or `off`.
+    #[serde(default)]
+    pub(crate) breaker: OrOff<Breaker>,
+    /// Sends nothing to endpoints that are worse than the others, or `off`.
+    #[serde(default)]
+    pub(crate) ejection: OrOff<Ejection>,
     /// Version of a PROXY protocol header that is sent first on each connection. None unless
     /// written.
     #[serde(skip_serializing_if = "Option::is_none")]

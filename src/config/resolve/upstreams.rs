@@ -6,11 +6,13 @@ use super::{Resolver, retry::retry_budget, tls::Security};
 use crate::config::{
     decode::At,
     model::{
-        Balancer, DnsPolicy, EndpointConfig, Limits, ProxyVersion, Upstream, UpstreamProtocol,
+        Backoff, Balancer, Breaker, DnsPolicy, Ejection, EndpointConfig, Limits, ProxyVersion,
+        Upstream, UpstreamProtocol,
     },
     raw,
     report::{Fault, quote},
     syntax,
+    units::Duration,
 };
 
 impl Resolver<'_> {
@@ -56,6 +58,8 @@ impl Resolver<'_> {
                     retries: raw.limits.retries.get(),
                 },
                 retry_budget: retry_budget(&raw.retry_budget),
+                breaker: self.breaker(&raw.breaker),
+                ejection: self.ejection(&raw.ejection),
                 proxy_protocol: raw.proxy_protocol.map(|version| match version {
                     raw::ProxyVersion::V1 => ProxyVersion::V1,
                     raw::ProxyVersion::V2 => ProxyVersion::V2,
@@ -94,6 +98,47 @@ impl Resolver<'_> {
             }
         }
         endpoints
+    }
+
+    fn breaker(&mut self, raw: &raw::OrOff<raw::Breaker>) -> Option<Breaker> {
+        let raw::OrOff::On(raw) = raw else {
+            return None;
+        };
+        Some(Breaker {
+            consecutive_failures: raw.consecutive_failures.get(),
+            connect_failures: raw.connect_failures.get(),
+            backoff: self.backoff(&raw.backoff, &raw.max_backoff),
+        })
+    }
+
+    fn ejection(&mut self, raw: &raw::OrOff<raw::Ejection>) -> Option<Ejection> {
+        let raw::OrOff::On(raw) = raw else {
+            return None;
+        };
+        Some(Ejection {
+            success_rate: raw.success_rate,
+            latency: raw.latency,
+            max_ejected: raw.max_ejected.0,
+            window: self.positive(&raw.window),
+            tolerance: raw.tolerance.0,
+            backoff: self.backoff(&raw.backoff, &raw.max_backoff),
+            dry_run: raw.dry_run,
+            panic_threshold: raw.panic_threshold.0,
+        })
+    }
+
+    fn backoff(&mut self, base: &At<Duration>, max: &At<Duration>) -> Backoff {
+        if base.value > max.value {
+            let fault = Fault::new(format!(
+                "backoff ({}) is longer than maxBackoff ({})",
+                base.value, max.value
+            ));
+            self.fault(base.node.or(max.node), fault);
+        }
+        Backoff {
+            base: self.positive(base),
+            max: max.value.0,
+        }
     }
 
     fn dns(&mut self, raw: &At<raw::Dns>) -> DnsPolicy {

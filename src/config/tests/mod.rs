@@ -76,6 +76,8 @@ fn the_short_form_gets_the_defaults_of_the_contract() {
     assert_eq!(upstream.max_connection_age, Duration::from_secs(3600));
     assert_eq!(upstream.balancer, Balancer::PeakEwma);
     assert_eq!(upstream.limits.requests, 10_000);
+    assert_eq!(upstream.breaker, Some(model::Breaker::default()));
+    assert_eq!(upstream.ejection, Some(model::Ejection::default()));
     assert_eq!(upstream.endpoints[0].weight, 1);
 }
 

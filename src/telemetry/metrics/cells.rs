@@ -60,6 +60,11 @@ impl Count {
         self.add(1);
     }
 
+    /// For one that doesn't only grow.
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Relaxed);
+    }
+
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }

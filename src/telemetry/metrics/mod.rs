@@ -6,6 +6,7 @@
 mod access;
 pub mod cells;
 mod exposition;
+mod health;
 mod histogram;
 mod listener;
 mod process;
@@ -17,6 +18,7 @@ mod upstream;
 
 pub use access::{AccessDecision, AccessMetrics};
 pub use exposition::Format;
+pub use health::HealthMetrics;
 pub use listener::ListenerMetrics;
 pub use process::{ProcessMetrics, processor_time};
 pub use registry::Registry;

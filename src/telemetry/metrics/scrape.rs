@@ -69,14 +69,26 @@ impl<T: Scraped> Families<'_, '_, T> {
         help: &str,
         value: impl Fn(&T) -> u64,
     ) -> fmt::Result {
+        self.gauges(name, help, [], |metrics| vec![([], value(metrics))])
+    }
+
+    /// Several series an object, told apart by more labels.
+    pub(super) fn gauges<const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        labels: [&'static str; N],
+        values: impl Fn(&T) -> Vec<([&'static str; N], u64)>,
+    ) -> fmt::Result {
         let mut family = self
             .encoder
             .encode_descriptor(name, help, None, MetricType::Gauge)?;
         for (object, metrics) in self.objects {
-            let labels = T::labels(object);
-            family
-                .encode_family(&labels)?
-                .encode_gauge(&value(metrics))?;
+            for (label_values, value) in values(metrics) {
+                let mut set = T::labels(object);
+                set.extend(labels.into_iter().zip(label_values));
+                family.encode_family(&set)?.encode_gauge(&value)?;
+            }
         }
         Ok(())
     }

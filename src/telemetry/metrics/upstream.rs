@@ -4,6 +4,7 @@ use std::{fmt, time::Duration};
 
 use super::{
     cells::{ByFault, ByReason, Count, Entered, Level, PerWorker},
+    health::HealthMetrics,
     histogram::Histogram,
     scrape::{Families, Scraped},
 };
@@ -13,6 +14,7 @@ use crate::{error::Reason, tls::FaultKind};
 #[derive(Debug)]
 pub struct UpstreamMetrics {
     cells: PerWorker<Cells>,
+    pub health: HealthMetrics,
     /// Names are resolved by the control thread alone, so it is a single writer as well.
     resolved: Count,
     unresolved: Count,
@@ -137,6 +139,7 @@ impl Scraped for UpstreamMetrics {
     fn new(workers: usize) -> Self {
         Self {
             cells: PerWorker::new(workers),
+            health: HealthMetrics::default(),
             resolved: Count::default(),
             unresolved: Count::default(),
         }
@@ -211,6 +214,24 @@ impl Scraped for UpstreamMetrics {
             "Requests refused by a limit of the upstream, by reason.",
             ["reason"],
             |metrics| metrics.cells.reasons(|cells| &cells.limited),
+        )?;
+        families.gauges(
+            "pillion_upstream_endpoints",
+            "Endpoints now, by whether they take requests: `available`, `open` (the breaker) or `ejected`.",
+            ["state"],
+            |metrics| metrics.health.endpoints(),
+        )?;
+        families.counters(
+            "pillion_upstream_breaker_transitions",
+            "Changes of the state of an endpoint, by the new one and the cause.",
+            ["to", "cause"],
+            |metrics| metrics.health.transitions(),
+        )?;
+        families.counters(
+            "pillion_upstream_ejections",
+            "Endpoints ejected, by cause; what a dry run would have ejected apart.",
+            ["mode", "cause"],
+            |metrics| metrics.health.ejections(),
         )?;
         families.counters(
             "pillion_upstream_dns_lookups",

@@ -93,7 +93,15 @@ impl Simulation {
         let now = self.at(self.now);
         let endpoint = self
             .set
-            .pick(&self.cursor, now, &mut self.rng, Wish { tried, key: None })
+            .pick(
+                &self.cursor,
+                now,
+                &mut self.rng,
+                Wish {
+                    tried,
+                    ..Wish::default()
+                },
+            )
             .unwrap()
             .clone();
         let id = endpoint.id;
@@ -310,7 +318,7 @@ async fn no_weight_no_requests() {
             // Not even when the only one with a weight has been tried.
             let wish = Wish {
                 tried: &tried,
-                key: None,
+                ..Wish::default()
             };
             let picked = set.pick(&cursor, now, &mut rng, wish).unwrap();
             assert_eq!(picked.id, set.endpoints()[1].id);

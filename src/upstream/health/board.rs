@@ -1,0 +1,638 @@
+//! The state machines of all endpoints of one upstream.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{
+    OPEN,
+    ejection::{self, Tally},
+    machine::{Cause, Found, Machine, Probe, State},
+    window::{Counts, Window},
+};
+use crate::{
+    config::model::{self, Backoff, Breaker, Ejection},
+    error::{Error, Reason, Replay},
+    telemetry::UpstreamMetrics,
+    upstream::endpoint::{Endpoint, EndpointId, Started},
+};
+
+/// [`Board::attention`] while every endpoint takes requests.
+const QUIET: u64 = u64::MAX;
+/// The same while one doesn't, but none is to be probed.
+const NOTHING_DUE: u64 = u64::MAX - 1;
+/// A probe waits this long for a request that could be sent again if it fails; then any will do.
+const PREFERENCE: Duration = Duration::from_secs(1);
+/// An answer is slow from so many times the usual time on.
+const SLOW: u32 = 3;
+
+/// What is known of the health of an upstream's endpoints; shared by all workers and all
+/// generations.
+#[derive(Debug)]
+pub struct Board {
+    upstream: Arc<str>,
+    metrics: Arc<UpstreamMetrics>,
+    /// What stamps count from.
+    born: Instant,
+    /// When a probe is due, or something else is: a stamp, [`QUIET`] or [`NOTHING_DUE`].
+    attention: AtomicU64,
+    /// Grows whenever an endpoint begins or ceases to take requests.
+    version: AtomicU64,
+    panics: AtomicBool,
+    /// For what an endpoint was last closed to requests: a [`Cause`].
+    last_cause: AtomicU8,
+    /// The breaker's limits, where settling can see them without the lock.
+    consecutive_failures: AtomicU32,
+    connect_failures: AtomicU32,
+    inside: Mutex<Inside>,
+}
+
+#[derive(Debug)]
+struct Inside {
+    breaker: Option<Breaker>,
+    ejection: Option<Ejection>,
+    members: Vec<Member>,
+    rng: fastrand::Rng,
+}
+
+/// An endpoint that can take requests.
+#[derive(Debug)]
+struct Member {
+    id: EndpointId,
+    /// Weak, as the endpoint has the board.
+    endpoint: Weak<Endpoint>,
+    machine: Machine,
+    window: Window,
+    seen: Seen,
+    /// A dry run takes it to be ejected until then.
+    would_be_ejected: Option<Instant>,
+}
+
+/// The counters of an endpoint as they were last read; they wrap.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    started: Started,
+    failures: u32,
+    silent: u32,
+    slow: u32,
+}
+
+impl Board {
+    pub(in crate::upstream) fn new(
+        config: &model::Upstream,
+        metrics: Arc<UpstreamMetrics>,
+        now: Instant,
+    ) -> Arc<Self> {
+        let board = Self {
+            upstream: Arc::clone(&config.name),
+            metrics,
+            born: now,
+            attention: AtomicU64::new(QUIET),
+            version: AtomicU64::new(0),
+            panics: AtomicBool::new(false),
+            last_cause: AtomicU8::new(Cause::Unreachable as u8),
+            consecutive_failures: AtomicU32::new(u32::MAX),
+            connect_failures: AtomicU32::new(u32::MAX),
+            inside: Mutex::new(Inside {
+                breaker: None,
+                ejection: None,
+                members: Vec::new(),
+                rng: fastrand::Rng::new(),
+            }),
+        };
+        board.configure(config, now);
+        Arc::new(board)
+    }
+
+    /// From now on by these rules. What is open for a cause that is switched off is closed.
+    pub(in crate::upstream) fn configure(&self, config: &model::Upstream, now: Instant) {
+        let inside = &mut *self.lock();
+        inside.breaker = config.breaker;
+        inside.ejection = config.ejection;
+        let limit = |of: fn(&Breaker) -> u32| config.breaker.as_ref().map_or(u32::MAX, of);
+        self.consecutive_failures
+            .store(limit(|breaker| breaker.consecutive_failures), Relaxed);
+        self.connect_failures
+            .store(limit(|breaker| breaker.connect_failures), Relaxed);
+        for index in 0..inside.members.len() {
+            let cause = inside.members[index].machine.state().cause();
+            if cause.is_some_and(|cause| !inside.is_on(cause)) {
+                self.close(&mut inside.members[index], "switched off", now);
+            }
+        }
+        self.refresh(inside, now);
+    }
+
+    /// These are the endpoints from now on; those without a weight don't count. What is known of
+    /// those that stay is kept.
+    pub(in crate::upstream) fn admit<'a>(
+        self: &Arc<Self>,
+        endpoints: impl Iterator<Item = (&'a Arc<Endpoint>, u32)>,
+        now: Instant,
+    ) {
+        let inside = &mut *self.lock();
+        let mut before = std::mem::take(&mut inside.members);
+        for (endpoint, _) in endpoints.filter(|&(_, weight)| weight > 0) {
+            let known = before.iter().position(|member| member.id == endpoint.id);
+            inside.members.push(match known {
+                Some(index) => before.swap_remove(index),
+                None => {
+                    // Endpoints never change their upstream, so it is this board if it is one.
+                    endpoint.health.board.get_or_init(|| Arc::clone(self));
+                    endpoint.health.since.store(self.stamp(now), Relaxed);
+                    Member::new(endpoint, now)
+                }
+            });
+        }
+        for member in before {
+            // Who still has an old set may use it.
+            if let Some(endpoint) = member.endpoint.upgrade() {
+                endpoint.health.gate.fetch_and(!OPEN, Relaxed);
+            }
+        }
+        self.refresh(inside, now);
+    }
+
+    /// Every endpoint takes requests. One relaxed load.
+    pub(in crate::upstream) fn is_quiet(&self) -> bool {
+        self.attention.load(Relaxed) == QUIET
+    }
+
+    /// Requests go to all endpoints, as too few are available.
+    pub(in crate::upstream) fn panics(&self) -> bool {
+        self.panics.load(Relaxed)
+    }
+
+    /// Grows whenever an endpoint begins or ceases to take requests.
+    pub(in crate::upstream) fn version(&self) -> u64 {
+        self.version.load(Relaxed)
+    }
+
+    /// An endpoint that is due for a probe, which the caller's request becomes. Most calls on a
+    /// board that isn't quiet cost a look at the clock.
+    pub(in crate::upstream) fn probe(
+        &self,
+        suits: impl Fn(EndpointId) -> bool,
+        urgency: Urgency,
+        now: Instant,
+    ) -> Option<(Arc<Endpoint>, Probe)> {
+        let stamp = self.stamp(now);
+        let due = self.attention.load(Relaxed);
+        let patience = match urgency {
+            Urgency::Ready | Urgency::LastResort => 0,
+            Urgency::Reluctant => PREFERENCE.as_nanos() as u64,
+        };
+        if due >= NOTHING_DUE || due.saturating_add(patience) > stamp {
+            return None;
+        }
+        // Who holds the lock is about to probe, most likely; without a choice, wait and see.
+        let mut inside = match urgency {
+            Urgency::LastResort => self.lock(),
+            _ => self.inside.try_lock().ok()?,
+        };
+        let inside = &mut *inside;
+        for index in 0..inside.members.len() {
+            let backoff = inside.backoff(index);
+            let random = inside.rng.u32(..);
+            let member = &mut inside.members[index];
+            if member.machine.lapse(backoff, random, now) {
+                self.metrics.health.reopened(member.cause());
+                tracing::info!(upstream = %self.upstream, endpoint = %member.label(),
+                    "the probe of an endpoint found nothing for too long");
+            }
+        }
+        let probe = inside.members.iter_mut().find_map(|member| {
+            if !suits(member.id) {
+                return None;
+            }
+            let endpoint = member.endpoint.upgrade()?;
+            let patience = longest_probe(inside.breaker, inside.ejection);
+            let probe = member.machine.probe(patience, now)?;
+            self.metrics.health.probed(member.cause());
+            Some((endpoint, probe))
+        });
+        self.refresh(inside, now);
+        probe
+    }
+
+    /// What a request is told when no endpoint takes it.
+    pub(in crate::upstream) fn refusal(&self, endpoints: usize, now: Instant) -> Error {
+        let due = self.attention.load(Relaxed);
+        let next = if due >= NOTHING_DUE || due <= self.stamp(now) {
+            "a probe is on its way".to_owned()
+        } else {
+            let wait = Duration::from_nanos(due - self.stamp(now));
+            format!("next probe in {} ms", wait.as_millis())
+        };
+        let cause = Cause::ALL[usize::from(self.last_cause.load(Relaxed))].name();
+        let detail = format!(
+            "upstream {}: none of {endpoints} endpoints takes requests, last: {cause}; {next}",
+            self.upstream
+        );
+        Error::new(Reason::BreakerOpen, "")
+            .detail(detail)
+            .replay(Replay::NeverSent)
+    }
+
+    /// Why so many failures in a row open the breaker, if they do.
+    pub(super) fn is_too_much(&self, streak: u32, unreachable: u32) -> Option<Cause> {
+        if unreachable >= self.connect_failures.load(Relaxed) {
+            Some(Cause::Unreachable)
+        } else if streak >= self.consecutive_failures.load(Relaxed) {
+            Some(Cause::Failures)
+        } else {
+            None
+        }
+    }
+
+    /// Opens the breaker of an endpoint that has failed too often.
+    pub(super) fn trip(&self, id: EndpointId, cause: Cause, now: Instant) {
+        let inside = &mut *self.lock();
+        // Another worker may have been first, or a success have come in between.
+        if let Some(index) = inside.index(id)
+            && let Some(endpoint) = inside.members[index].endpoint.upgrade()
+            && endpoint.health.streak() > 0
+        {
+            self.open(inside, index, cause, now);
+            self.refresh(inside, now);
+        }
+    }
+
+    /// Takes what a probe found.
+    pub(super) fn probed(&self, id: EndpointId, probe: Probe, found: Found, now: Instant) {
+        let inside = &mut *self.lock();
+        let Some(index) = inside.index(id) else {
+            return;
+        };
+        let backoff = inside.backoff(index);
+        let random = inside.rng.u32(..);
+        let has_breaker = inside.breaker.is_some();
+        let member = &mut inside.members[index];
+        let before = member.cause();
+        let found = match (found, before) {
+            // Without a breaker it stays what it is.
+            (Found::Failing(_), Some(cause)) if !has_breaker => Found::Failing(cause),
+            (Found::Failing(Cause::Failures), Some(cause)) if cause.is_ejection() => {
+                Found::Failing(cause)
+            }
+            _ => found,
+        };
+        if !member.machine.probed(probe, found, backoff, random, now) {
+            return;
+        }
+        match found {
+            Found::Healthy => {
+                self.metrics.health.closed(before);
+                member.begin_anew(self.stamp(now), now);
+                tracing::info!(upstream = %self.upstream, endpoint = %member.label(),
+                    cause = before.map(Cause::name), "an endpoint takes requests again");
+            }
+            Found::Failing(cause) => {
+                self.metrics.health.reopened(Some(cause));
+                self.last_cause.store(cause as u8, Relaxed);
+                tracing::debug!(upstream = %self.upstream, endpoint = %member.label(),
+                    cause = cause.name(), "the probe of an endpoint failed");
+            }
+            Found::Nothing => {}
+        }
+        self.refresh(inside, now);
+    }
+
+    /// Compares the endpoints, and ejects. For the control thread, once a second.
+    pub fn examine(&self, now: Instant) {
+        let inside = &mut *self.lock();
+        let Some(ejection) = inside.ejection else {
+            return;
+        };
+        if inside.members.len() < 2 {
+            return;
+        }
+        let slow_above = if ejection.latency {
+            inside.slow_above()
+        } else {
+            u64::MAX
+        };
+        for member in &mut inside.members {
+            member.count(ejection.window, now);
+            if let Some(endpoint) = member.endpoint.upgrade() {
+                endpoint.health.slow_above.store(slow_above, Relaxed);
+            }
+        }
+        while let Some((index, cause)) = inside.worst(&ejection, now) {
+            if ejection.dry_run {
+                self.dry_run(inside, index, cause, &ejection, now);
+            } else {
+                self.open(inside, index, cause, now);
+            }
+        }
+        self.refresh(inside, now);
+    }
+
+    /// The state of an endpoint for `GET /upstreams`, as keys of its object.
+    pub(in crate::upstream) fn describe(&self, id: EndpointId, now: Instant) -> Vec<(&str, Value)> {
+        let inside = self.lock();
+        let Some(member) = inside.index(id).map(|index| &inside.members[index]) else {
+            return vec![("health", "healthy".into())];
+        };
+        let (health, until) = match member.machine.state() {
+            State::Closed => ("healthy", None),
+            State::HalfOpen { .. } => ("halfOpen", None),
+            State::Open { cause, until } if cause.is_ejection() => ("ejected", Some(until)),
+            State::Open { until, .. } => ("open", Some(until)),
+        };
+        let wait = until.map(|until| until.saturating_duration_since(now).as_secs_f64());
+        let since = now.saturating_duration_since(member.machine.since());
+        let endpoint = member.endpoint.upgrade();
+        vec![
+            ("health", health.into()),
+            ("cause", member.cause().map(Cause::name).into()),
+            ("healthForSeconds", since.as_secs_f64().into()),
+            ("probeInSeconds", json!(wait)),
+            (
+                "consecutiveFailures",
+                endpoint
+                    .map_or(0, |endpoint| endpoint.health.streak())
+                    .into(),
+            ),
+            (
+                "successRate",
+                json!(member.window.counts().success().share()),
+            ),
+        ]
+    }
+
+    /// How the endpoints stand.
+    pub fn tally(&self) -> Tally {
+        self.lock().tally()
+    }
+
+    /// A moment on this board's clock.
+    pub(super) fn stamp(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.born).as_nanos() as u64
+    }
+
+    fn open(&self, inside: &mut Inside, index: usize, cause: Cause, now: Instant) {
+        if inside.members[index].machine.state() != State::Closed {
+            return;
+        }
+        let backoff = inside.backoff_for(cause);
+        let random = inside.rng.u32(..);
+        let member = &mut inside.members[index];
+        let wait = member.machine.open(cause, backoff, random, now);
+        self.metrics.health.opened(cause);
+        tracing::warn!(upstream = %self.upstream, endpoint = %member.label(), cause = cause.name(),
+            probe_in_ms = wait.as_millis() as u64, "an endpoint takes no requests");
+        self.last_cause.store(cause as u8, Relaxed);
+    }
+
+    fn close(&self, member: &mut Member, why: &'static str, now: Instant) {
+        let cause = member.cause();
+        self.metrics.health.closed(cause);
+        member.machine.close(now);
+        member.begin_anew(self.stamp(now), now);
+        tracing::info!(upstream = %self.upstream, endpoint = %member.label(),
+            cause = cause.map(Cause::name), why, "an endpoint takes requests again");
+    }
+
+    fn dry_run(
+        &self,
+        inside: &mut Inside,
+        index: usize,
+        cause: Cause,
+        ejection: &Ejection,
+        now: Instant,
+    ) {
+        let member = &mut inside.members[index];
+        member.would_be_ejected = Some(now + ejection.backoff.max);
+        self.metrics.health.would_eject(cause);
+        tracing::info!(upstream = %self.upstream, endpoint = %member.label(), cause = cause.name(),
+            "an endpoint would be ejected if this weren't a dry run");
+    }
+
+    /// Makes the rest follow the machines. After every change of one.
+    fn refresh(&self, inside: &mut Inside, now: Instant) {
+        let max_ejected = inside.ejection.map_or(0, |ejection| ejection.max_ejected);
+        while inside.tally().must_readmit(max_ejected)
+            && let Some(index) = inside.longest_ejected()
+        {
+            self.close(&mut inside.members[index], "too few others", now);
+        }
+        let mut attention = QUIET;
+        for member in &inside.members {
+            let gate = match member.machine.state() {
+                State::Closed => 0,
+                State::Open { until, .. } | State::HalfOpen { until, .. } => {
+                    attention = attention.min(self.stamp(until)).min(NOTHING_DUE);
+                    OPEN
+                }
+            };
+            if let Some(endpoint) = member.endpoint.upgrade() {
+                let health = &endpoint.health;
+                if health.gate.load(Relaxed) & OPEN != gate {
+                    health.gate.fetch_xor(OPEN, Relaxed);
+                    health.since.store(self.stamp(now), Relaxed);
+                    health.forgive();
+                    self.version.fetch_add(1, Relaxed);
+                }
+            }
+        }
+        let tally = inside.tally();
+        let threshold = inside
+            .ejection
+            .map_or(0, |ejection| ejection.panic_threshold);
+        self.panics.store(tally.is_panic(threshold), Relaxed);
+        self.metrics.health.set(tally);
+        // Last: who sees it sees the gates.
+        self.attention.store(attention, Relaxed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inside> {
+        // Every change ends in a refresh, which makes it whole.
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How much a request wants to be a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::upstream) enum Urgency {
+    /// It can be sent again if the probe fails.
+    Ready,
+    /// It can't: only if no other has come for a while.
+    Reluctant,
+    /// There is no other endpoint for it.
+    LastResort,
+}
+
+impl Inside {
+    fn index(&self, id: EndpointId) -> Option<usize> {
+        self.members.iter().position(|member| member.id == id)
+    }
+
+    const fn is_on(&self, cause: Cause) -> bool {
+        match (cause, &self.ejection) {
+            (Cause::Unreachable | Cause::Failures, _) => self.breaker.is_some(),
+            (_, None) => false,
+            (Cause::SuccessRate, Some(ejection)) => ejection.success_rate && !ejection.dry_run,
+            (Cause::Latency, Some(ejection)) => ejection.latency && !ejection.dry_run,
+        }
+    }
+
+    /// The backoff of what a member is open for.
+    fn backoff(&self, index: usize) -> Backoff {
+        self.backoff_for(self.members[index].cause().unwrap_or(Cause::Failures))
+    }
+
+    fn backoff_for(&self, cause: Cause) -> Backoff {
+        let breaker = self.breaker.map(|breaker| breaker.backoff);
+        let ejection = self.ejection.map(|ejection| ejection.backoff);
+        let (first, second) = if cause.is_ejection() {
+            (ejection, breaker)
+        } else {
+            (breaker, ejection)
+        };
+        first.or(second).unwrap_or_default()
+    }
+
+    fn tally(&self) -> Tally {
+        let mut tally = Tally {
+            total: self.members.len(),
+            ..Tally::default()
+        };
+        for cause in self.members.iter().filter_map(Member::cause) {
+            if cause.is_ejection() {
+                tally.ejected += 1;
+            } else {
+                tally.open += 1;
+            }
+        }
+        tally
+    }
+
+    fn longest_ejected(&self) -> Option<usize> {
+        let ejected = |member: &Member| member.cause().is_some_and(Cause::is_ejection);
+        (0..self.members.len())
+            .filter(|&index| ejected(&self.members[index]))
+            .min_by_key(|&index| self.members[index].machine.since())
+    }
+
+    /// The next to be ejected, where one may be.
+    fn worst(&self, ejection: &Ejection, now: Instant) -> Option<(usize, Cause)> {
+        let mut tally = self.tally();
+        let compared: Vec<usize> = (0..self.members.len())
+            .filter(|&index| self.members[index].is_compared(now))
+            .collect();
+        if ejection.dry_run {
+            tally.ejected = tally.available() - compared.len();
+        }
+        if !tally.may_eject(ejection.max_ejected) {
+            return None;
+        }
+        let counts: Vec<Counts> = compared
+            .iter()
+            .map(|&index| self.members[index].window.counts())
+            .collect();
+        let (position, cause) = ejection::worst(&counts, ejection)?;
+        Some((compared[position], cause))
+    }
+
+    /// Several times what an answer usually takes: of half of the endpoints, the faster half.
+    fn slow_above(&self) -> u64 {
+        let mut usual: Vec<Duration> = self
+            .members
+            .iter()
+            .filter(|member| member.machine.state() == State::Closed)
+            .filter_map(|member| member.endpoint.upgrade()?.latency())
+            .collect();
+        usual.sort();
+        let middle = usual.len().saturating_sub(1) / 2;
+        let slow = usual.get(middle).map(|&usual| usual * SLOW);
+        slow.map_or(u64::MAX, |slow| slow.as_nanos() as u64)
+    }
+}
+
+impl Member {
+    fn new(endpoint: &Arc<Endpoint>, now: Instant) -> Self {
+        Self {
+            id: endpoint.id,
+            endpoint: Arc::downgrade(endpoint),
+            machine: Machine::new(now),
+            window: Window::new(now),
+            seen: Seen::of(endpoint),
+            would_be_ejected: None,
+        }
+    }
+
+    const fn cause(&self) -> Option<Cause> {
+        self.machine.state().cause()
+    }
+
+    fn label(&self) -> Arc<str> {
+        let endpoint = self.endpoint.upgrade();
+        endpoint.map_or_else(|| "(gone)".into(), |endpoint| Arc::clone(&endpoint.label))
+    }
+
+    fn is_compared(&self, now: Instant) -> bool {
+        self.machine.state() == State::Closed
+            && self.would_be_ejected.is_none_or(|until| until <= now)
+    }
+
+    /// What came before is not held against it.
+    fn begin_anew(&mut self, stamp: u64, now: Instant) {
+        self.window = Window::new(now);
+        if let Some(endpoint) = self.endpoint.upgrade() {
+            self.seen = Seen::of(&endpoint);
+            endpoint.health.since.store(stamp, Relaxed);
+        }
+    }
+
+    /// Reads the counters of its endpoint into the window.
+    fn count(&mut self, length: Duration, now: Instant) {
+        let Some(endpoint) = self.endpoint.upgrade() else {
+            return;
+        };
+        let seen = Seen::of(&endpoint);
+        let before = std::mem::replace(&mut self.seen, seen);
+        if self.machine.state() == State::Closed {
+            self.window.add(seen.since(before), length, now);
+        }
+    }
+}
+
+impl Seen {
+    fn of(endpoint: &Endpoint) -> Self {
+        let health = &endpoint.health;
+        Self {
+            started: endpoint.started(),
+            failures: health.failures.load(Relaxed),
+            silent: health.silent.load(Relaxed),
+            slow: health.slow.load(Relaxed),
+        }
+    }
+
+    fn since(self, before: Self) -> Counts {
+        let grown = |now: u32, before: u32| u64::from(now.wrapping_sub(before));
+        let started = grown(self.started.0, before.started.0);
+        Counts {
+            trials: started.saturating_sub(grown(self.silent, before.silent)),
+            failures: grown(self.failures, before.failures),
+            slow: grown(self.slow, before.slow),
+        }
+    }
+}
+
+/// How long a probe may find nothing.
+fn longest_probe(breaker: Option<Breaker>, ejection: Option<Ejection>) -> Duration {
+    let backoffs = [
+        breaker.map(|breaker| breaker.backoff.max),
+        ejection.map(|ejection| ejection.backoff.max),
+    ];
+    let longest = backoffs.into_iter().flatten().max();
+    longest.unwrap_or(Duration::from_secs(30))
+}
