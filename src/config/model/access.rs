@@ -4,7 +4,8 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use http::{HeaderName, Method, Uri};
 use ipnet::IpNet;
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::{HeaderMatch, Hostname, PathMatch, display, display_all, duration};
 use crate::tls::PeerMatch;
@@ -108,24 +109,33 @@ pub enum Jwks {
 }
 
 /// How a token is signed (RFC 7518 section 3.1, RFC 8037).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
 pub enum JwtAlgorithm {
+    /// RSA, PKCS #1 v1.5, SHA-256. Keys of 2048 bits and more.
     #[serde(rename = "RS256")]
     Rs256,
+    /// The same with SHA-384.
     #[serde(rename = "RS384")]
     Rs384,
+    /// The same with SHA-512.
     #[serde(rename = "RS512")]
     Rs512,
+    /// RSA, PSS, SHA-256.
     #[serde(rename = "PS256")]
     Ps256,
+    /// The same with SHA-384.
     #[serde(rename = "PS384")]
     Ps384,
+    /// The same with SHA-512.
     #[serde(rename = "PS512")]
     Ps512,
+    /// ECDSA, P-256, SHA-256.
     #[serde(rename = "ES256")]
     Es256,
+    /// ECDSA, P-384, SHA-384.
     #[serde(rename = "ES384")]
     Es384,
+    /// Ed25519.
     EdDSA,
 }
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{HeaderMatch, PathMatch};
 use crate::config::{
     decode::At,
+    model::JwtAlgorithm,
     units::{Count, Duration},
 };
 
@@ -177,35 +178,4 @@ impl Default for Jwks {
             refresh: Duration::secs(300).into(),
         }
     }
-}
-
-/// How a token is signed (RFC 7518 section 3.1, RFC 8037).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
-pub(crate) enum JwtAlgorithm {
-    /// RSA, PKCS #1 v1.5, SHA-256. Keys of 2048 bits and more.
-    #[serde(rename = "RS256")]
-    Rs256,
-    /// The same with SHA-384.
-    #[serde(rename = "RS384")]
-    Rs384,
-    /// The same with SHA-512.
-    #[serde(rename = "RS512")]
-    Rs512,
-    /// RSA, PSS, SHA-256.
-    #[serde(rename = "PS256")]
-    Ps256,
-    /// The same with SHA-384.
-    #[serde(rename = "PS384")]
-    Ps384,
-    /// The same with SHA-512.
-    #[serde(rename = "PS512")]
-    Ps512,
-    /// ECDSA, P-256, SHA-256.
-    #[serde(rename = "ES256")]
-    Es256,
-    /// ECDSA, P-384, SHA-384.
-    #[serde(rename = "ES384")]
-    Es384,
-    /// Ed25519.
-    EdDSA,
 }

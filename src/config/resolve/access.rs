@@ -7,7 +7,7 @@ use crate::config::{
     decode::At,
     model::{
         AccessAction, AccessFrom, AccessRule, AccessTo, AccessToken, Address, ClaimMatch,
-        ClientCertificates, Jwks, JwtAlgorithm, JwtProvider, Listener, ListenerKind,
+        ClientCertificates, Jwks, JwtProvider, Listener, ListenerKind,
     },
     raw,
     report::{Fault, quote},
@@ -290,7 +290,7 @@ impl Resolver<'_> {
                 .algorithms
                 .value
                 .iter()
-                .map(|algorithm| algorithm.value.into())
+                .map(|algorithm| algorithm.value)
                 .collect(),
             leeway: raw.leeway.value.0,
             header: header?,
@@ -343,20 +343,4 @@ fn proves_identities(listener: &Listener) -> bool {
         .tls
         .as_ref()
         .is_some_and(|tls| tls.client_certificates != ClientCertificates::Off)
-}
-
-impl From<raw::JwtAlgorithm> for JwtAlgorithm {
-    fn from(raw: raw::JwtAlgorithm) -> Self {
-        match raw {
-            raw::JwtAlgorithm::Rs256 => Self::Rs256,
-            raw::JwtAlgorithm::Rs384 => Self::Rs384,
-            raw::JwtAlgorithm::Rs512 => Self::Rs512,
-            raw::JwtAlgorithm::Ps256 => Self::Ps256,
-            raw::JwtAlgorithm::Ps384 => Self::Ps384,
-            raw::JwtAlgorithm::Ps512 => Self::Ps512,
-            raw::JwtAlgorithm::Es256 => Self::Es256,
-            raw::JwtAlgorithm::Es384 => Self::Es384,
-            raw::JwtAlgorithm::EdDSA => Self::EdDSA,
-        }
-    }
 }
