@@ -8,7 +8,6 @@ use std::{
     env,
     io::{self, Read, Write},
     net::TcpStream,
-    process::ExitCode,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -33,17 +32,9 @@ const ANSWER: (&[u8], &[u8]) = (b"HTTP/1.1 200 ", b"\r\n\r\nok");
 /// A server that says nothing for so long is broken.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-fn main() -> ExitCode {
-    match run() {
-        Ok(report) => {
-            println!("{report}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("handshakes: {error}");
-            ExitCode::FAILURE
-        }
-    }
+fn main() -> io::Result<()> {
+    println!("{}", run()?);
+    Ok(())
 }
 
 fn run() -> io::Result<serde_json::Value> {

@@ -10,7 +10,6 @@ use std::{
     env,
     io::{self, Read, Write},
     net::TcpStream,
-    process::ExitCode,
     time::Duration,
 };
 
@@ -25,17 +24,9 @@ const ROOM: usize = 64 * 1024;
 /// What is under way at the end gets this long.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-fn main() -> ExitCode {
-    match run() {
-        Ok(report) => {
-            println!("{report}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("openloop: {error}");
-            ExitCode::FAILURE
-        }
-    }
+fn main() -> io::Result<()> {
+    println!("{}", run()?);
+    Ok(())
 }
 
 fn run() -> io::Result<serde_json::Value> {
