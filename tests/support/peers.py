@@ -74,20 +74,28 @@ class Peer:
 
 def nginx(directory: Path, upstream: str) -> Peer:
     """nginx with keep-alive HTTP/1.1 towards the upstream, HTTP/1.1 and h2c towards clients."""
+    return nginx_with(directory, upstream, "proxy_set_header Host $host;")
+
+
+def nginx_with(directory: Path, upstream: str, proxying: str, listen: str = "", server: str = "",
+               scheme: str = "http") -> Peer:
+    """nginx on the way to `upstream`; the rest is put into its configuration where the name says."""
     port = free_port()
     root = "user root;" if os.getuid() == 0 else ""
     (directory / "nginx.conf").write_text(f"""
-        daemon off; {root} worker_processes 1; pid nginx.pid; error_log stderr warn;
+        daemon off; {root} worker_processes 1; pid nginx.pid; error_log stderr info;
         events {{ worker_connections 512; }}
         http {{
             access_log off; client_max_body_size 0;
             client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path f; uwsgi_temp_path u; scgi_temp_path s;
             upstream app {{ server {upstream}; keepalive 16; }}
             server {{
-                listen 127.0.0.1:{port};
+                listen 127.0.0.1:{port} {listen};
+                {server}
                 location / {{
-                    proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection "";
-                    proxy_set_header Host $host; proxy_request_buffering off; proxy_buffering off;
+                    proxy_pass {scheme}://app; proxy_http_version 1.1; proxy_set_header Connection "";
+                    {proxying}
+                    proxy_request_buffering off; proxy_buffering off;
                 }}
             }}
         }}""")
@@ -97,6 +105,11 @@ def nginx(directory: Path, upstream: str) -> Peer:
 
 def haproxy(directory: Path, upstream: str, protocol: str = "") -> Peer:
     """HAProxy; `protocol` is `proto h2` for HTTP/2 with prior knowledge towards the upstream."""
+    return haproxy_with(directory, f"{upstream} {protocol}")
+
+
+def haproxy_with(directory: Path, server: str, bind: str = "", rule: str = "") -> Peer:
+    """HAProxy on the way to `server`; the rest is put into its configuration where the name says."""
     port = free_port()
     (directory / "haproxy.cfg").write_text(f"""
 global
@@ -107,20 +120,35 @@ defaults
     timeout client 30s
     timeout server 30s
 frontend front
-    bind 127.0.0.1:{port}
+    bind 127.0.0.1:{port} {bind}
+    {rule}
     default_backend back
 backend back
     http-reuse always
-    server app {upstream} {protocol}
+    server app {server}
 """)
     return Peer([find("haproxy"), "-db", "-f", str(directory / "haproxy.cfg")], directory, f"127.0.0.1:{port}")
 
 
 def envoy(directory: Path, upstream: str, http2: bool = False) -> Peer:
     """Envoy; HTTP/1.1 or h2c from clients (told apart), HTTP/1.1 or HTTP/2 towards the upstream."""
+    options = "http2_protocol_options: {}" if http2 else "http_protocol_options: {}"
+    return envoy_with(directory, upstream, f"explicit_http_config: {{ {options} }}")
+
+
+def envoy_with(directory: Path, upstream: str, options: str, downstream_tls: str = "", upstream_tls: str = "",
+               headers: str = "") -> Peer:
+    """Envoy on the way to `upstream`. `options`: of HTTP towards it. The rest is in YAML's flow style: a TLS context for
+    either side, headers to add to requests.
+    """
     port = free_port()
     host, _, upstream_port = upstream.rpartition(":")
-    options = "http2_protocol_options: {}" if http2 else "http_protocol_options: {}"
+
+    def socket(side: str, context: str) -> str:
+        kind = f"type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.{side}TlsContext"
+        return f"""transport_socket: {{
+            name: envoy.transport_sockets.tls, typed_config: {{ "@type": {kind}, {context} }} }}""" if context else ""
+
     (directory / "envoy.yaml").write_text(f"""
 static_resources:
   listeners:
@@ -133,11 +161,13 @@ static_resources:
           stat_prefix: front
           codec_type: AUTO
           route_config:
+            request_headers_to_add: [{headers}]
             virtual_hosts:
             - {{ name: all, domains: ["*"], routes: [ {{ match: {{ prefix: / }}, route: {{ cluster: app }} }} ] }}
           http_filters:
           - name: envoy.filters.http.router
             typed_config: {{ "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }}
+      {socket("Downstream", downstream_tls)}
   clusters:
   - name: app
     connect_timeout: 5s
@@ -149,12 +179,18 @@ static_resources:
     typed_extension_protocol_options:
       envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
         "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
-        explicit_http_config: {{ {options} }}
+        {options}
+    {socket("Upstream", upstream_tls)}
 """)
-    beside = Path(sys.executable).parent / "envoy"
-    command = [str(beside) if beside.exists() else find("envoy"), "-c", str(directory / "envoy.yaml"),
-               "--concurrency", "1", "--disable-hot-restart", "-l", "warning"]
+    command = [beside("envoy"), "-c", str(directory / "envoy.yaml"), "--concurrency", "1", "--disable-hot-restart",
+               "-l", "warning"]
     return Peer(command, directory, f"127.0.0.1:{port}")
+
+
+def beside(program: str) -> str:
+    """A program that pip has installed."""
+    path = Path(sys.executable).parent / program
+    return str(path) if path.exists() else find(program)
 
 
 class Postgres:
