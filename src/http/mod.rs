@@ -22,6 +22,7 @@ pub mod local;
 pub mod message;
 pub mod mirror;
 pub mod name;
+pub mod outbox;
 pub mod pace;
 pub mod request_id;
 pub mod target;

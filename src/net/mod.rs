@@ -54,6 +54,11 @@ impl Stream {
         }
     }
 
+    /// Whether a read would take what lies in our memory already, and cost no system call.
+    pub fn holds_more(&self) -> bool {
+        matches!(self, Self::Tls(stream) if stream.holds_more())
+    }
+
     /// Whether the stream is open and nothing has come in: what an idle connection has to be
     /// before it may be used again.
     pub fn is_silent(&mut self) -> bool {

@@ -28,15 +28,15 @@ use crate::{http::input::Input, tls::Leash};
 const HEADER: usize = 5;
 /// Content of the longest record.
 const FRAGMENT: usize = 16 * 1024;
-/// Most plaintext that is encrypted at once.
-const BATCH: usize = 4 * FRAGMENT;
+/// Most plaintext that is encrypted at once: 64 KiB of content and the frames around it.
+const BATCH: usize = 5 * FRAGMENT;
 /// What a record adds to its content: header, type, and a tag or, in TLS 1.2, also a nonce.
 const OVERHEAD: usize = 64;
 
 thread_local! {
     /// Where every connection of this worker encrypts. What the socket doesn't take at once is
     /// kept with the connection.
-    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; BATCH + 5 * OVERHEAD]);
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; BATCH + 6 * OVERHEAD]);
     /// Where the pieces of a vectored write are put together.
     static GATHER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
@@ -183,7 +183,7 @@ impl TlsStream {
 
     /// Ready when a read would not wait for the peer.
     pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.is_cut() || !self.plain.is_empty() || self.ended || self.has_record() {
+        if self.is_cut() || self.ended || self.holds_more() {
             return Poll::Ready(Ok(()));
         }
         self.heed(cx);
@@ -197,6 +197,11 @@ impl TlsStream {
         // Nobody waits on a connection at rest: there is no waker that this could displace.
         let mut cx = Context::from_waker(Waker::noop());
         Pin::new(self).poll_read(&mut cx, &mut buf).is_pending()
+    }
+
+    /// Whether a read would give content that has come already.
+    pub fn holds_more(&self) -> bool {
+        !self.plain.is_empty() || self.has_record()
     }
 
     /// Whether a whole record waits to be decrypted.

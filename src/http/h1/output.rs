@@ -1,74 +1,56 @@
 //! What waits to be written to a connection.
 //!
-//! Heads and small pieces are gathered in one buffer, so that a small message is one write; a
-//! large piece is written from where it lies, together with what goes around it, and what lies in
-//! a pipe is moved on by the kernel.
+//! Pieces are gathered for as long as the body has some at hand, so that they are one write; what
+//! lies in a pipe is moved on by the kernel.
 
 use std::{
-    io::{self, IoSlice},
-    pin::Pin,
+    io,
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-use tokio::io::AsyncWrite;
+use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{
-    http::buffers::{self, COPY_LIMIT},
+    http::outbox::Outbox,
     net::{Stream, pipe::Pipe},
 };
 
-/// Room for a usual head and a small body.
-const HEAD: usize = 2 * 1024;
 /// More than this is not gathered before a flush.
-const GATHERED: usize = 16 * 1024;
+const GATHERED: usize = 64 * 1024;
 
-/// Bytes to be written, in order: `buf`, then `large`, then `end`, or `buf`, then `pipe`.
+/// Bytes to be written, in order: the gathered ones, then those in `pipe`.
 #[derive(Debug, Default)]
 pub struct Output {
-    buf: BytesMut,
-    large: Bytes,
-    end: &'static [u8],
+    gathered: Outbox,
     /// Never empty.
     pipe: Option<Pipe>,
 }
 
 impl Output {
     pub fn is_empty(&self) -> bool {
-        self.buf.is_empty() && !self.is_closed()
+        self.gathered.is_empty() && self.pipe.is_none()
     }
 
-    /// Where a head is written. Only before a large piece: see [`Self::accepts`].
+    /// Where a head is written. Not behind a pipe: see [`Self::accepts`].
     pub fn head(&mut self) -> &mut BytesMut {
         debug_assert!(self.accepts());
-        self.gathered()
-    }
-
-    fn gathered(&mut self) -> &mut BytesMut {
-        if self.buf.capacity() == 0 {
-            self.buf = buffers::lend(HEAD);
-        }
-        &mut self.buf
+        self.gathered.tail()
     }
 
     /// Whether another piece can be taken before a flush.
     pub fn accepts(&self) -> bool {
-        !self.is_closed() && self.buf.len() < GATHERED
-    }
-
-    /// Whether something lies behind the buffer already.
-    fn is_closed(&self) -> bool {
-        !self.large.is_empty() || !self.end.is_empty() || self.pipe.is_some()
+        self.pipe.is_none() && self.gathered.len() < GATHERED
     }
 
     /// Adds a piece as it is.
     pub fn data(&mut self, data: Bytes) {
-        self.push(data, b"");
+        debug_assert!(self.pipe.is_none());
+        self.gathered.data(data);
     }
 
     /// Adds what lies in `pipe`. Only for a stream that is a socket.
     pub fn piped(&mut self, pipe: Pipe) {
-        debug_assert!(!self.is_closed());
+        debug_assert!(self.pipe.is_none());
         self.pipe = (!pipe.is_empty()).then_some(pipe);
     }
 
@@ -79,67 +61,24 @@ impl Output {
             return;
         }
         put_hex(self.head(), data.len());
-        self.push(data, b"\r\n");
-    }
-
-    fn push(&mut self, data: Bytes, end: &'static [u8]) {
-        // Not `accepts`: the line with a chunk's size may just have filled the buffer.
-        debug_assert!(!self.is_closed());
-        if data.len() <= COPY_LIMIT {
-            let gathered = self.gathered();
-            gathered.put_slice(&data);
-            gathered.put_slice(end);
-        } else {
-            self.large = data;
-            self.end = end;
-        }
+        self.gathered.data(data);
+        self.gathered.tail().put_slice(b"\r\n");
     }
 
     /// Writes until nothing is left.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>, io: &mut Stream) -> Poll<io::Result<()>> {
-        while !self.is_empty() {
-            if self.buf.is_empty()
-                && let Some(pipe) = &mut self.pipe
-            {
-                ready!(pipe.poll_drain(cx, io))?;
-                if pipe.is_empty() {
-                    self.pipe = None;
-                }
-                continue;
+        if !self.gathered.is_empty() {
+            ready!(self.gathered.poll_flush(cx, io))?;
+            // The next to write is most likely another connection.
+            self.gathered.release();
+        }
+        while let Some(pipe) = &mut self.pipe {
+            ready!(pipe.poll_drain(cx, io))?;
+            if pipe.is_empty() {
+                self.pipe = None;
             }
-            let written = if self.large.is_empty() && self.end.is_empty() {
-                ready!(Pin::new(&mut *io).poll_write(cx, &self.buf))?
-            } else {
-                let slices = [
-                    IoSlice::new(&self.buf),
-                    IoSlice::new(&self.large),
-                    IoSlice::new(self.end),
-                ];
-                ready!(Pin::new(&mut *io).poll_write_vectored(cx, &slices))?
-            };
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.advance(written);
         }
         Poll::Ready(Ok(()))
-    }
-
-    fn advance(&mut self, mut written: usize) {
-        let part = written.min(self.buf.len());
-        self.buf.advance(part);
-        written -= part;
-        let part = written.min(self.large.len());
-        self.large.advance(part);
-        written -= part;
-        self.end = &self.end[written.min(self.end.len())..];
-        if self.large.is_empty() {
-            self.large = Bytes::new();
-        }
-        if self.buf.is_empty() {
-            // The next to write is most likely another connection.
-            buffers::give_back(&mut self.buf);
-        }
     }
 }
 
@@ -166,11 +105,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_size_line_of_a_chunk_may_fill_the_buffer() {
+    fn what_is_gathered_is_bounded() {
         let mut output = Output::default();
-        output.head().put_bytes(b'x', GATHERED - 1);
-        assert!(output.accepts());
-        output.chunk(Bytes::from_static(b"abc"));
+        let piece = Bytes::from(vec![b'x'; GATHERED / 4]);
+        for _ in 0..4 {
+            assert!(output.accepts());
+            output.chunk(piece.clone());
+        }
         assert!(!output.accepts());
     }
 
@@ -178,13 +119,14 @@ mod tests {
     async fn pieces_arrive_in_order_through_a_narrow_pipe() {
         let (writer, mut reader) = tokio::io::duplex(7);
         let mut writer = Stream::Memory(writer);
-        let large = Bytes::from(vec![b'x'; COPY_LIMIT + 1]);
+        let large = Bytes::from(vec![b'x'; 0x1001]);
         let mut output = Output::default();
         output.head().put_slice(b"head\r\n\r\n");
         output.chunk(Bytes::from_static(b"abc"));
         output.chunk(Bytes::new());
         output.chunk(large.clone());
-        assert!(!output.accepts());
+        output.chunk(large.clone());
+        output.head().put_slice(b"0\r\n\r\n");
         let write = async {
             std::future::poll_fn(|cx| output.poll_flush(cx, &mut writer))
                 .await
@@ -196,9 +138,13 @@ mod tests {
         let (output, read) = tokio::join!(write, reader.read_to_end(&mut got));
         read.unwrap();
         assert!(output.is_empty() && output.accepts());
-        let mut expected = b"head\r\n\r\n3\r\nabc\r\n1001\r\n".to_vec();
-        expected.extend_from_slice(&large);
-        expected.extend_from_slice(b"\r\n");
+        let mut expected = b"head\r\n\r\n3\r\nabc\r\n".to_vec();
+        for _ in 0..2 {
+            expected.extend_from_slice(b"1001\r\n");
+            expected.extend_from_slice(&large);
+            expected.extend_from_slice(b"\r\n");
+        }
+        expected.extend_from_slice(b"0\r\n\r\n");
         assert_eq!(got, expected);
     }
 }

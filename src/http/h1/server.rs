@@ -485,33 +485,11 @@ impl Sender {
         body: &mut Body,
     ) -> Poll<Result<()>> {
         loop {
-            let blocked = loop {
-                if self.ended {
-                    break false;
-                }
-                if !inbound.borrow().wire.output.accepts() {
-                    body.poll_upload(cx)?;
-                    break false;
-                }
-                // The body may need the connection itself: it carries on the upload.
-                if self.pipes {
-                    match body.poll_pipe(cx) {
-                        Poll::Ready(Some(pipe)) => {
-                            let pipe = pipe?;
-                            self.count(pipe.len())?;
-                            inbound.borrow_mut().wire.output.piped(pipe);
-                            continue;
-                        }
-                        Poll::Ready(None) => {}
-                        Poll::Pending => break true,
-                    }
-                }
-                let Poll::Ready(frame) = body.poll_frame(cx) else {
-                    break true;
-                };
-                self.take(frame.transpose()?, &mut inbound.borrow_mut().wire)?;
-            };
-            ready!(inbound.borrow_mut().wire.poll_flush(cx)).map_err(client_lost)?;
+            let blocked = self.fill(cx, inbound, body);
+            let flushed = inbound.borrow_mut().wire.poll_flush(cx);
+            // After the flush: what came before the body broke goes as far as it is taken.
+            let blocked = blocked?;
+            ready!(flushed).map_err(client_lost)?;
             if self.ended {
                 return Poll::Ready(Ok(()));
             }
@@ -519,6 +497,39 @@ impl Sender {
                 return Poll::Pending;
             }
         }
+    }
+
+    /// Fills the output from the body. True if the body has nothing to give now.
+    fn fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        inbound: &RefCell<Inbound>,
+        body: &mut Body,
+    ) -> Result<bool> {
+        while !self.ended {
+            if !inbound.borrow().wire.output.accepts() {
+                body.poll_upload(cx)?;
+                return Ok(false);
+            }
+            // The body may need the connection itself: it carries on the upload.
+            if self.pipes {
+                match body.poll_pipe(cx) {
+                    Poll::Ready(Some(pipe)) => {
+                        let pipe = pipe?;
+                        self.count(pipe.len())?;
+                        inbound.borrow_mut().wire.output.piped(pipe);
+                        continue;
+                    }
+                    Poll::Ready(None) => {}
+                    Poll::Pending => return Ok(true),
+                }
+            }
+            let Poll::Ready(frame) = body.poll_frame(cx) else {
+                return Ok(true);
+            };
+            self.take(frame.transpose()?, &mut inbound.borrow_mut().wire)?;
+        }
+        Ok(false)
     }
 
     fn take(&mut self, frame: Option<Frame>, wire: &mut Wire) -> Result<()> {

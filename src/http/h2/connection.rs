@@ -15,11 +15,11 @@ use super::{
     flow::{RecvWindow, SendWindow},
     frame::{self, Code, DEFAULT_WINDOW, Fault, Kind, MAX_STREAM, setting},
     hpack,
-    output::Output,
     receive::Reading,
     send::{Block, OUTPUT_LIMIT},
     streams::{Broken, Key, Stream, Streams},
 };
+use crate::http::outbox::Outbox;
 
 /// What waits to be written, beyond which nothing more is read: answers to it would be piled up.
 const OUTPUT_FULL: usize = OUTPUT_LIMIT + 32 * 1024;
@@ -83,7 +83,7 @@ pub(super) struct Debts {
 /// A connection; `M` is kept with each stream for the owner.
 #[derive(Debug)]
 pub struct Connection<M> {
-    pub output: Output,
+    pub output: Outbox,
     pub peer: Peer,
     pub(super) role: Role,
     pub(super) limits: Limits,
@@ -112,7 +112,7 @@ pub struct Connection<M> {
 impl<M: Default> Connection<M> {
     /// A connection that has just begun; its preface is in the output.
     pub fn new(role: Role, limits: Limits) -> Self {
-        let mut output = Output::default();
+        let mut output = Outbox::default();
         let head = u32::try_from(limits.head).unwrap_or(u32::MAX);
         let out = output.tail();
         match role {

@@ -235,7 +235,7 @@ impl Driver {
         !core.peer.settled || !self.input.is_empty() && !core.is_full() || core.is_inside_block()
     }
 
-    /// Takes what has come, reading once. Heads are handed to `take`.
+    /// Takes what has come, reading once from the socket. Heads are handed to `take`.
     ///
     /// # Errors
     /// The connection's end, of which the streams have yet to be told.
@@ -250,12 +250,23 @@ impl Driver {
         if self.stopped {
             return Poll::Pending;
         }
-        match ready!(self.input.poll_fill(cx, &mut self.stream)) {
-            Ok(0) => return Poll::Ready(Err(Broken::Lost(Loss::Closed))),
-            Ok(octets) => self.heard += octets as u64,
-            Err(error) => return Poll::Ready(Err(Broken::Lost(Loss::of(&error)))),
+        let mut parsed = false;
+        loop {
+            match ready!(self.input.poll_fill(cx, &mut self.stream)) {
+                // It will be there again, once the streams have seen what came before it.
+                Ok(0) if parsed => return Poll::Ready(Ok(())),
+                Ok(0) => return Poll::Ready(Err(Broken::Lost(Loss::Closed))),
+                Ok(octets) => self.heard += octets as u64,
+                Err(error) => return Poll::Ready(Err(Broken::Lost(Loss::of(&error)))),
+            }
+            self.parse(&mut take).map_err(Broken::Fault)?;
+            parsed = true;
+            // The rest of the records that came with that read: the more of a stream there is in
+            // one turn, the fewer writes carry it on.
+            if !self.stream.holds_more() || self.link.core.borrow().is_full() {
+                return Poll::Ready(Ok(()));
+            }
         }
-        Poll::Ready(self.parse(&mut take).map_err(Broken::Fault))
     }
 
     fn parse(

@@ -13,7 +13,6 @@ pub mod frame;
 pub mod hpack;
 pub(crate) mod keepalive;
 pub mod link;
-pub mod output;
 pub mod receive;
 pub mod section;
 pub mod send;

@@ -1,7 +1,7 @@
 //! What waits to be written to a connection.
 //!
-//! Frames of all streams are gathered in one buffer, so that a turn is one write; large DATA is
-//! written from where it lies.
+//! Heads, frames and small pieces are gathered in one buffer; a large piece stays where it lies. All
+//! of them together are one write.
 
 use std::{
     collections::VecDeque,
@@ -13,9 +13,9 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::AsyncWrite;
 
-use crate::http::buffers::{self, COPY_LIMIT};
+use super::buffers::{self, COPY_LIMIT};
 
-/// What a buffer begins with.
+/// What a buffer begins with: a usual head and a small body.
 const ROOM: usize = 4 * 1024;
 /// A buffer that grew past this is sealed as it is, and the next one begun.
 const LARGEST: usize = 16 * 1024;
@@ -24,13 +24,13 @@ const SLICES: usize = 32;
 
 /// Bytes to be written, in order: the sealed parts, then the open one.
 #[derive(Debug, Default)]
-pub struct Output {
+pub struct Outbox {
     sealed: VecDeque<Bytes>,
     sealed_len: usize,
     open: BytesMut,
 }
 
-impl Output {
+impl Outbox {
     pub fn len(&self) -> usize {
         self.sealed_len + self.open.len()
     }
@@ -39,7 +39,7 @@ impl Output {
         self.len() == 0
     }
 
-    /// Where frames are written.
+    /// Where heads and frames are written.
     pub fn tail(&mut self) -> &mut BytesMut {
         if self.open.capacity() == 0 {
             self.open = buffers::lend(ROOM);
@@ -50,10 +50,10 @@ impl Output {
         &mut self.open
     }
 
-    /// Adds the payload of a DATA frame behind its header.
+    /// Adds a piece of content.
     pub fn data(&mut self, data: Bytes) {
         if data.len() <= COPY_LIMIT {
-            return self.open.extend_from_slice(&data);
+            return self.tail().extend_from_slice(&data);
         }
         self.seal();
         self.sealed_len += data.len();
@@ -131,7 +131,7 @@ mod tests {
     #[tokio::test]
     async fn pieces_arrive_in_order_through_a_narrow_pipe() {
         let (mut writer, mut reader) = tokio::io::duplex(7);
-        let mut output = Output::default();
+        let mut output = Outbox::default();
         let mut expected = Vec::new();
         for at in 0..100u8 {
             let piece = vec![at; usize::from(at) * 97];
