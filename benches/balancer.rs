@@ -4,13 +4,18 @@ use std::{hint::black_box, net::SocketAddr, sync::Arc, time::Duration};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use pillion::{
-    config::model::{Balancer, EndpointAddress, Upstream as Config},
+    config::model::{Balancer, EndpointAddress, Hashing, StickyKey, Upstream as Config},
     telemetry::Registry,
     upstream::{Upstream, Wish},
 };
 use tokio::time::Instant;
 
 const SIZES: [u16; 4] = [1, 10, 100, 10_000];
+
+const BY_SOURCE: Hashing = Hashing {
+    key: StickyKey::Source,
+    bounded_load: None,
+};
 
 criterion_group!(benches, pick, hold);
 criterion_main!(benches);
@@ -22,9 +27,11 @@ fn pick(criterion: &mut Criterion) {
         ("peak-ewma", Balancer::PeakEwma),
         ("least-request", Balancer::LeastRequest),
         ("round-robin", Balancer::RoundRobin),
+        ("ring-hash", Balancer::RingHash(BY_SOURCE)),
+        ("maglev", Balancer::Maglev(BY_SOURCE)),
     ] {
         for size in SIZES {
-            let upstream = upstream(balancer, size);
+            let upstream = upstream(&balancer, size);
             let mut rng = fastrand::Rng::with_seed(7);
             let mut now = Instant::now();
             group.bench_with_input(
@@ -33,8 +40,12 @@ fn pick(criterion: &mut Criterion) {
                 |bencher, upstream| {
                     bencher.iter(|| {
                         now += Duration::from_micros(10);
+                        let wish = Wish {
+                            key: Some(rng.u64(..)),
+                            ..Wish::default()
+                        };
                         let picked = upstream
-                            .pick(now, &mut rng, Wish::default())
+                            .pick(now, &mut rng, wish)
                             .expect("it has endpoints");
                         picked.head_received(now + Duration::from_millis(1));
                     });
@@ -46,19 +57,19 @@ fn pick(criterion: &mut Criterion) {
 }
 
 fn hold(criterion: &mut Criterion) {
-    let upstream = upstream(Balancer::PeakEwma, 1);
+    let upstream = upstream(&Balancer::PeakEwma, 1);
     criterion.bench_function("request-permit", |bencher| {
         bencher.iter(|| black_box(upstream.limits.request()).is_ok());
     });
 }
 
-fn upstream(balancer: Balancer, size: u16) -> Arc<Upstream> {
+fn upstream(balancer: &Balancer, size: u16) -> Arc<Upstream> {
     let address = |index: u16| {
         let [high, low] = index.to_be_bytes();
         EndpointAddress::Ip(SocketAddr::from(([127, 0, high, low], 9000)))
     };
     let config = Config {
-        balancer,
+        balancer: balancer.clone(),
         ..Config::plain("app", (1..=size).map(address))
     };
     Upstream::new(

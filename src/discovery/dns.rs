@@ -21,7 +21,11 @@ use super::{
 };
 use crate::{
     config::model::{DnsPolicy, EndpointAddress},
-    upstream::{Upstream, resolution::LookupFailure, set::Wanted},
+    upstream::{
+        Upstream,
+        resolution::LookupFailure,
+        set::{Priority, Wanted},
+    },
 };
 
 /// After a failure: this, doubled with each further one up to the limit, less up to a quarter at
@@ -155,18 +159,18 @@ impl Follower {
         Ok(Answer { found, ttl })
     }
 
-    /// Only the targets of the lowest priority are used (RFC 2782); a weight of 0 counts as 1. A
+    /// Priorities are those of the records (RFC 2782); a weight of 0 counts as 1. A
     /// target that can't be asked about keeps its last addresses; one that has none is left out.
     async fn ask_srv(&mut self, name: &str, before: &[Wanted]) -> Result<Answer, LookupFailure> {
         let (mut ttl, records) = self.resolver.lookup(name, RecordType::SRV, service).await?;
-        let best = records.iter().map(|record| record.priority).min();
         let mut records: Vec<SRV> = records
             .into_iter()
             // A target of "." says that the service is not there.
-            .filter(|record| Some(record.priority) == best && !record.target.is_root())
+            .filter(|record| !record.target.is_root())
             .collect();
         records.sort_by_cached_key(|record| {
             (
+                record.priority,
                 Reverse(record.weight),
                 record.target.to_string(),
                 record.port,
@@ -222,7 +226,15 @@ impl Follower {
         for record in records {
             if let Some(ips) = self.known.get(&record.target.to_string()) {
                 let weight = u32::from(record.weight).max(1);
-                found.extend(pair(ips, record.port, weight, before));
+                let srv = record.priority;
+                let targets = pair(ips, record.port, weight, before).into_iter();
+                found.extend(targets.map(|wanted| Wanted {
+                    priority: Priority {
+                        srv,
+                        ..wanted.priority
+                    },
+                    ..wanted
+                }));
             }
         }
         if found.is_empty() {

@@ -39,14 +39,11 @@ pub(super) fn pair(ips: &[IpAddr], port: u16, weight: u32, before: &[Wanted]) ->
     let mut used = BTreeSet::new();
     let mut wanted = Vec::with_capacity(v6.len().max(v4.len()));
     let mut add = |address: SocketAddr, alternative: Option<SocketAddr>| {
-        wanted.push(Wanted {
-            host: None,
-            target: Target::Tcp {
-                address,
-                alternative,
-            },
-            weight,
-        });
+        let target = Target::Tcp {
+            address,
+            alternative,
+        };
+        wanted.push(Wanted::plain(target, weight));
     };
     let kept = |address: &SocketAddr, others: &BTreeSet<SocketAddr>| {
         before

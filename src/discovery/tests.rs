@@ -241,7 +241,7 @@ async fn failure_and_absence_are_told_apart() {
 }
 
 #[tokio::test]
-async fn srv_uses_the_lowest_priority_with_weights() {
+async fn srv_brings_weights_and_priorities() {
     let server = NameServer::start().await;
     let mut follower = server.follower();
     let name = EndpointAddress::Srv {
@@ -270,6 +270,16 @@ async fn srv_uses_the_lowest_priority_with_weights() {
     server.set_both("two.test.", NXDOMAIN);
     let answer = follower.ask(&name, &answer.found).await.unwrap();
     assert_eq!(shown(&answer.found), [all[0], all[2]]);
+
+    server.set_ips("spare.test.", 30, &["127.0.0.9"]);
+    let answer = follower.ask(&name, &answer.found).await.unwrap();
+    assert_eq!(shown(&answer.found), [all[0], all[2], "127.0.0.9:1 9"]);
+    let priorities: Vec<u16> = answer
+        .found
+        .iter()
+        .map(|wanted| wanted.priority.srv)
+        .collect();
+    assert_eq!(priorities, [10, 10, 20]);
 
     server.set(
         "_http._tcp.app.test.",

@@ -229,6 +229,7 @@ names! {
     SEC_WEBSOCKET_ACCEPT = "sec-websocket-accept", "Sec-WebSocket-Accept", Other;
     SEC_WEBSOCKET_KEY = "sec-websocket-key", "Sec-WebSocket-Key", Other;
     SERVER = "server", "Server", Other;
+    SET_COOKIE = "set-cookie", "Set-Cookie", Other;
     TE = "te", "TE", Te;
     TRAILER = "trailer", "Trailer", Trailer;
     TRANSFER_ENCODING = "transfer-encoding", "Transfer-Encoding", TransferEncoding;

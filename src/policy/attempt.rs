@@ -14,10 +14,10 @@ use crate::{
     http::{
         Client, h1, h2,
         message::{Request, Response, Upgrade},
-        upgrade,
+        name, upgrade,
     },
     tls::alpn::Offer,
-    upstream::{EndpointId, InFlight, Upstream, Verdict, Wish, pool::Way},
+    upstream::{EndpointId, InFlight, Sticky, Upstream, Verdict, Wish, pool::Way},
 };
 
 /// Attempts in all.
@@ -29,16 +29,21 @@ pub(super) async fn run(mut call: Call<'_>) -> Result<Answer> {
     call.trail.upstream(call.upstream);
     // Allocates only when something has failed.
     let mut tried: Vec<EndpointId> = Vec::new();
+    let sticky = sticky(&call);
     let mut now = call.start;
     loop {
         let wish = Wish {
             tried: &tried,
+            key: sticky.key,
             ..Wish::default()
         };
         let in_flight = call
             .upstream
             .pick(now, &mut worker.rng.borrow_mut(), wish)?;
         call.trail.attempt(&in_flight, now);
+        if let Some(crosses) = in_flight.crosses_zones() {
+            call.upstream.metrics.zone_chosen(worker.id, crosses);
+        }
         let had_body = !call.request.body.is_empty();
         let outcome = {
             let _counted = call.upstream.metrics.running(worker.id);
@@ -48,7 +53,13 @@ pub(super) async fn run(mut call: Call<'_>) -> Result<Answer> {
             outcome
         };
         let error = match outcome {
-            Ok(response) => {
+            Ok(mut response) => {
+                if let Some(cookie) = &sticky.cookie {
+                    response
+                        .head
+                        .fields
+                        .append(&name::SET_COOKIE, cookie.as_bytes());
+                }
                 let now = Instant::now();
                 in_flight.head_received(now);
                 in_flight.settle(Verdict::Success, now);
@@ -73,6 +84,18 @@ pub(super) async fn run(mut call: Call<'_>) -> Result<Answer> {
         tracing::debug!(%error, attempts = tried.len(), "attempt failed; another follows");
         now = Instant::now();
     }
+}
+
+/// What keeps the request to its endpoint, as it is sent: after the rule's filters.
+fn sticky(call: &Call<'_>) -> Sticky {
+    let Call {
+        request, client, ..
+    } = call;
+    let secure = client.conn.secured.is_some();
+    call.upstream
+        .sticky(&request.head.fields, client.address, secure, || {
+            worker_random(client)
+        })
 }
 
 /// An attempt that may be cut, by its deadline or by a client that leaves: the endpoint has then

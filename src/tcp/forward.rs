@@ -13,6 +13,7 @@ use crate::{
         Standing,
         standing::{Note, while_admitted},
     },
+    config::model::Address,
     error::{Error, Reason, Replay, Result},
     http::input::Input,
     net::{Loss, Stream},
@@ -159,13 +160,21 @@ async fn connect<'a>(plan: &'a TcpPlan, conn: &Conn, worker: &Worker) -> Result<
         .await
         .inspect_err(|error| metrics.limit_refused(worker.id, error.reason))?;
     let mut tried = Vec::new();
+    let key = upstream.source_key(match conn.source() {
+        Address::Tcp(address) => Some(address.ip()),
+        Address::Unix(_) => None,
+    });
     loop {
         let start = Instant::now();
         let wish = Wish {
             tried: &tried,
+            key,
             ..Wish::default()
         };
         let in_flight = upstream.pick(start, &mut worker.rng.borrow_mut(), wish)?;
+        if let Some(crosses) = in_flight.crosses_zones() {
+            metrics.zone_chosen(worker.id, crosses);
+        }
         let endpoint = in_flight.endpoint();
         let opened = upstream::dial(upstream, endpoint, conn, &worker.tls, Offer::Opaque);
         match opened.await {

@@ -15,7 +15,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    balancer::Ewma,
+    balancer::{Ewma, Ramp},
     health::{Health, Probe},
 };
 
@@ -86,6 +86,8 @@ pub struct Endpoint {
     requests: AtomicU64,
     pub(super) ewma: Ewma,
     pub(super) health: Health,
+    /// Begins whenever the endpoint is to get its load little by little.
+    pub(super) ramp: Ramp,
     /// The alternative won the last race: where one family leads nowhere, only the first connection
     /// has to wait to find that out.
     pub(super) alternative_first: AtomicBool,
@@ -108,6 +110,7 @@ impl Endpoint {
             requests: AtomicU64::new(0),
             ewma: Ewma::new(now),
             health: Health::new(),
+            ramp: Ramp::new(now),
             alternative_first: AtomicBool::new(false),
             only_http1: AtomicBool::new(false),
         })
@@ -181,6 +184,7 @@ pub struct InFlight {
     /// It is to find out whether its endpoint is well again.
     probe: Option<Probe>,
     settled: Cell<bool>,
+    crosses: Option<bool>,
 }
 
 impl InFlight {
@@ -202,7 +206,19 @@ impl InFlight {
             started: now,
             probe,
             settled: Cell::new(false),
+            crosses: None,
         }
+    }
+
+    /// The same where a zone was chosen.
+    pub(super) fn zoned(mut self, crosses: Option<bool>) -> Self {
+        self.crosses = crosses;
+        self
+    }
+
+    /// Whether it leaves the zone of this process; `None` where there was no choice between zones.
+    pub const fn crosses_zones(&self) -> Option<bool> {
+        self.crosses
     }
 
     pub const fn endpoint(&self) -> &Arc<Endpoint> {

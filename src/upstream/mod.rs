@@ -10,11 +10,13 @@ mod connect;
 pub mod dial;
 pub mod endpoint;
 pub mod health;
+mod levels;
 pub mod limits;
 mod opening;
 pub mod pool;
 pub mod resolution;
 pub mod set;
+mod sticky;
 
 use std::{
     collections::HashMap,
@@ -31,11 +33,12 @@ pub use self::{
     health::Board,
     limits::{ConnectionPermit, Limits, PendingPermit, RequestPermit},
     set::EndpointSet,
+    sticky::Sticky,
 };
 use self::{
     health::Urgency,
     resolution::{LookupFailure, Resolution},
-    set::{Vacancy, Wanted},
+    set::{Manner, Priority, Vacancy, Wanted},
 };
 use crate::{
     config::model::{self, EndpointAddress},
@@ -55,6 +58,8 @@ pub struct Upstream {
     endpoints: ArcSwap<EndpointSet>,
     /// The position of round robin.
     cursor: AtomicUsize,
+    /// There was none before it: the first endpoints of its names are not new, all is.
+    first: bool,
     /// One for each of `config.endpoints`; used for names. Only the control thread locks it.
     names: Mutex<Vec<Resolution>>,
 }
@@ -71,7 +76,7 @@ impl Upstream {
         let limits = Limits::new(config.limits);
         let health = Board::new(&config, Arc::clone(&metrics), Instant::now());
         let held = (metrics, limits, health);
-        Self::assemble(config, held, tls, names, &[])
+        Self::assemble(config, held, tls, names, None)
     }
 
     /// The same upstream under another configuration: endpoints whose address stays keep their
@@ -105,7 +110,7 @@ impl Upstream {
             self.limits.clone(),
             self.health.clone(),
         );
-        Self::assemble(config, held, tls, names, previous)
+        Self::assemble(config, held, tls, names, Some(previous))
     }
 
     fn assemble(
@@ -113,12 +118,16 @@ impl Upstream {
         (metrics, limits, health): (Arc<UpstreamMetrics>, Arc<Limits>, Arc<Board>),
         tls: Option<Arc<ClientTls>>,
         names: Vec<Resolution>,
-        previous: &[Arc<Endpoint>],
+        previous: Option<&[Arc<Endpoint>]>,
     ) -> Arc<Self> {
+        let first = previous.is_none();
+        let previous = previous.unwrap_or_default();
+        let joining = !previous.is_empty();
         let now = Instant::now();
-        let set = build_set(&config, &names, previous, now);
+        let set = build_set(&config, &names, previous, joining, now);
         health.admit(set.weighted(), now);
         Arc::new(Self {
+            first,
             limits,
             health,
             metrics,
@@ -143,7 +152,7 @@ impl Upstream {
             return self.pick_carefully(&set, now, rng, wish);
         }
         match set.pick(&self.cursor, now, rng, wish) {
-            Some(endpoint) => Ok(InFlight::start(endpoint.clone(), now)),
+            Some((endpoint, crosses)) => Ok(InFlight::start(endpoint.clone(), now).zoned(crosses)),
             None => Err(vacant(&set)),
         }
     }
@@ -175,10 +184,10 @@ impl Upstream {
         let picked = if board.panics() {
             set.pick(&self.cursor, now, rng, wish)
         } else {
-            set.pick_available(board.version(), &self.cursor, now, rng, wish)
+            set.pick_available(&self.cursor, now, rng, wish)
         };
-        if let Some(endpoint) = picked {
-            return Ok(InFlight::start(endpoint.clone(), now));
+        if let Some((endpoint, crosses)) = picked {
+            return Ok(InFlight::start(endpoint.clone(), now).zoned(crosses));
         }
         if set.weighted().all(|(_, weight)| weight == 0) {
             return Err(vacant(set));
@@ -195,11 +204,13 @@ impl Upstream {
         let Some(name) = names.get_mut(index) else {
             return;
         };
+        let joining = name.resolved().is_some() || !self.first;
         let changed = name.apply(outcome, now);
         let previous = self.endpoints.load();
+        let joining = joining && !previous.endpoints().is_empty();
         // Also without a change while there is nothing: the set holds the reason to give.
         if changed || previous.endpoints().is_empty() {
-            let set = build_set(&self.config, &names, previous.endpoints(), now);
+            let set = build_set(&self.config, &names, previous.endpoints(), joining, now);
             self.health.admit(set.weighted(), now);
             self.endpoints.store(Arc::new(set));
         }
@@ -218,8 +229,9 @@ impl Upstream {
         let now = Instant::now();
         let set = self.endpoints.load();
         let endpoints: Vec<Value> = set
-            .weighted()
-            .map(|(endpoint, weight)| {
+            .placed()
+            .map(|(endpoint, place)| {
+                let share = set.share(endpoint, now);
                 let alternative = match &endpoint.target {
                     Target::Tcp { alternative, .. } => alternative.map(|other| other.to_string()),
                     Target::Unix(_) => None,
@@ -227,7 +239,10 @@ impl Upstream {
                 let mut shown = json!({
                     "address": &*endpoint.label,
                     "alternative": alternative,
-                    "weight": weight,
+                    "weight": place.weight,
+                    "effectiveWeight": f64::from(place.weight) * share,
+                    "priority": place.level,
+                    "zone": place.zone,
                     "active": endpoint.active(),
                     "ewmaMs": endpoint.latency().map(|latency| latency.as_secs_f64() * 1e3),
                 });
@@ -255,6 +270,7 @@ impl Upstream {
         json!({
             "name": &*self.config.name,
             "balancer": self.config.balancer,
+            "zone": self.config.zone,
             "endpoints": endpoints,
             "dns": names,
             "limits": self.limits.describe(),
@@ -292,6 +308,7 @@ fn build_set(
     config: &model::Upstream,
     names: &[Resolution],
     previous: &[Arc<Endpoint>],
+    newcomers_ramp: bool,
     now: Instant,
 ) -> EndpointSet {
     let wanted = config
@@ -299,40 +316,39 @@ fn build_set(
         .iter()
         .zip(names)
         .flat_map(|(endpoint, name)| {
-            let weight = endpoint.weight;
+            let placed = |found: Wanted| Wanted {
+                weight: found.weight.saturating_mul(endpoint.weight),
+                priority: Priority {
+                    configured: endpoint.priority,
+                    ..found.priority
+                },
+                zone: endpoint.zone.clone(),
+                ..found
+            };
             match &endpoint.address {
                 EndpointAddress::Ip(address) => {
-                    vec![Wanted {
-                        target: Target::tcp(*address),
-                        host: None,
-                        weight,
-                    }]
+                    vec![placed(Wanted::plain(Target::tcp(*address), 1))]
                 }
                 EndpointAddress::Unix(path) => {
-                    vec![Wanted {
-                        target: Target::Unix(path.clone()),
-                        host: None,
-                        weight,
-                    }]
+                    vec![placed(Wanted::plain(Target::Unix(path.clone()), 1))]
                 }
                 EndpointAddress::Dns { .. } | EndpointAddress::Srv { .. } => name
                     .found()
                     .iter()
                     .map(|found| Wanted {
-                        target: found.target.clone(),
                         host: endpoint.address.host(),
-                        weight: found.weight.saturating_mul(weight),
+                        ..placed(found.clone())
                     })
                     .collect(),
             }
         });
-    EndpointSet::build(
-        wanted,
-        config.balancer,
-        previous,
-        vacancy(config, names),
-        now,
-    )
+    let manner = Manner {
+        balancer: &config.balancer,
+        slow_start: config.slow_start,
+        zone: config.zone.as_deref(),
+        newcomers_ramp,
+    };
+    EndpointSet::build(wanted, manner, previous, vacancy(config, names), now)
 }
 
 fn vacancy(config: &model::Upstream, names: &[Resolution]) -> Vacancy {
@@ -394,11 +410,10 @@ pub(crate) mod tests {
     }
 
     fn found(last: u8) -> Vec<Wanted> {
-        vec![Wanted {
-            target: Target::tcp(([127, 0, 0, last], 80).into()),
-            host: None,
-            weight: 1,
-        }]
+        vec![Wanted::plain(
+            Target::tcp(([127, 0, 0, last], 80).into()),
+            1,
+        )]
     }
 
     fn failure(message: &str) -> Result<Vec<Wanted>, LookupFailure> {
@@ -492,7 +507,7 @@ pub(crate) mod tests {
         upstream.publish(0, Ok(found(1)), Instant::now());
         upstream.publish(2, Ok(found(2)), Instant::now());
         let set = upstream.endpoints();
-        let weights: Vec<u32> = set.weighted().map(|(_, weight)| weight).collect();
+        let weights: Vec<u32> = set.placed().map(|(_, place)| place.weight).collect();
         assert_eq!(weights, [2, 1]);
     }
 

@@ -82,11 +82,7 @@ mod tests {
     use crate::upstream::endpoint::Target;
 
     fn found() -> Vec<Wanted> {
-        vec![Wanted {
-            host: None,
-            target: Target::tcp(([127, 0, 0, 1], 80).into()),
-            weight: 1,
-        }]
+        vec![Wanted::plain(Target::tcp(([127, 0, 0, 1], 80).into()), 1)]
     }
 
     fn failure(absent: bool) -> Result<Vec<Wanted>, LookupFailure> {

@@ -6,6 +6,7 @@
 //! carry over.
 
 mod access;
+mod balancing;
 mod health;
 mod retry;
 mod tls;
@@ -15,7 +16,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use serde::{Serialize, Serializer};
 
-pub use self::{access::*, health::*, retry::*, tls::*};
+pub use self::{access::*, balancing::*, health::*, retry::*, tls::*};
 
 /// One whole configuration.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -24,6 +25,8 @@ pub struct Config {
     pub admin: Admin,
     pub access_log: AccessLog,
     pub drain: Drain,
+    /// Where this process runs.
+    pub zone: Option<Arc<str>>,
     pub identity: Option<Identity>,
     pub trust: Vec<Trust>,
     pub listeners: Vec<Arc<Listener>>,
@@ -425,6 +428,11 @@ pub struct Upstream {
     pub protocol: UpstreamProtocol,
     pub tls: Option<UpstreamTls>,
     pub balancer: Balancer,
+    /// How long an endpoint that is new, or back, takes to get its whole share. Zero: no time.
+    #[serde(serialize_with = "duration")]
+    pub slow_start: Duration,
+    /// That of this process.
+    pub zone: Option<Arc<str>>,
     #[serde(serialize_with = "duration")]
     pub connect_timeout: Duration,
     /// A pooled connection unused for this long is closed.
@@ -448,13 +456,20 @@ pub struct Upstream {
 impl Upstream {
     /// One of endpoints with weight 1 that says nothing else.
     pub fn plain(name: &str, endpoints: impl IntoIterator<Item = EndpointAddress>) -> Self {
-        let endpoint = |address| EndpointConfig { address, weight: 1 };
+        let endpoint = |address| EndpointConfig {
+            address,
+            weight: 1,
+            priority: 0,
+            zone: None,
+        };
         Self {
             name: name.into(),
             endpoints: endpoints.into_iter().map(endpoint).collect(),
             protocol: UpstreamProtocol::Http1,
             tls: None,
             balancer: Balancer::PeakEwma,
+            slow_start: Duration::ZERO,
+            zone: None,
             connect_timeout: Duration::from_secs(1),
             idle_timeout: Duration::from_secs(55),
             max_connection_age: Duration::from_secs(3600),
@@ -480,6 +495,9 @@ impl Upstream {
 pub struct EndpointConfig {
     pub address: EndpointAddress,
     pub weight: u32,
+    /// Those of the lowest number come first.
+    pub priority: u32,
+    pub zone: Option<Arc<str>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -542,14 +560,6 @@ pub enum UpstreamProtocol {
     Http2,
     /// With TLS what the endpoint chooses, else what the client speaks.
     Auto,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Balancer {
-    PeakEwma,
-    LeastRequest,
-    RoundRobin,
 }
 
 /// Per upstream, over all workers.

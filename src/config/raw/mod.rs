@@ -4,6 +4,8 @@
 //! the `Default`s are the only place where a default stands.
 
 mod access;
+mod balancing;
+mod either;
 mod filter;
 mod health;
 mod listener;
@@ -17,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{decode::At, units::Duration};
 pub(super) use access::*;
+pub(super) use balancing::*;
 pub(super) use filter::*;
 pub(super) use health::*;
 pub(super) use listener::*;
@@ -40,6 +43,10 @@ pub(super) struct Config {
     /// How the process leaves after SIGTERM, SIGINT or `POST /drain`.
     #[serde(default)]
     pub(super) drain: At<Drain>,
+    /// Where this process runs, such as `${ZONE:-}`: its requests go to endpoints of the same
+    /// `zone` while that can bear them. Empty: no zone is preferred.
+    #[serde(default)]
+    pub(super) zone: At<String>,
     /// Who this process is towards others: its certificate and key. None unless written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) identity: Option<At<Identity>>,

@@ -1,11 +1,12 @@
 //! `upstreams`.
 
-use std::fmt;
-
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use super::{Breaker, Ejection, OrOff, RetryBudget, UpstreamTls};
+use super::{
+    Balancer, Breaker, Ejection, OrOff, RetryBudget, UpstreamTls,
+    either::{Shortened, either},
+};
 use crate::config::{
     decode::At,
     units::{Count, Duration},
@@ -29,6 +30,10 @@ pub(crate) struct Upstream {
     /// How an endpoint is chosen for a request.
     #[serde(default)]
     pub(crate) balancer: Balancer,
+    /// An endpoint that joins others, or is back after it was broken, gets a tenth of its share at
+    /// first and all of it after this long. Not where a key decides. 0s: all of it at once.
+    #[serde(default)]
+    pub(crate) slow_start: Duration,
     /// How long connecting and idling may take.
     #[serde(default)]
     pub(crate) timeouts: UpstreamTimeouts,
@@ -80,35 +85,41 @@ pub(crate) struct WeightedEndpoint {
     /// How much more than an endpoint of weight 1 it gets.
     #[serde(default = "endpoint_weight")]
     pub(crate) weight: Count<1, 1000>,
+    /// Endpoints of a lower number come first; the others get what is beyond those of them that
+    /// are available.
+    #[serde(default = "highest_priority")]
+    pub(crate) priority: Count<0, 255>,
+    /// Where it runs. Nowhere in particular unless written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) zone: Option<At<String>>,
 }
 
 fn endpoint_weight() -> Count<1, 1000> {
     Count(1)
 }
 
-/// serde's untagged enums forget why each variant was refused.
+fn highest_priority() -> Count<0, 255> {
+    Count(0)
+}
+
+impl From<WeightedEndpoint> for Endpoint {
+    fn from(endpoint: WeightedEndpoint) -> Self {
+        Self::Weighted(endpoint)
+    }
+}
+
+impl Shortened for Endpoint {
+    type Full = WeightedEndpoint;
+    const EXPECTED: &'static str = "an address, or a mapping with an address and a weight,";
+
+    fn from_text<E: de::Error>(text: &str) -> Result<Self, E> {
+        Ok(Self::Address(text.to_owned()))
+    }
+}
+
 impl<'de> Deserialize<'de> for Endpoint {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Either;
-
-        impl<'de> de::Visitor<'de> for Either {
-            type Value = Endpoint;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an address, or a mapping with an address and a weight,")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Endpoint, E> {
-                Ok(Endpoint::Address(text.to_owned()))
-            }
-
-            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Endpoint, A::Error> {
-                let map = de::value::MapAccessDeserializer::new(map);
-                WeightedEndpoint::deserialize(map).map(Endpoint::Weighted)
-            }
-        }
-
-        deserializer.deserialize_any(Either)
+        either(deserializer)
     }
 }
 
@@ -138,18 +149,6 @@ pub(crate) enum UpstreamProtocol {
     /// With `tls`, what the endpoint chooses by ALPN (RFC 7301), HTTP/2 if it can. In plaintext,
     /// the version in which the client speaks.
     Auto,
-}
-
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) enum Balancer {
-    /// The cheaper of two at random, by latency (peak EWMA) times requests in flight.
-    #[default]
-    PeakEwma,
-    /// The one of two at random with fewer requests in flight.
-    LeastRequest,
-    /// One after the other.
-    RoundRobin,
 }
 
 /// Timeouts of the connections to an upstream.

@@ -5,6 +5,7 @@
 //! result only counts if nothing was noted.
 
 mod access;
+mod balancing;
 mod filters;
 mod listeners;
 mod retry;
@@ -51,7 +52,8 @@ pub(super) fn resolve(
         .as_ref()
         .and_then(|identity| resolver.identity(identity));
     let trust = resolver.trust(&raw.trust);
-    let upstreams = resolver.upstreams(&raw.upstreams, security);
+    let zone = resolver.zone(&raw.zone);
+    let upstreams = resolver.upstreams(&raw.upstreams, security, zone.as_ref());
     let mut known = Known::new("upstream", &raw.upstreams, tree, |upstream| &upstream.name);
     // A misspelt `upstreams` is told once, not at every mention of what it would have defined.
     known.complete &=
@@ -65,6 +67,7 @@ pub(super) fn resolve(
         admin,
         access_log,
         drain,
+        zone,
         identity,
         trust,
         listeners: listeners

@@ -1,13 +1,13 @@
 //! Upstreams and their endpoints.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use super::{Resolver, retry::retry_budget, tls::Security};
 use crate::config::{
     decode::At,
     model::{
-        Backoff, Balancer, Breaker, DnsPolicy, Ejection, EndpointConfig, Limits, ProxyVersion,
-        Upstream, UpstreamProtocol,
+        Backoff, Breaker, DnsPolicy, Ejection, EndpointConfig, Limits, ProxyVersion, Upstream,
+        UpstreamProtocol,
     },
     raw,
     report::{Fault, quote},
@@ -20,6 +20,7 @@ impl Resolver<'_> {
         &mut self,
         raw: &At<Vec<At<raw::Upstream>>>,
         security: Security,
+        zone: Option<&Arc<str>>,
     ) -> Vec<Upstream> {
         let mut names = HashMap::new();
         let mut upstreams = Vec::with_capacity(raw.value.len());
@@ -43,11 +44,9 @@ impl Resolver<'_> {
                     }
                 },
                 tls: raw.tls.as_ref().map(|tls| self.upstream_tls(tls, security)),
-                balancer: match raw.balancer {
-                    raw::Balancer::PeakEwma => Balancer::PeakEwma,
-                    raw::Balancer::LeastRequest => Balancer::LeastRequest,
-                    raw::Balancer::RoundRobin => Balancer::RoundRobin,
-                },
+                balancer: self.balancer(&raw.balancer),
+                slow_start: raw.slow_start.0,
+                zone: zone.cloned(),
                 connect_timeout: self.positive(&raw.timeouts.connect),
                 idle_timeout: self.positive(&raw.timeouts.idle),
                 max_connection_age: raw.max_connection_age.0,
@@ -79,20 +78,25 @@ impl Resolver<'_> {
         let mut seen = HashMap::new();
         let mut endpoints = Vec::with_capacity(raw.value.len());
         for endpoint in &raw.value {
-            let (text, node, weight) = match &endpoint.value {
-                raw::Endpoint::Address(address) => (address, endpoint.node, 1),
-                raw::Endpoint::Weighted(endpoint) => (
-                    &endpoint.address.value,
-                    endpoint.address.node,
-                    endpoint.weight.get(),
-                ),
+            let (text, node, full) = match &endpoint.value {
+                raw::Endpoint::Address(address) => (address, endpoint.node, None),
+                raw::Endpoint::Weighted(full) => {
+                    (&full.address.value, full.address.node, Some(full))
+                }
             };
+            let zone = full.and_then(|full| full.zone.as_ref());
+            let zone = zone.and_then(|zone| self.zone(zone));
             match syntax::endpoint_address(text, self.tree.directory(node)) {
                 Ok(address) => {
                     self.unique(&mut seen, address.clone(), node, || {
                         format!("endpoint {}", quote(text))
                     });
-                    endpoints.push(EndpointConfig { address, weight });
+                    endpoints.push(EndpointConfig {
+                        address,
+                        weight: full.map_or(1, |full| full.weight.get()),
+                        priority: full.map_or(0, |full| full.priority.get()),
+                        zone,
+                    });
                 }
                 Err(fault) => self.fault(node, fault),
             }
@@ -139,6 +143,14 @@ impl Resolver<'_> {
             base: self.positive(base),
             max: max.value.0,
         }
+    }
+
+    /// `None` if it is empty, as it is where `${ZONE:-}` is not set.
+    pub(super) fn zone(&mut self, raw: &At<String>) -> Option<Arc<str>> {
+        if raw.value.is_empty() {
+            return None;
+        }
+        self.parse(raw, syntax::name)
     }
 
     fn dns(&mut self, raw: &At<raw::Dns>) -> DnsPolicy {

@@ -33,6 +33,8 @@ struct Cells {
     requests: Level,
     pending: Level,
     limited: ByReason,
+    within_zone: Count,
+    across_zones: Count,
 }
 
 impl UpstreamMetrics {
@@ -95,6 +97,17 @@ impl UpstreamMetrics {
     /// A request waits for a connection for as long as the answer is held.
     pub fn waiting(&self, worker: usize) -> Entered<'_> {
         self.cells.of(worker).pending.enter()
+    }
+
+    /// An attempt stays in the zone of this process, or leaves it.
+    pub fn zone_chosen(&self, worker: usize, crosses: bool) {
+        let cells = self.cells.of(worker);
+        if crosses {
+            &cells.across_zones
+        } else {
+            &cells.within_zone
+        }
+        .increment();
     }
 
     /// A limit of the upstream refused a request.
@@ -232,6 +245,17 @@ impl Scraped for UpstreamMetrics {
             "Endpoints ejected, by cause; what a dry run would have ejected apart.",
             ["mode", "cause"],
             |metrics| metrics.health.ejections(),
+        )?;
+        families.counters(
+            "pillion_upstream_zone_attempts",
+            "Attempts where there was a choice between zones, by whether they left the own one.",
+            ["zone"],
+            |metrics| {
+                vec![
+                    (["own"], metrics.cells.sum(|cells| &cells.within_zone)),
+                    (["other"], metrics.cells.sum(|cells| &cells.across_zones)),
+                ]
+            },
         )?;
         families.counters(
             "pillion_upstream_dns_lookups",

@@ -50,32 +50,32 @@ impl Slots {
         }
     }
 
-    /// Draws two slots and returns the endpoint of the better one; `cheaper(a, b)` says that `b`
-    /// beats `a`.
-    pub(super) fn pick(
-        &self,
-        rng: &mut fastrand::Rng,
-        cheaper: impl FnOnce(usize, usize) -> bool,
-    ) -> Option<usize> {
+    /// The endpoint of a slot; `None` when there is no slot.
+    pub(super) fn draw(&self, rng: &mut fastrand::Rng) -> Option<usize> {
         let total = self.end(self.len().checked_sub(1)?);
-        if total == 0 {
+        (total > 0).then(|| self.find(rng.u64(..total)))
+    }
+
+    /// Whether one slot is all there is.
+    pub(super) fn is_one(&self) -> bool {
+        self.len()
+            .checked_sub(1)
+            .is_some_and(|last| self.end(last) == self.unit)
+    }
+
+    /// The endpoint of another slot than one that `first` has been drawn by; `None` when that is
+    /// the only one.
+    pub(super) fn draw_beside(&self, first: usize, rng: &mut fastrand::Rng) -> Option<usize> {
+        let total = self.end(self.len().checked_sub(1)?);
+        if total <= self.unit {
             return None;
-        }
-        let first = self.find(rng.u64(..total));
-        if total == self.unit {
-            return Some(first);
         }
         // The line without one slot of the first: what lay behind the slot moves up.
         let mut point = rng.u64(..total - self.unit);
         if point >= self.end(first) - self.unit {
             point += self.unit;
         }
-        let second = self.find(point);
-        Some(if second != first && cheaper(first, second) {
-            second
-        } else {
-            first
-        })
+        Some(self.find(point))
     }
 
     /// Requests per slot of an endpoint.

@@ -38,6 +38,15 @@ impl Wheel {
         let turn = step.checked_rem(self.turns.len())?;
         Some(self.turns[turn] as usize)
     }
+
+    /// Whose turn it is out of turn. A turn that can't be taken goes to one of all others: the next
+    /// in line would have twice as many.
+    pub(super) fn any(&self, rng: &mut fastrand::Rng) -> Option<usize> {
+        match self.turns.len() {
+            0 => None,
+            turns => Some(self.turns[rng.usize(..turns)] as usize),
+        }
+    }
 }
 
 fn gcd(a: u32, b: u32) -> u32 {

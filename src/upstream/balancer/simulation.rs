@@ -15,7 +15,7 @@ use crate::{
     error::Reason,
     upstream::{
         endpoint::{Endpoint, EndpointId, InFlight, Target, Verdict, Wish},
-        set::{EndpointSet, Vacancy, Wanted},
+        set::{EndpointSet, Manner, Priority, Vacancy, Wanted},
     },
 };
 
@@ -31,6 +31,8 @@ struct Server {
     /// Mean; each answer takes between half and one and a half of it.
     micros: u64,
     fails: bool,
+    priority: u32,
+    zone: Option<&'static str>,
 }
 
 const fn server(weight: u32, micros: u64) -> Server {
@@ -38,6 +40,8 @@ const fn server(weight: u32, micros: u64) -> Server {
         weight,
         micros,
         fails: false,
+        priority: 0,
+        zone: None,
     }
 }
 
@@ -55,10 +59,10 @@ struct Simulation {
 }
 
 impl Simulation {
-    fn new(balancer: Balancer, servers: &[Server], seed: u64) -> Self {
+    fn new(balancer: &Balancer, servers: &[Server], seed: u64) -> Self {
         let start = Instant::now();
         Self {
-            set: build(balancer, servers, &[], start),
+            set: build(balancer, servers, &[], Duration::ZERO, start),
             servers: servers.to_vec(),
             cursor: AtomicUsize::new(0),
             start,
@@ -103,6 +107,7 @@ impl Simulation {
                 },
             )
             .unwrap()
+            .0
             .clone();
         let id = endpoint.id;
         let index = self
@@ -145,26 +150,36 @@ impl Simulation {
 }
 
 fn build(
-    balancer: Balancer,
+    balancer: &Balancer,
     servers: &[Server],
     previous: &[Arc<Endpoint>],
+    slow_start: Duration,
     now: Instant,
 ) -> EndpointSet {
     let wanted = servers.iter().zip(1..).map(|(server, port)| Wanted {
-        host: None,
-        target: Target::tcp(([127, 0, 0, 1], port).into()),
-        weight: server.weight,
+        zone: server.zone.map(Arc::from),
+        priority: Priority {
+            configured: server.priority,
+            srv: 0,
+        },
+        ..Wanted::plain(Target::tcp(([127, 0, 0, 1], port).into()), server.weight)
     });
     let vacancy = Vacancy {
         reason: Reason::NoEndpoints,
         detail: "none".into(),
     };
-    EndpointSet::build(wanted, balancer, previous, vacancy, now)
+    let manner = Manner {
+        balancer,
+        slow_start,
+        zone: Some("here"),
+        newcomers_ramp: !previous.is_empty(),
+    };
+    EndpointSet::build(wanted, manner, previous, vacancy, now)
 }
 
 #[tokio::test]
 async fn a_slow_endpoint_gets_a_small_share_but_is_not_forgotten() {
-    for balancer in [Balancer::PeakEwma, Balancer::LeastRequest] {
+    for balancer in &[Balancer::PeakEwma, Balancer::LeastRequest] {
         for seed in 0..30 {
             let mut servers = vec![server(1, 2_000); 4];
             servers.push(server(1, 20_000));
@@ -179,7 +194,7 @@ async fn a_slow_endpoint_gets_a_small_share_but_is_not_forgotten() {
 
 #[tokio::test]
 async fn equals_share_equally_and_none_starves() {
-    for balancer in ALL {
+    for balancer in &ALL {
         for count in 1..=8 {
             for seed in 0..20 {
                 let servers = vec![server(1, 2_000); count];
@@ -200,7 +215,7 @@ async fn equals_share_equally_and_none_starves() {
 
 #[tokio::test]
 async fn shares_follow_weights_with_and_without_load() {
-    for balancer in ALL {
+    for balancer in &ALL {
         for weights in [
             vec![1, 3],
             vec![1, 2, 5],
@@ -235,11 +250,10 @@ async fn failing_fast_draws_no_load() {
     for seed in 0..30 {
         let mut servers = vec![server(1, 2_000); 3];
         servers[1] = Server {
-            weight: 1,
-            micros: 100,
             fails: true,
+            ..server(1, 100)
         };
-        let mut simulation = Simulation::new(Balancer::PeakEwma, &servers, seed);
+        let mut simulation = Simulation::new(&Balancer::PeakEwma, &servers, seed);
         let shares = simulation.run(10_000, 1_000);
         assert!(shares[1] < 0.01, "{seed} {shares:?}");
         // Once it works again it is found again.
@@ -254,15 +268,16 @@ async fn failing_fast_draws_no_load() {
 async fn a_new_endpoint_is_tried_but_not_flooded() {
     for seed in 0..30 {
         let mut servers = vec![server(1, 2_000); 4];
-        let mut simulation = Simulation::new(Balancer::PeakEwma, &servers, seed);
+        let mut simulation = Simulation::new(&Balancer::PeakEwma, &servers, seed);
         simulation.run(5_000, 200);
         // It takes a second for its first answer, in which 5,000 requests come.
         servers.push(server(1, 1_000_000));
         let before = simulation.set.endpoints().to_vec();
         simulation.set = build(
-            Balancer::PeakEwma,
+            &Balancer::PeakEwma,
             &servers,
             &before,
+            Duration::ZERO,
             simulation.at(simulation.now),
         );
         assert!(before.iter().all(|known| simulation.set.contains(known.id)));
@@ -279,7 +294,7 @@ async fn a_new_endpoint_is_tried_but_not_flooded() {
 
 #[tokio::test]
 async fn tried_endpoints_are_avoided_while_there_is_another() {
-    for balancer in ALL {
+    for balancer in &ALL {
         for seed in 0..30 {
             let mut simulation = Simulation::new(
                 balancer,
@@ -304,27 +319,28 @@ async fn no_weight_no_requests() {
     let now = Instant::now();
     let cursor = AtomicUsize::new(0);
     let mut rng = fastrand::Rng::with_seed(1);
-    for balancer in ALL {
+    for balancer in &ALL {
         let set = build(
             balancer,
             &[server(0, 1), server(7, 1), server(0, 1)],
             &[],
+            Duration::ZERO,
             now,
         );
         let tried = [set.endpoints()[1].id];
         for _ in 0..100 {
             let picked = set.pick(&cursor, now, &mut rng, Wish::default()).unwrap();
-            assert_eq!(picked.id, set.endpoints()[1].id);
+            assert_eq!(picked.0.id, set.endpoints()[1].id);
             // Not even when the only one with a weight has been tried.
             let wish = Wish {
                 tried: &tried,
                 ..Wish::default()
             };
             let picked = set.pick(&cursor, now, &mut rng, wish).unwrap();
-            assert_eq!(picked.id, set.endpoints()[1].id);
+            assert_eq!(picked.0.id, set.endpoints()[1].id);
         }
         for servers in [&[][..], &[server(0, 1), server(0, 1)]] {
-            let set = build(balancer, servers, &[], now);
+            let set = build(balancer, servers, &[], Duration::ZERO, now);
             assert!(set.pick(&cursor, now, &mut rng, Wish::default()).is_none());
         }
     }

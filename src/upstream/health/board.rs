@@ -43,8 +43,6 @@ pub struct Board {
     born: Instant,
     /// When a probe is due, or something else is: a stamp, [`QUIET`] or [`NOTHING_DUE`].
     attention: AtomicU64,
-    /// Grows whenever an endpoint begins or ceases to take requests.
-    version: AtomicU64,
     panics: AtomicBool,
     /// For what an endpoint was last closed to requests: a [`Cause`].
     last_cause: AtomicU8,
@@ -95,7 +93,6 @@ impl Board {
             metrics,
             born: now,
             attention: AtomicU64::new(QUIET),
-            version: AtomicU64::new(0),
             panics: AtomicBool::new(false),
             last_cause: AtomicU8::new(Cause::Unreachable as u8),
             consecutive_failures: AtomicU32::new(u32::MAX),
@@ -168,11 +165,6 @@ impl Board {
     /// Requests go to all endpoints, as too few are available.
     pub(in crate::upstream) fn panics(&self) -> bool {
         self.panics.load(Relaxed)
-    }
-
-    /// Grows whenever an endpoint begins or ceases to take requests.
-    pub(in crate::upstream) fn version(&self) -> u64 {
-        self.version.load(Relaxed)
     }
 
     /// An endpoint that is due for a probe, which the caller's request becomes. Most calls on a
@@ -439,7 +431,6 @@ impl Board {
                     health.gate.fetch_xor(OPEN, Relaxed);
                     health.since.store(self.stamp(now), Relaxed);
                     health.forgive();
-                    self.version.fetch_add(1, Relaxed);
                 }
             }
         }
@@ -589,6 +580,7 @@ impl Member {
         if let Some(endpoint) = self.endpoint.upgrade() {
             self.seen = Seen::of(&endpoint);
             endpoint.health.since.store(stamp, Relaxed);
+            endpoint.ramp.begin(now);
         }
     }
 
