@@ -18,10 +18,11 @@ const BUSY: Duration = Duration::from_millis(100);
 const CALM: Duration = Duration::from_millis(25);
 
 /// Watches how much is open, for as long as the process lives. A snapshot that was replaced counts
-/// as well: with thousands of routes it weighs tens of megabytes.
+/// as well: with thousands of routes it weighs tens of megabytes; and so does a rotation, for the code
+/// that reads certificates.
 pub async fn watch(shared: Arc<Shared>) {
     let (mut tide, mut work) = (Tide::default(), Work::default());
-    let (mut generation, mut is_due) = (0, false);
+    let (mut generations, mut is_due) = ((0, 0), false);
     // What it took to start.
     sys::release_code();
     sys::keep_spare();
@@ -31,8 +32,11 @@ pub async fn watch(shared: Arc<Shared>) {
             sys::trim();
             sys::release_code();
         }
-        let newest = shared.snapshot.load().generation;
-        let reloaded = std::mem::replace(&mut generation, newest) != newest;
+        let newest = (
+            shared.snapshot.load().generation,
+            shared.materials.load().generation,
+        );
+        let reloaded = std::mem::replace(&mut generations, newest) != newest;
         // Everything that holds memory: connections on both sides, and requests, which HTTP/2 has
         // many of on one connection. A burst of clients may have come and gone since the last look.
         let inside: usize = {
