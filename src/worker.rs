@@ -11,7 +11,10 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Notify, mpsc};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::{Instant, timeout_at},
+};
 
 use crate::{
     access::Caller,
@@ -20,7 +23,7 @@ use crate::{
     policy::Timers,
     snapshot::{ListenerId, ListenerPlan, Snapshot},
     telemetry::{ListenerMetrics, Registry, access_log::AccessLog},
-    tls::{Certificate, Desk, Materials, Secured},
+    tls::{Certificate, Desk, Manner, Materials, Secured},
     upstream::pool::Pools,
 };
 
@@ -88,31 +91,46 @@ impl Worker {
         self.with_snapshot(|snapshot| snapshot.listeners.get(&listener).cloned())
     }
 
-    /// Whether connections of this listener must come to their end: no new request on them, idle
-    /// ones closed.
-    pub fn should_close(&self, listener: ListenerId) -> bool {
-        self.shared.lifecycle() >= Lifecycle::Draining
-            || self.with_snapshot(|snapshot| !snapshot.listeners.contains_key(&listener))
+    /// Whether the listener is there, and would take such a client today.
+    pub fn takes(&self, listener: ListenerId, manner: Manner) -> bool {
+        self.with_snapshot(|snapshot| {
+            let plan = snapshot.listeners.get(&listener);
+            plan.is_some_and(|plan| manner.suits(plan.config.tls.as_ref()))
+        })
     }
 
-    /// Whether a connection of this listener that ends by itself now was cut: the process ends, or
-    /// the listener is gone.
-    pub fn cuts(&self, listener: ListenerId) -> bool {
-        self.shared.lifecycle() == Lifecycle::Forced || self.plan(listener).is_none()
+    /// Whether this connection must come to its end: no new request on it, closed when idle.
+    pub fn should_close(&self, conn: &Conn) -> bool {
+        self.shared.lifecycle() >= Lifecycle::Draining || !self.takes(conn.listener, conn.manner())
     }
 
-    /// Resolves when a connection of this listener has had its time: `drain.deadline` after its
-    /// listener was removed. For the process itself that is counted elsewhere.
-    pub async fn overdue(&self, listener: ListenerId) {
+    /// Whether this connection was cut if it ends by itself now: the process ends, or its listener
+    /// does not take it any more.
+    pub fn cuts(&self, conn: &Conn) -> bool {
+        self.shared.lifecycle() == Lifecycle::Forced || !self.takes(conn.listener, conn.manner())
+    }
+
+    /// Resolves when such a connection of this listener has had its time: `drain.deadline` after
+    /// the listener was removed, or took no such connection any more. For the process itself that
+    /// is counted elsewhere.
+    pub async fn overdue(&self, listener: ListenerId, manner: Manner) {
+        let mut due = None;
         loop {
             let event = self.events.notified();
-            if self.plan(listener).is_none() {
-                break;
+            if self.takes(listener, manner) {
+                due = None;
+                event.await;
+                continue;
             }
-            event.await;
+            let at = *due.get_or_insert_with(|| {
+                let drain = self.with_snapshot(|snapshot| snapshot.config.drain);
+                Instant::now() + drain.deadline
+            });
+            // Boxed: it is rare, and would be a good part of a connection at rest.
+            if Box::pin(timeout_at(at, event)).await.is_err() {
+                return;
+            }
         }
-        let deadline = self.with_snapshot(|snapshot| snapshot.config.drain.deadline);
-        tokio::time::sleep(deadline).await;
     }
 }
 
@@ -309,6 +327,11 @@ impl Conn {
     pub fn source(&self) -> Address {
         self.proxied
             .map_or_else(|| self.peer.clone(), |proxied| Address::Tcp(proxied.source))
+    }
+
+    /// What the client has shown of itself.
+    pub fn manner(&self) -> Manner {
+        Manner::of(self.secured.as_ref())
     }
 
     /// Who calls, as rules about access see it.

@@ -407,6 +407,32 @@ def test_another_expectation_is_put_to_open_connections(pillion, pki):
             assert "wrong_identity" in proxy.access(path="/late")["detail"]
 
 
+def test_clients_that_a_stricter_listener_would_refuse_are_drained(pillion, echo, pki):
+    def asking(**tls) -> dict:
+        listeners = [*http_config(echo.address)["listeners"], *tcp_config(echo.address)["listeners"]]
+        return http_config(echo.address, identity=pki.workload("server").config, trust=[pki.trust],
+                           listeners=[{**listener, "tls": tls} for listener in listeners], drain={"deadline": "3s"})
+
+    proxy = pillion(asking(mode="permissive", clientCertificates="optional"))
+    with (RawClient(proxy.address()) as idle, RawClient(proxy.address()) as busy,
+          RawClient(proxy.address("tcp")) as opaque, TlsClient(proxy.address(), context(pki.ca)) as anonymous,
+          TlsClient(proxy.address(), context(pki.ca, pki.workload("client"))) as known):
+        for client in (idle, opaque, anonymous, known):
+            assert client.get("/").status == 200
+        busy.send_request("GET", "/held?gate=g")
+        echo.wait_heads(5)
+        proxy.must_reload(asking())
+        idle.expect_closed()
+        anonymous.expect_closed()
+        echo.open_gate("g")
+        last = busy.read_response()
+        assert (last.status, last.tokens("connection")) == (200, ["close"])
+        busy.expect_closed()
+        opaque.recv_all()
+        assert proxy.access(listener="tcp")["reason"] == "draining"
+        assert known.get("/again").status == 200
+
+
 def test_no_request_takes_a_connection_from_before_tls(pillion, echo, pki):
     def config(**upstream) -> dict:
         return http_config(echo.address, upstream={"protocol": "http1", **upstream}, trust=[pki.trust])

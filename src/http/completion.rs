@@ -187,7 +187,7 @@ impl Drop for Completion {
         if self.0.open {
             if self.0.record.reason.is_none() {
                 let client = &self.0.client;
-                let (reason, detail) = match client.worker.cuts(client.conn.listener) {
+                let (reason, detail) = match client.worker.cuts(&client.conn) {
                     _ if client.is_cut() => (
                         Reason::IdentityRotated,
                         "cut: a certificate or the trust in the client came to its end",

@@ -249,7 +249,7 @@ impl Client {
 
     /// No new request on this connection.
     pub fn should_close(&self) -> bool {
-        self.worker.should_close(self.conn.listener)
+        self.worker.should_close(&self.conn)
             || self
                 .conn
                 .secured
@@ -263,7 +263,7 @@ impl Client {
             let event = self.worker.events.notified();
             tokio::pin!(event);
             event.as_mut().enable();
-            if self.worker.should_close(self.conn.listener) || self.is_refused() {
+            if self.worker.should_close(&self.conn) || self.is_refused() {
                 return;
             }
             if self.should_close() {

@@ -16,7 +16,10 @@ use std::{
 };
 
 use socket2::Socket;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::{
+    net::{TcpStream, UnixStream},
+    task::spawn_local,
+};
 
 use self::accept::Accepted;
 use crate::{
@@ -43,28 +46,49 @@ pub fn serve(accepted: Accepted, worker: &Rc<Worker>) {
     };
     let proxied = conn.plan.config.proxy_protocol;
     let prepared = proxied || conn.plan.tls.is_some();
-    // One future each, so that a connection costs only what its own kind needs.
+    // One future each, so that a connection costs only what its own kind needs. Boxed: the runtime
+    // moves what it is given six times.
+    let worker = Rc::clone(worker);
+    let input = Input::default();
     match (&conn.plan.kind, prepared) {
-        (PlanKind::Http(_), false) => spawn(http::serve, stream, conn, worker),
-        (PlanKind::Tcp(_), false) => spawn(tcp::serve, stream, conn, worker),
-        (_, true) => spawn(prepare, stream, conn, worker),
+        (PlanKind::Http(_), false) => {
+            spawn_local(Box::pin(last(http::serve, stream, input, conn, worker)))
+        }
+        (PlanKind::Tcp(_), false) => {
+            spawn_local(Box::pin(last(tcp::serve, stream, input, conn, worker)))
+        }
+        (_, true) => spawn_local(Box::pin(prepare(stream, input, conn, worker))),
+    };
+}
+
+/// What comes before the first byte that the listener's protocol is about: a PROXY header, a TLS
+/// handshake. All of it is bounded in time.
+async fn prepare(stream: Stream, input: Input, conn: Conn, worker: Rc<Worker>) {
+    // Boxed, so that what is over after the first moments takes no space for the rest.
+    let prepared = Box::pin(prologue(stream, input, conn, &worker)).await;
+    let Some((stream, input, conn)) = prepared else {
+        return;
+    };
+    match conn.plan.kind {
+        PlanKind::Http(_) => Box::pin(last(http::serve, stream, input, conn, worker)).await,
+        PlanKind::Tcp(_) => Box::pin(last(tcp::serve, stream, input, conn, worker)).await,
     }
 }
 
-/// Serves in a task of its own, at the longest until the listener has been gone for too long.
-fn spawn<F: Future<Output = ()> + 'static>(
-    serve: impl FnOnce(Stream, Input, Conn, Rc<Worker>) -> F + 'static,
+/// Serves, at the longest until the listener has not taken such connections for too long.
+fn last<F: Future<Output = ()>>(
+    serve: impl FnOnce(Stream, Input, Conn, Rc<Worker>) -> F,
     stream: Stream,
+    input: Input,
     conn: Conn,
-    worker: &Rc<Worker>,
-) {
-    let listener = conn.listener;
-    let worker = Rc::clone(worker);
-    // Boxed: the runtime moves what it is given six times.
-    tokio::task::spawn_local(Box::pin(async move {
-        // Made where it stays: a future that is handed in has its space twice.
-        let mut connection = pin!(serve(stream, Input::default(), conn, Rc::clone(&worker)));
-        let mut overdue = pin!(worker.overdue(listener));
+    worker: Rc<Worker>,
+) -> impl Future<Output = ()> {
+    let (listener, manner) = (conn.listener, conn.manner());
+    // No `async fn`, whose arguments have their space twice. Nor a future that is handed in: it is
+    // made where it stays.
+    async move {
+        let mut connection = pin!(serve(stream, input, conn, Rc::clone(&worker)));
+        let mut overdue = pin!(worker.overdue(listener, manner));
         let mut seen = None;
         poll_fn(|cx| {
             let now = Some(worker.generation());
@@ -76,26 +100,12 @@ fn spawn<F: Future<Output = ()> + 'static>(
             if seen == now {
                 return Poll::Pending;
             }
-            if worker.plan(listener).is_some() {
+            if worker.takes(listener, manner) {
                 seen = now;
             }
             overdue.as_mut().poll(cx)
         })
         .await;
-    }));
-}
-
-/// What comes before the first byte that the listener's protocol is about: a PROXY header, a TLS
-/// handshake.
-async fn prepare(stream: Stream, input: Input, conn: Conn, worker: Rc<Worker>) {
-    // Boxed, so that what is over after the first moments takes no space for the rest.
-    let prepared = Box::pin(prologue(stream, input, conn, &worker)).await;
-    let Some((stream, input, conn)) = prepared else {
-        return;
-    };
-    match conn.plan.kind {
-        PlanKind::Http(_) => Box::pin(http::serve(stream, input, conn, worker)).await,
-        PlanKind::Tcp(_) => Box::pin(tcp::serve(stream, input, conn, worker)).await,
     }
 }
 
