@@ -27,6 +27,7 @@ STORY = r"""
    blue is stopped: its connections are cut, new ones refused.
    ✓ 40 requests: red 40, blue 0, failed 0
    blue is started again.
+   ✓ one request found out after N ms
    ✓ 40 requests: red N, blue N, failed 0
 
 4  Reload
@@ -147,7 +148,7 @@ def test_both_access_logs_tell_the_same_request(demo):
 def test_fails_if_a_request_does(demo):
     code, told = demo(PILLION_DEMO_BREAK="1").ends()
     assert code == 1
-    failures = re.findall(r"^   ✗ request (\d+), GET /hello: 503 .*connect_failed", told, re.MULTILINE)
+    failures = re.findall(r"^   ✗ request (\d+), GET /hello: 503 .*(?:connect_failed|breaker_open)", told, re.MULTILINE)
     assert [int(number) for number in failures] == list(range(42, 82)), told
     assert told.endswith("   ✗ 40 of 40 requests failed; the demo ends here\n")
 

@@ -256,7 +256,7 @@ def test_a_timeout_that_is_none_or_huge_breaks_nothing(by_hand, upstream, value)
 
 
 def test_upstream_down_is_unavailable(pillion):
-    proxy = pillion(http_config(f"127.0.0.1:{free_port()}", upstream={"protocol": "http2"}))
+    proxy = pillion(http_config(f"127.0.0.1:{free_port()}", upstream={"protocol": "http2", "breaker": "off"}))
     with GrpcClient(proxy.address()) as client:
         assert failure(client.unary, b"x").code() == Status.UNAVAILABLE
     with dial(proxy.address()) as raw:

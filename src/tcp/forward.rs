@@ -164,6 +164,7 @@ async fn connect<'a>(plan: &'a TcpPlan, conn: &Conn, worker: &Worker) -> Result<
         Address::Tcp(address) => Some(address.ip()),
         Address::Unix(_) => None,
     });
+    let mut failed = None;
     loop {
         let start = Instant::now();
         let wish = Wish {
@@ -171,7 +172,11 @@ async fn connect<'a>(plan: &'a TcpPlan, conn: &Conn, worker: &Worker) -> Result<
             key,
             ..Wish::default()
         };
-        let in_flight = upstream.pick(start, &mut worker.rng.borrow_mut(), wish)?;
+        let in_flight = match upstream.pick(start, &mut worker.rng.borrow_mut(), wish) {
+            Ok(in_flight) => in_flight,
+            // That others are not to be tried says less than why this one failed.
+            Err(error) => return Err(failed.unwrap_or(error)),
+        };
         if let Some(crosses) = in_flight.crosses_zones() {
             metrics.zone_chosen(worker.id, crosses);
         }
@@ -199,6 +204,7 @@ async fn connect<'a>(plan: &'a TcpPlan, conn: &Conn, worker: &Worker) -> Result<
                 if tried.len() == ATTEMPTS {
                     return Err(error);
                 }
+                failed = Some(error);
             }
         }
     }

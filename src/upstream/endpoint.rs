@@ -225,6 +225,11 @@ impl InFlight {
         &self.endpoint
     }
 
+    #[cfg(test)]
+    pub(super) const fn started(&self) -> Instant {
+        self.started
+    }
+
     /// The head of the response is here: the time since the pick goes into the estimate, and
     /// earlier failures are forgiven.
     pub fn head_received(&self, now: Instant) {

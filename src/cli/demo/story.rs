@@ -1,6 +1,9 @@
 //! What happens, step by step.
 
-use std::fmt::{self, Display};
+use std::{
+    fmt::{self, Display},
+    time::Duration,
+};
 
 use serde_json::Value;
 use tokio::time::Instant;
@@ -16,6 +19,9 @@ use super::{
 
 /// Requests of one burst.
 const BURST: usize = 40;
+
+/// An endpoint that is well again is found within this; in fact within a second or two.
+const RECOVERY: Duration = Duration::from_secs(10);
 
 /// Shown first: who sends what to whom.
 pub(super) fn prologue(console: &Console) {
@@ -74,6 +80,18 @@ async fn endpoint_fails(stage: &mut Stage, console: &Console) -> Result<()> {
 
     stage.application.blue.start()?;
     console.act("blue is started again.");
+    let since = Instant::now();
+    // Its breaker is open: from time to time one request is let through to find out.
+    loop {
+        let tally = stage.requests(1, console).await?;
+        if tally.blue > 0 {
+            break;
+        }
+        expect(since.elapsed() < RECOVERY, &tally)?;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let took = since.elapsed().as_millis();
+    console.ok(format_args!("one request found out after {took} ms"));
     let tally = stage.requests(BURST, console).await?;
     expect(tally.blue > 0, &tally)?;
     console.ok(tally);

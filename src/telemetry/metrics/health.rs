@@ -51,6 +51,12 @@ impl HealthMetrics {
         self.ejected.set(tally.ejected as u64);
     }
 
+    /// What a dry run would have ejected.
+    #[cfg(test)]
+    pub fn ejected_in_dry_run(&self) -> u64 {
+        self.would_eject.iter().map(Count::get).sum()
+    }
+
     /// Endpoints by state.
     pub(super) fn endpoints(&self) -> Vec<([&'static str; 1], u64)> {
         vec![

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -13,15 +13,15 @@ use tokio::time::Instant;
 
 use super::{
     OPEN,
-    ejection::{self, Tally},
-    machine::{Cause, Found, Machine, Probe, State},
-    window::{Counts, Window},
+    ejection::Tally,
+    machine::{Cause, Found, Probe, State},
+    members::{Member, Members, longest_probe},
 };
 use crate::{
-    config::model::{self, Backoff, Breaker, Ejection},
+    config::model::{self, Breaker, Ejection},
     error::{Error, Reason, Replay},
     telemetry::UpstreamMetrics,
-    upstream::endpoint::{Endpoint, EndpointId, Started},
+    upstream::endpoint::{Endpoint, EndpointId},
 };
 
 /// [`Board::attention`] while every endpoint takes requests.
@@ -30,8 +30,6 @@ const QUIET: u64 = u64::MAX;
 const NOTHING_DUE: u64 = u64::MAX - 1;
 /// A probe waits this long for a request that could be sent again if it fails; then any will do.
 const PREFERENCE: Duration = Duration::from_secs(1);
-/// An answer is slow from so many times the usual time on.
-const SLOW: u32 = 3;
 
 /// What is known of the health of an upstream's endpoints; shared by all workers and all
 /// generations.
@@ -49,37 +47,7 @@ pub struct Board {
     /// The breaker's limits, where settling can see them without the lock.
     consecutive_failures: AtomicU32,
     connect_failures: AtomicU32,
-    inside: Mutex<Inside>,
-}
-
-#[derive(Debug)]
-struct Inside {
-    breaker: Option<Breaker>,
-    ejection: Option<Ejection>,
-    members: Vec<Member>,
-    rng: fastrand::Rng,
-}
-
-/// An endpoint that can take requests.
-#[derive(Debug)]
-struct Member {
-    id: EndpointId,
-    /// Weak, as the endpoint has the board.
-    endpoint: Weak<Endpoint>,
-    machine: Machine,
-    window: Window,
-    seen: Seen,
-    /// A dry run takes it to be ejected until then.
-    would_be_ejected: Option<Instant>,
-}
-
-/// The counters of an endpoint as they were last read; they wrap.
-#[derive(Clone, Copy, Debug)]
-struct Seen {
-    started: Started,
-    failures: u32,
-    silent: u32,
-    slow: u32,
+    inside: Mutex<Members>,
 }
 
 impl Board {
@@ -97,7 +65,7 @@ impl Board {
             last_cause: AtomicU8::new(Cause::Unreachable as u8),
             consecutive_failures: AtomicU32::new(u32::MAX),
             connect_failures: AtomicU32::new(u32::MAX),
-            inside: Mutex::new(Inside {
+            inside: Mutex::new(Members {
                 breaker: None,
                 ejection: None,
                 members: Vec::new(),
@@ -360,6 +328,13 @@ impl Board {
         ]
     }
 
+    #[cfg(test)]
+    pub(super) fn state(&self, id: EndpointId) -> State {
+        let inside = self.lock();
+        let index = inside.index(id).expect("a member");
+        inside.members[index].machine.state()
+    }
+
     /// How the endpoints stand.
     pub fn tally(&self) -> Tally {
         self.lock().tally()
@@ -370,7 +345,7 @@ impl Board {
         at.saturating_duration_since(self.born).as_nanos() as u64
     }
 
-    fn open(&self, inside: &mut Inside, index: usize, cause: Cause, now: Instant) {
+    fn open(&self, inside: &mut Members, index: usize, cause: Cause, now: Instant) {
         if inside.members[index].machine.state() != State::Closed {
             return;
         }
@@ -395,7 +370,7 @@ impl Board {
 
     fn dry_run(
         &self,
-        inside: &mut Inside,
+        inside: &mut Members,
         index: usize,
         cause: Cause,
         ejection: &Ejection,
@@ -409,7 +384,7 @@ impl Board {
     }
 
     /// Makes the rest follow the machines. After every change of one.
-    fn refresh(&self, inside: &mut Inside, now: Instant) {
+    fn refresh(&self, inside: &mut Members, now: Instant) {
         let max_ejected = inside.ejection.map_or(0, |ejection| ejection.max_ejected);
         while inside.tally().must_readmit(max_ejected)
             && let Some(index) = inside.longest_ejected()
@@ -444,7 +419,7 @@ impl Board {
         self.attention.store(attention, Relaxed);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inside> {
+    fn lock(&self) -> MutexGuard<'_, Members> {
         // Every change ends in a refresh, which makes it whole.
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -459,172 +434,4 @@ pub(in crate::upstream) enum Urgency {
     Reluctant,
     /// There is no other endpoint for it.
     LastResort,
-}
-
-impl Inside {
-    fn index(&self, id: EndpointId) -> Option<usize> {
-        self.members.iter().position(|member| member.id == id)
-    }
-
-    const fn is_on(&self, cause: Cause) -> bool {
-        match (cause, &self.ejection) {
-            (Cause::Unreachable | Cause::Failures, _) => self.breaker.is_some(),
-            (_, None) => false,
-            (Cause::SuccessRate, Some(ejection)) => ejection.success_rate && !ejection.dry_run,
-            (Cause::Latency, Some(ejection)) => ejection.latency && !ejection.dry_run,
-        }
-    }
-
-    /// The backoff of what a member is open for.
-    fn backoff(&self, index: usize) -> Backoff {
-        self.backoff_for(self.members[index].cause().unwrap_or(Cause::Failures))
-    }
-
-    fn backoff_for(&self, cause: Cause) -> Backoff {
-        let breaker = self.breaker.map(|breaker| breaker.backoff);
-        let ejection = self.ejection.map(|ejection| ejection.backoff);
-        let (first, second) = if cause.is_ejection() {
-            (ejection, breaker)
-        } else {
-            (breaker, ejection)
-        };
-        first.or(second).unwrap_or_default()
-    }
-
-    fn tally(&self) -> Tally {
-        let mut tally = Tally {
-            total: self.members.len(),
-            ..Tally::default()
-        };
-        for cause in self.members.iter().filter_map(Member::cause) {
-            if cause.is_ejection() {
-                tally.ejected += 1;
-            } else {
-                tally.open += 1;
-            }
-        }
-        tally
-    }
-
-    fn longest_ejected(&self) -> Option<usize> {
-        let ejected = |member: &Member| member.cause().is_some_and(Cause::is_ejection);
-        (0..self.members.len())
-            .filter(|&index| ejected(&self.members[index]))
-            .min_by_key(|&index| self.members[index].machine.since())
-    }
-
-    /// The next to be ejected, where one may be.
-    fn worst(&self, ejection: &Ejection, now: Instant) -> Option<(usize, Cause)> {
-        let mut tally = self.tally();
-        let compared: Vec<usize> = (0..self.members.len())
-            .filter(|&index| self.members[index].is_compared(now))
-            .collect();
-        if ejection.dry_run {
-            tally.ejected = tally.available() - compared.len();
-        }
-        if !tally.may_eject(ejection.max_ejected) {
-            return None;
-        }
-        let counts: Vec<Counts> = compared
-            .iter()
-            .map(|&index| self.members[index].window.counts())
-            .collect();
-        let (position, cause) = ejection::worst(&counts, ejection)?;
-        Some((compared[position], cause))
-    }
-
-    /// Several times what an answer usually takes: of half of the endpoints, the faster half.
-    fn slow_above(&self) -> u64 {
-        let mut usual: Vec<Duration> = self
-            .members
-            .iter()
-            .filter(|member| member.machine.state() == State::Closed)
-            .filter_map(|member| member.endpoint.upgrade()?.latency())
-            .collect();
-        usual.sort();
-        let middle = usual.len().saturating_sub(1) / 2;
-        let slow = usual.get(middle).map(|&usual| usual * SLOW);
-        slow.map_or(u64::MAX, |slow| slow.as_nanos() as u64)
-    }
-}
-
-impl Member {
-    fn new(endpoint: &Arc<Endpoint>, now: Instant) -> Self {
-        Self {
-            id: endpoint.id,
-            endpoint: Arc::downgrade(endpoint),
-            machine: Machine::new(now),
-            window: Window::new(now),
-            seen: Seen::of(endpoint),
-            would_be_ejected: None,
-        }
-    }
-
-    const fn cause(&self) -> Option<Cause> {
-        self.machine.state().cause()
-    }
-
-    fn label(&self) -> Arc<str> {
-        let endpoint = self.endpoint.upgrade();
-        endpoint.map_or_else(|| "(gone)".into(), |endpoint| Arc::clone(&endpoint.label))
-    }
-
-    fn is_compared(&self, now: Instant) -> bool {
-        self.machine.state() == State::Closed
-            && self.would_be_ejected.is_none_or(|until| until <= now)
-    }
-
-    /// What came before is not held against it.
-    fn begin_anew(&mut self, stamp: u64, now: Instant) {
-        self.window = Window::new(now);
-        if let Some(endpoint) = self.endpoint.upgrade() {
-            self.seen = Seen::of(&endpoint);
-            endpoint.health.since.store(stamp, Relaxed);
-            endpoint.ramp.begin(now);
-        }
-    }
-
-    /// Reads the counters of its endpoint into the window.
-    fn count(&mut self, length: Duration, now: Instant) {
-        let Some(endpoint) = self.endpoint.upgrade() else {
-            return;
-        };
-        let seen = Seen::of(&endpoint);
-        let before = std::mem::replace(&mut self.seen, seen);
-        if self.machine.state() == State::Closed {
-            self.window.add(seen.since(before), length, now);
-        }
-    }
-}
-
-impl Seen {
-    fn of(endpoint: &Endpoint) -> Self {
-        let health = &endpoint.health;
-        Self {
-            started: endpoint.started(),
-            failures: health.failures.load(Relaxed),
-            silent: health.silent.load(Relaxed),
-            slow: health.slow.load(Relaxed),
-        }
-    }
-
-    fn since(self, before: Self) -> Counts {
-        let grown = |now: u32, before: u32| u64::from(now.wrapping_sub(before));
-        let started = grown(self.started.0, before.started.0);
-        Counts {
-            trials: started.saturating_sub(grown(self.silent, before.silent)),
-            failures: grown(self.failures, before.failures),
-            slow: grown(self.slow, before.slow),
-        }
-    }
-}
-
-/// How long a probe may find nothing.
-fn longest_probe(breaker: Option<Breaker>, ejection: Option<Ejection>) -> Duration {
-    let backoffs = [
-        breaker.map(|breaker| breaker.backoff.max),
-        ejection.map(|ejection| ejection.backoff.max),
-    ];
-    let longest = backoffs.into_iter().flatten().max();
-    longest.unwrap_or(Duration::from_secs(30))
 }

@@ -11,8 +11,11 @@
 mod board;
 mod ejection;
 mod machine;
+mod members;
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod tests;
 mod wilson;
 mod window;
 
