@@ -1,14 +1,14 @@
 //! What it costs to find a route, by the number of them, and to read the parts of a request that
 //! the search needs.
 
-use std::{hint::black_box, sync::Arc, time::Duration};
+use std::{hint::black_box, sync::Arc};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use http::Method;
 use pillion::{
     config::model::{
-        Action, Backslash, EscapedSlash, Filters, Hostname, Match, PathMatch, PathPolicy, Pattern,
-        Route, Rule, Timeouts,
+        Action, Backslash, EscapedSlash, Hostname, Match, PathMatch, PathPolicy, Pattern, Route,
+        Rule,
     },
     http::fields::Fields,
     router::{Authority, Lookup, Router, normalize},

@@ -54,6 +54,7 @@ pub enum Reason {
     UpstreamProtocol,
     UpstreamHeadTooLarge,
     ResponseIncomplete,
+    AttemptTimeout,
     RequestTimeout,
     TotalTimeout,
     IdleTimeout,
@@ -143,6 +144,7 @@ reasons! {
     UpstreamProtocol: "upstream_protocol", Upstream, BAD_GATEWAY, 14, "http_protocol_error", "UPE";
     UpstreamHeadTooLarge: "upstream_head_too_large", Upstream, BAD_GATEWAY, 14, "http_response_header_section_size", "UPE";
     ResponseIncomplete: "response_incomplete", Upstream, BAD_GATEWAY, 14, "http_response_incomplete", "UC";
+    AttemptTimeout: "attempt_timeout", Upstream, GATEWAY_TIMEOUT, 4, "http_response_timeout", "UT";
     RequestTimeout: "request_timeout", Upstream, GATEWAY_TIMEOUT, 4, "http_response_timeout", "UT";
     TotalTimeout: "total_timeout", Upstream, GATEWAY_TIMEOUT, 4, "http_response_timeout", "UMSDR";
     IdleTimeout: "idle_timeout", Upstream, GATEWAY_TIMEOUT, 4, "connection_read_timeout", "SI";

@@ -6,11 +6,13 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use http::HeaderName;
+
 use crate::{
     access::{self, Policy, Provider},
     config::model::{
         self, Action, Address, Backend, BackendFilters, Config, DirectResponse, Filters,
-        HttpListener, ListenerKind, Redirect, Route, Rule, TcpListener, Timeouts,
+        HttpListener, ListenerKind, Redirect, Retry, Route, Rule, TcpListener, Timeouts,
     },
     router::Router,
     telemetry::{ListenerMetrics, Registry, RouteMetrics},
@@ -85,6 +87,9 @@ pub struct RoutePlan {
     pub action: PlannedAction,
     pub mirrors: Vec<PlannedMirror>,
     pub timeouts: Timeouts,
+    /// A header by which a client says how long it will wait.
+    pub deadline_header: Option<HeaderName>,
+    pub retry: Retry,
     pub metrics: Arc<RouteMetrics>,
 }
 
@@ -322,6 +327,8 @@ impl<'a> Compiler<'a> {
                 })
                 .collect(),
             timeouts: rule.timeouts,
+            deadline_header: rule.deadline_header.clone(),
+            retry: rule.retry.clone(),
             metrics: self.registry.route(&rule.name),
         }
     }
@@ -339,6 +346,8 @@ impl<'a> Compiler<'a> {
             action: PlannedAction::Forward(self.forward(&[backend])),
             mirrors: Vec::new(),
             timeouts: Timeouts::default(),
+            deadline_header: None,
+            retry: Retry::default(),
             metrics: self.registry.route(listener),
         }
     }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{Client, pace::Pacing, request_id::RequestId};
 use crate::{
     access::Standing,
-    error::{Error, Reason},
+    error::{Error, Origin, Reason},
     policy::{Held, Trail},
     snapshot::RoutePlan,
     telemetry::{Record, access_log::Protocol},
@@ -64,6 +64,11 @@ impl Completion {
         self.0.record.route = Some(Arc::clone(&route.name));
         self.0.route = Some(Arc::clone(route));
         self.0.deadline = deadline;
+    }
+
+    /// When the whole exchange has to be over.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.0.deadline
     }
 
     /// Under which policy the request was let in.
@@ -133,6 +138,13 @@ impl Completion {
         }
     }
 
+    /// The gRPC status that trailers told, if there were any.
+    pub fn ended(&mut self, status: Option<u8>) {
+        if let (Some(code), Some(held)) = (status, &self.0.held) {
+            held.ended(code);
+        }
+    }
+
     /// Everything has been written.
     pub fn done(mut self) {
         self.finish();
@@ -142,6 +154,9 @@ impl Completion {
     pub fn failed(mut self, error: &Error) {
         if self.0.record.reason.is_none() {
             self.blame(error);
+        }
+        if let (Origin::Upstream, Some(held)) = (error.reason.row().origin, &self.0.held) {
+            held.broke();
         }
         self.finish();
     }

@@ -6,7 +6,7 @@ use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, LazyLock},
     task::Poll,
     time::Duration,
 };
@@ -30,9 +30,9 @@ use super::{
 };
 use crate::{
     access::Policy,
-    config::model::HttpListener,
+    config::model::{HttpListener, Retry},
     error::{Error, Reason, Result},
-    policy::{self, Call, Deadline},
+    policy::{self, Call, Deadline, Terms},
     router::{self, Lookup},
     snapshot::{Forward, ListenerPlan, PlannedAction, PlannedMirror, RoutePlan},
     telemetry::access_log::Protocol,
@@ -61,7 +61,20 @@ pub async fn handle(
     describe(&mut completion, &request.head, &client);
     let grpc = grpc::is_grpc(&request.head.fields);
     let is_head = request.head.method == Method::HEAD;
-    let outcome = serve(&client, &plan, request, &mut completion, start, uploaded).await;
+    let nature = Nature {
+        grpc,
+        spent: headers::previous_attempts(&request.head.fields),
+    };
+    let serving = serve(
+        &client,
+        &plan,
+        request,
+        nature,
+        &mut completion,
+        start,
+        uploaded,
+    );
+    let outcome = serving.await;
     let mut response = match outcome {
         Ok(response) => response,
         Err(error) => {
@@ -124,10 +137,20 @@ fn describe(completion: &mut Completion, head: &RequestHead, client: &Client) {
     record.request_id = Some(brought.unwrap_or_else(|| client.new_request_id()));
 }
 
+/// What is to be known of a request before its head is changed.
+#[derive(Clone, Copy)]
+struct Nature {
+    grpc: bool,
+    /// Attempts that others on the way have spent on it. Believed from anybody: it can only take
+    /// retries away.
+    spent: u8,
+}
+
 async fn serve(
     client: &Rc<Client>,
     plan: &ListenerPlan,
     request: &mut Request,
+    nature: Nature,
     completion: &mut Completion,
     start: Instant,
     uploaded: &dyn Fn() -> Option<u64>,
@@ -170,7 +193,8 @@ async fn serve(
             prefix,
         ),
         PlannedAction::Forward(forward) => {
-            let deadline = head_deadline(&route, total, start);
+            let fields = &request.head.fields;
+            let deadline = head_deadline(&route, total, fields, start);
             drop(host);
             if let Some(policy) = &plan.access {
                 policy.take_tokens(&mut request.head.fields);
@@ -179,7 +203,7 @@ async fn serve(
             let answer = {
                 // Pinned where it is made: a future that is handed on has its space twice.
                 let forwarded = pin!(forwarded(
-                    client, &route, forward, request, prefix, completion, deadline,
+                    client, &route, forward, request, prefix, nature, completion, deadline,
                 ));
                 let refused = || standing.refused(&client.conn, &client.worker);
                 while_it_moves(forwarded, route.timeouts.idle, uploaded, refused).await
@@ -311,15 +335,29 @@ fn soonest(start: Instant, limits: impl IntoIterator<Item = Duration>) -> Option
 
 /// Until the head of the response: the route's request timeout, or the end of the whole exchange
 /// if that is sooner.
-fn head_deadline(route: &RoutePlan, total: Option<Instant>, start: Instant) -> Option<Deadline> {
+fn head_deadline(
+    route: &RoutePlan,
+    total: Option<Instant>,
+    fields: &Fields,
+    start: Instant,
+) -> Option<Deadline> {
     let total = total.map(|at| Deadline {
         at,
         reason: Reason::TotalTimeout,
     });
-    let request = soonest(start, [route.timeouts.request]).map(|at| Deadline {
-        at,
-        reason: Reason::RequestTimeout,
+    let asked = route.deadline_header.as_ref().and_then(|name| {
+        let limit = headers::patience(fields.get(name)?)?;
+        Some(start + limit.min(MAX_PATIENCE))
     });
+    let configured = soonest(start, [route.timeouts.request]);
+    let request = asked
+        .into_iter()
+        .chain(configured)
+        .min()
+        .map(|at| Deadline {
+            at,
+            reason: Reason::RequestTimeout,
+        });
     total
         .into_iter()
         .chain(request)
@@ -328,15 +366,9 @@ fn head_deadline(route: &RoutePlan, total: Option<Instant>, start: Instant) -> O
 
 /// Until the end of the response: the route's total, or the caller's own patience.
 fn total_deadline(route: &RoutePlan, fields: &Fields, start: Instant) -> Option<Instant> {
-    soonest(
-        start,
-        [route.timeouts.total, patience(fields).unwrap_or_default()],
-    )
-}
-
-/// A gRPC caller's deadline; none that is over before it has begun.
-fn patience(fields: &Fields) -> Option<Duration> {
-    grpc::timeout(fields).map(|timeout| timeout.clamp(Duration::from_millis(1), MAX_PATIENCE))
+    let configured = soonest(start, [route.timeouts.total]);
+    let asked = grpc::timeout(fields).map(|limit| start + limit.min(MAX_PATIENCE));
+    configured.into_iter().chain(asked).min()
 }
 
 /// Longer than this is no deadline to speak of, and must not overflow a clock.
@@ -348,6 +380,7 @@ async fn forwarded(
     forward: &Forward,
     request: &mut Request,
     prefix: usize,
+    nature: Nature,
     completion: &mut Completion,
     deadline: Option<Deadline>,
 ) -> Result<Response> {
@@ -361,15 +394,21 @@ async fn forwarded(
     router::edit_headers(&backend.filters.request_headers, &mut request.head.fields);
     mirror_request(client, &route.mirrors, request, deadline);
 
-    let call = Call {
-        request,
+    let terms = Terms {
         client,
         upstream: &backend.upstream,
         start: completion.record().start,
         deadline,
+        total: completion.deadline(),
+        attempt_timeout: route.timeouts.attempt,
+        deadline_header: route.deadline_header.as_ref(),
+        retry: &route.retry,
+        spent: nature.spent,
+        grpc: nature.grpc,
+        key: None,
         trail: completion.trail(),
     };
-    let answer = policy::stack().call(call).await?;
+    let answer = policy::stack().call(Call { request, terms }).await?;
     completion.hold(answer.held);
     let mut response = answer.response;
     let tunnel = response.tunnel.is_some();
@@ -388,19 +427,26 @@ async fn forwarded(
         fields.insert(&name::UPGRADE, &protocol);
     }
     declare_trailers(&mut response);
+    tell_attempts(completion, &mut response.head.fields);
     let fields = &mut response.head.fields;
     router::edit_headers(&backend.filters.response_headers, fields);
     router::edit_headers(&filters.response_headers, fields);
     Ok(response)
 }
 
+/// Says to whoever might send the request again what was spent on it here.
+pub(super) fn tell_attempts(completion: &Completion, fields: &mut Fields) {
+    let attempts = completion.trail().attempts();
+    if attempts > 1 {
+        let mut text = itoa::Buffer::new();
+        fields.insert(&name::X_PILLION_ATTEMPTS, text.format(attempts).as_bytes());
+    }
+}
+
 /// Trailers of gRPC are known beforehand; HTTP/1.1 wants them declared (RFC 9110 section 6.6.2).
 fn declare_trailers(response: &mut Response) {
     let fields = &mut response.head.fields;
-    if matches!(response.body, Body::Http2Response(_))
-        && grpc::is_grpc(fields)
-        && !fields.contains(&name::TRAILER)
-    {
+    if response.body.is_http2() && grpc::is_grpc(fields) && !fields.contains(&name::TRAILER) {
         fields.append(&name::TRAILER, grpc::TRAILERS);
     }
 }
@@ -455,6 +501,9 @@ async fn while_it_moves(
     .await
 }
 
+/// A copy that fails is not worth another attempt.
+static NEVER: LazyLock<Retry> = LazyLock::new(Retry::never);
+
 /// Sends copies on their way, each in a task of its own, which nobody waits for.
 fn mirror_request(
     client: &Rc<Client>,
@@ -485,15 +534,22 @@ fn mirror_request(
         let (client, upstream) = (Rc::clone(client), Arc::clone(&mirror.upstream));
         tokio::task::spawn_local(async move {
             let trail = policy::Trail::default();
-            let call = Call {
-                request: &mut copy,
+            let terms = Terms {
                 client: &client,
                 upstream: &upstream,
                 start: Instant::now(),
                 deadline,
+                total: None,
+                attempt_timeout: Duration::ZERO,
+                deadline_header: None,
+                retry: &NEVER,
+                spent: 0,
+                grpc: false,
+                key: None,
                 trail: &trail,
             };
-            match policy::stack().call(call).await {
+            let request = &mut copy;
+            match policy::stack().call(Call { request, terms }).await {
                 Ok(answer) => discard(answer.response.body, deadline).await,
                 Err(error) => {
                     tracing::debug!(%error, upstream = %upstream.config.name, "mirror failed")

@@ -4,6 +4,13 @@ use std::time::Duration;
 
 use super::{fields::Fields, name};
 
+/// Status codes that say something of who answered.
+pub const UNKNOWN: u8 = 2;
+pub const RESOURCE_EXHAUSTED: u8 = 8;
+pub const INTERNAL: u8 = 13;
+pub const UNAVAILABLE: u8 = 14;
+pub const DATA_LOSS: u8 = 15;
+
 /// Trailers that a gRPC response may end with: declared where it goes on over HTTP/1.1.
 pub const TRAILERS: &[u8] = b"grpc-status, grpc-message, grpc-status-details-bin";
 
@@ -37,6 +44,28 @@ pub fn timeout(fields: &Fields) -> Option<Duration> {
         b'n' => Duration::from_nanos(amount),
         _ => return None,
     })
+}
+
+/// How an attempt is told the time that it has: whole numbers of at most eight digits, rounded down.
+pub fn write_timeout(left: Duration) -> String {
+    const DIGITS: u128 = 99_999_999;
+    match left.as_micros() {
+        micros @ ..=DIGITS => format!("{}u", micros.max(1)),
+        _ if left.as_millis() <= DIGITS => format!("{}m", left.as_millis()),
+        _ => format!("{}S", u128::from(left.as_secs()).min(DIGITS)),
+    }
+}
+
+/// The status that a call ended with, from its trailers, or from a head that is one with them.
+pub fn status(fields: &Fields) -> Option<u8> {
+    let value = fields.get(&name::GRPC_STATUS)?;
+    // What is no number is UNKNOWN, as clients read it.
+    Some(
+        str::from_utf8(value)
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(UNKNOWN),
+    )
 }
 
 /// A message as `grpc-message` carries it: percent-encoded but for printable ASCII.

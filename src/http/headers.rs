@@ -1,6 +1,9 @@
 //! Headers that a proxy takes away, adds or watches.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use super::{
     fields::{Fields, Place},
@@ -81,6 +84,36 @@ pub fn strip_ours(fields: &mut Fields) {
     if fields.may_have(Kind::XPillion.bit()) {
         fields.remove_if(|_, kind| kind == Kind::XPillion);
     }
+}
+
+/// Attempts that proxies in front have spent on the request.
+pub fn previous_attempts(fields: &Fields) -> u8 {
+    if !fields.may_have(Kind::XPillion.bit()) {
+        return 0;
+    }
+    attempts(fields.get(&name::X_PILLION_PREVIOUS_ATTEMPTS))
+}
+
+/// A count of attempts as another Pillion writes it; 0 where there is none.
+pub fn attempts(value: Option<&[u8]>) -> u8 {
+    let text = value.and_then(|value| str::from_utf8(value).ok());
+    text.and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+/// How long a client says it will wait: milliseconds, or a number with a unit.
+pub fn patience(value: &[u8]) -> Option<Duration> {
+    let text = str::from_utf8(value.trim_ascii()).ok()?;
+    let end = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (digits, unit) = text.split_at(end);
+    let number: u32 = digits.parse().ok()?;
+    Some(match unit {
+        "" | "ms" => Duration::from_millis(number.into()),
+        "s" => Duration::from_secs(number.into()),
+        "m" => Duration::from_secs(u64::from(number) * 60),
+        _ => return None,
+    })
 }
 
 /// Whether the request has been here so often that it must be going round.

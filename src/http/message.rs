@@ -14,6 +14,7 @@ use super::{
     h1, h2,
     mirror::{Copy, Tee},
     name,
+    replay::Playback,
     trailers::Trailers,
     upgrade::Tunnel,
 };
@@ -111,6 +112,10 @@ pub enum Body {
     Tee(Box<Tee>),
     /// What a mirror gets.
     Copy(Box<Copy>),
+    /// Kept, so that it can be sent again.
+    Playback(Playback),
+    /// One of which the first frame was looked at.
+    Begun(Box<Begun>),
 }
 
 impl Body {
@@ -129,6 +134,8 @@ impl Body {
             Self::Http2Response(body) => body.poll_frame(cx),
             Self::Tee(tee) => tee.poll_frame(cx),
             Self::Copy(copy) => copy.poll_frame(cx),
+            Self::Playback(body) => body.poll_frame(cx),
+            Self::Begun(begun) => begun.poll_frame(cx),
         }
     }
 
@@ -151,6 +158,7 @@ impl Body {
         match self {
             Self::Http1Response(body) => body.poll_upload(cx),
             Self::Http2Response(body) => body.poll_upload(cx),
+            Self::Begun(begun) => begun.rest.poll_upload(cx),
             _ => Ok(()),
         }
     }
@@ -166,6 +174,8 @@ impl Body {
             Self::Http2Response(body) => body.length(),
             Self::Tee(tee) => tee.body.length(),
             Self::Copy(copy) => copy.length(),
+            Self::Playback(body) => body.length(),
+            Self::Begun(begun) => begun.length(),
         }
     }
 
@@ -176,6 +186,8 @@ impl Body {
             Self::Http2Request(body) => body.has_ended(),
             Self::Http2Response(body) => body.has_ended(),
             Self::Tee(tee) => tee.body.has_ended(),
+            Self::Playback(body) => body.has_ended(),
+            Self::Begun(begun) => begun.first.is_none() && begun.rest.has_ended(),
             // The length is that of the content alone where trailers may follow it.
             Self::Copy(_) => false,
             Self::Empty | Self::Full(_) | Self::Http1Request(_) | Self::Http1Response(_) => {
@@ -187,14 +199,53 @@ impl Body {
     /// The length that HTTP/1.1 may tell of the body: none where `fields` announce trailers, which
     /// HTTP/2 lets follow a known length and HTTP/1.1 only a chunked body.
     pub fn framed_length(&self, fields: &Fields) -> Option<u64> {
-        let trailers = matches!(self, Self::Http2Request(_) | Self::Http2Response(_))
-            && fields.contains(&name::TRAILER);
+        let trailers = self.is_http2() && fields.contains(&name::TRAILER);
         if trailers { None } else { self.length() }
+    }
+
+    /// Whether trailers may follow whatever its length says.
+    pub fn is_http2(&self) -> bool {
+        match self {
+            Self::Http2Request(_) | Self::Http2Response(_) => true,
+            Self::Tee(tee) => tee.body.is_http2(),
+            Self::Playback(body) => body.is_http2(),
+            Self::Begun(begun) => begun.rest.is_http2(),
+            _ => false,
+        }
     }
 
     /// Whether nothing will come, not even trailers.
     pub fn is_empty(&self) -> bool {
         matches!(self, Self::Empty)
+    }
+}
+
+/// A body of which the first frame was looked at, and has still to be given out.
+#[derive(Debug)]
+pub struct Begun {
+    first: Option<Frame>,
+    rest: Body,
+}
+
+impl Begun {
+    pub fn new(first: Frame, rest: Body) -> Body {
+        let first = Some(first);
+        Body::Begun(Box::new(Self { first, rest }))
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame>>> {
+        match self.first.take() {
+            Some(first) => Poll::Ready(Some(Ok(first))),
+            None => self.rest.poll_frame(cx),
+        }
+    }
+
+    fn length(&self) -> Option<u64> {
+        let first = match &self.first {
+            Some(Frame::Data(data)) => data.len() as u64,
+            _ => 0,
+        };
+        Some(first + self.rest.length()?)
     }
 }
 
@@ -209,6 +260,8 @@ impl fmt::Debug for Body {
             Self::Http2Response(_) => "Http2Response",
             Self::Tee(_) => "Tee",
             Self::Copy(_) => "Copy",
+            Self::Playback(_) => "Playback",
+            Self::Begun(_) => "Begun",
         };
         write!(f, "Body::{kind}({:?})", self.length())
     }

@@ -112,6 +112,11 @@ impl Copy {
     pub const fn length(&self) -> Option<u64> {
         self.length
     }
+
+    #[cfg(test)]
+    pub(super) fn forget_length(&mut self) {
+        self.length = None;
+    }
 }
 
 impl Queue {

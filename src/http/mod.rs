@@ -24,6 +24,7 @@ pub mod mirror;
 pub mod name;
 pub mod outbox;
 pub mod pace;
+pub mod replay;
 pub mod request_id;
 pub mod target;
 pub mod trailers;

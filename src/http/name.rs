@@ -32,6 +32,7 @@ pub enum Kind {
     ContentType,
     GrpcTimeout,
     Date,
+    IdempotencyKey,
 }
 
 impl Kind {
@@ -70,6 +71,7 @@ impl Kind {
             (12, b'g') => (b"grpc-timeout", Self::GrpcTimeout),
             (14, b'c') => (b"content-length", Self::ContentLength),
             (14, b'h') => (b"http2-settings", Self::HopByHop),
+            (15, b'i') => (b"idempotency-key", Self::IdempotencyKey),
             (16, b'p') => (b"proxy-connection", Self::HopByHop),
             (17, b't') => (b"transfer-encoding", Self::TransferEncoding),
             (18, b'p') => (b"proxy-authenticate", Self::HopByHop),
@@ -221,11 +223,15 @@ names! {
     EXPECT = "expect", "Expect", Expect;
     FORWARDED = "forwarded", "Forwarded", Forwarded;
     GRPC_MESSAGE = "grpc-message", "Grpc-Message", Other;
+    GRPC_PREVIOUS_RPC_ATTEMPTS = "grpc-previous-rpc-attempts", "Grpc-Previous-Rpc-Attempts", Other;
+    GRPC_RETRY_PUSHBACK_MS = "grpc-retry-pushback-ms", "Grpc-Retry-Pushback-Ms", Other;
     GRPC_STATUS = "grpc-status", "Grpc-Status", Other;
     GRPC_TIMEOUT = "grpc-timeout", "Grpc-Timeout", GrpcTimeout;
     HOST = "host", "Host", Host;
+    IDEMPOTENCY_KEY = "idempotency-key", "Idempotency-Key", IdempotencyKey;
     LOCATION = "location", "Location", Other;
     PROXY_STATUS = "proxy-status", "Proxy-Status", Other;
+    RETRY_AFTER = "retry-after", "Retry-After", Other;
     SEC_WEBSOCKET_ACCEPT = "sec-websocket-accept", "Sec-WebSocket-Accept", Other;
     SEC_WEBSOCKET_KEY = "sec-websocket-key", "Sec-WebSocket-Key", Other;
     SERVER = "server", "Server", Other;
@@ -241,6 +247,8 @@ names! {
     X_FORWARDED_FOR = "x-forwarded-for", "X-Forwarded-For", XForwarded;
     X_FORWARDED_HOST = "x-forwarded-host", "X-Forwarded-Host", XForwarded;
     X_FORWARDED_PROTO = "x-forwarded-proto", "X-Forwarded-Proto", XForwarded;
+    X_PILLION_ATTEMPTS = "x-pillion-attempts", "X-Pillion-Attempts", XPillion;
+    X_PILLION_PREVIOUS_ATTEMPTS = "x-pillion-previous-attempts", "X-Pillion-Previous-Attempts", XPillion;
     X_PILLION_PROTOCOL = "x-pillion-protocol", "X-Pillion-Protocol", XPillion;
     X_PILLION_REASON = "x-pillion-reason", "X-Pillion-Reason", XPillion;
     X_REQUEST_ID = "x-request-id", "X-Request-Id", XRequestId;

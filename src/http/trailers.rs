@@ -6,7 +6,7 @@ use super::{fields::Fields, name::Kind};
 
 /// Trailers without those fields that would change how the message is framed, routed or
 /// authenticated (RFC 9110 section 6.5.1), from whatever protocol they came.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Trailers(Fields);
 
 impl From<Fields> for Trailers {
@@ -37,7 +37,7 @@ fn is_forbidden(name: &[u8]) -> bool {
     ];
     match Kind::of(name) {
         Kind::Other => OTHERS.iter().any(|other| name.eq_ignore_ascii_case(other)),
-        Kind::XRequestId | Kind::GrpcTimeout | Kind::Date => false,
+        Kind::XRequestId | Kind::GrpcTimeout | Kind::IdempotencyKey | Kind::Date => false,
         _ => true,
     }
 }

@@ -1,106 +1,139 @@
-//! Attempts: an endpoint is picked, a connection found, the request sent.
+//! One attempt: an endpoint is picked, a connection found, the request sent, the outcome judged.
 //!
-//! A failed attempt is followed by another one only where that provably can't be felt: nothing
-//! was sent at all, or an idempotent request died on a kept-alive connection before a byte of
-//! response (RFC 9110 section 9.2.2, RFC 9112 section 9.3.1).
+//! What it says of the endpoint is told here; whether another attempt follows is decided by
+//! [`attempts`](super::attempts).
 
-use http::{Method, Version};
+use std::{
+    fmt,
+    future::poll_fn,
+    pin::pin,
+    task::{Context, Poll, Waker},
+    time::SystemTime,
+};
+
+use http::Version;
 use tokio::time::Instant;
 
-use super::{Answer, Call, Held};
+use super::{
+    Answer, Held, Terms,
+    retry::{self, Asked, Class},
+};
 use crate::{
     config::model::UpstreamProtocol,
-    error::{Error, Reason, Replay, Result},
+    error::{Error, Reason, Result},
     http::{
-        Client, h1, h2,
-        message::{Request, Response, Upgrade},
+        Client, grpc, h1, h2, headers,
+        message::{Begun, Body, Frame, Request, Response, Upgrade},
         name, upgrade,
     },
     tls::alpn::Offer,
-    upstream::{EndpointId, InFlight, Sticky, Upstream, Verdict, Wish, pool::Way},
+    upstream::{EndpointId, InFlight, Upstream, Verdict, Wish, pool::Way},
 };
 
-/// Attempts in all.
-const ATTEMPTS: usize = 3;
+/// Which attempt of a request it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Turn<'a> {
+    /// Where the others went.
+    pub(super) tried: &'a [EndpointId],
+    /// Not on a connection that was used before: such a one has just failed.
+    pub(super) fresh: bool,
+    /// Nobody asks whether another attempt may follow: a bad response is as good as any.
+    pub(super) last: bool,
+}
 
-/// Runs attempts until one brings a response, or none may follow.
-pub(super) async fn run(mut call: Call<'_>) -> Result<Answer> {
-    let worker = &call.client.worker;
-    call.trail.upstream(call.upstream);
-    // Allocates only when something has failed.
-    let mut tried: Vec<EndpointId> = Vec::new();
-    let sticky = sticky(&call);
-    let mut now = call.start;
-    loop {
-        let wish = Wish {
-            tried: &tried,
-            key: sticky.key,
-            ..Wish::default()
-        };
-        let in_flight = call
-            .upstream
-            .pick(now, &mut worker.rng.borrow_mut(), wish)?;
-        call.trail.attempt(&in_flight, now);
-        if let Some(crosses) = in_flight.crosses_zones() {
-            call.upstream.metrics.zone_chosen(worker.id, crosses);
+/// An attempt that failed.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub(super) what: What,
+    pub(super) class: Class,
+    /// Where it went; `None` where there was nowhere to go.
+    pub(super) endpoint: Option<EndpointId>,
+    /// What the upstream said about being asked again.
+    pub(super) asked: Option<Asked>,
+    /// Attempts that others behind the endpoint have spent on it.
+    pub(super) spent_behind: u8,
+}
+
+#[derive(Debug)]
+pub(super) enum What {
+    Error(Error),
+    /// A response with a status that counts as a failure.
+    Answer(Answer),
+}
+
+/// Runs one.
+///
+/// # Errors
+/// Boxed, as everything about failures: the space for it would be part of every request.
+pub(super) async fn run(
+    terms: &Terms<'_>,
+    request: &mut Request,
+    turn: Turn<'_>,
+    now: Instant,
+) -> Result<Answer, Box<Failed>> {
+    let worker = &terms.client.worker;
+    let wish = Wish {
+        tried: turn.tried,
+        key: terms.key,
+        idempotent: terms.is_idempotent(request),
+    };
+    let in_flight = terms
+        .upstream
+        .pick(now, &mut worker.rng.borrow_mut(), wish)
+        .map_err(|error| Failed::of(error, None))?;
+    terms.trail.attempt(&in_flight, now);
+    if let Some(crosses) = in_flight.crosses_zones() {
+        terms.upstream.metrics.zone_chosen(worker.id, crosses);
+    }
+    terms.tell_deadline(request, now);
+    let outcome = {
+        let _counted = terms.upstream.metrics.running(worker.id);
+        let watched = Watched(Some(&in_flight), terms);
+        let outcome = in_time(terms, request, &in_flight, turn.fresh, now).await;
+        watched.ended();
+        outcome
+    };
+    let now = Instant::now();
+    match outcome {
+        Ok(response) => {
+            in_flight.head_received(now);
+            terms.trail.head(now);
+            judge(terms, request, response, in_flight, turn.last, now)
         }
-        let had_body = !call.request.body.is_empty();
-        let outcome = {
-            let _counted = call.upstream.metrics.running(worker.id);
-            let watched = Watched(Some(&in_flight));
-            let outcome = attempt(&mut call, &in_flight, now).await;
-            watched.ended();
-            outcome
-        };
-        let error = match outcome {
-            Ok(mut response) => {
-                if let Some(cookie) = &sticky.cookie {
-                    response
-                        .head
-                        .fields
-                        .append(&name::SET_COOKIE, cookie.as_bytes());
-                }
-                let now = Instant::now();
-                in_flight.head_received(now);
-                in_flight.settle(Verdict::Success, now);
-                call.trail.head(now);
-                let held = Held {
-                    _request: None,
-                    _in_flight: Some(in_flight),
-                };
-                return Ok(Answer { response, held });
+        Err(error) => {
+            if let Some(verdict) = retry::verdict(&error) {
+                in_flight.settle(verdict, now);
             }
-            Err(error) => error,
-        };
-        if is_endpoints_fault(error.reason) {
-            in_flight.settle(verdict(error.reason), Instant::now());
+            Err(Failed::of(error, Some(in_flight.endpoint().id)))
         }
-        let body_is_whole = !had_body || !call.request.body.is_empty();
-        tried.push(in_flight.endpoint().id);
-        let may = body_is_whole && may_repeat(&error, &call.request.head.method);
-        if tried.len() == ATTEMPTS || !may {
-            return Err(error);
-        }
-        tracing::debug!(%error, attempts = tried.len(), "attempt failed; another follows");
-        now = Instant::now();
     }
 }
 
-/// What keeps the request to its endpoint, as it is sent: after the rule's filters.
-fn sticky(call: &Call<'_>) -> Sticky {
-    let Call {
-        request, client, ..
-    } = call;
-    let secure = client.conn.secured.is_some();
-    call.upstream
-        .sticky(&request.head.fields, client.address, secure, || {
-            worker_random(client)
-        })
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Error(error) => error.fmt(f),
+            Self::Answer(answer) => write!(f, "answered {}", answer.response.head.status),
+        }
+    }
 }
 
-/// An attempt that may be cut, by its deadline or by a client that leaves: the endpoint has then
-/// not answered for so long. Without this one that never answers would keep looking fast.
-struct Watched<'a>(Option<&'a InFlight>);
+impl Failed {
+    fn of(error: Error, endpoint: Option<EndpointId>) -> Box<Self> {
+        Box::new(Self {
+            class: Class::of(&error),
+            what: What::Error(error),
+            endpoint,
+            asked: None,
+            spent_behind: 0,
+        })
+    }
+}
+
+/// An attempt that may be cut by its client, by its deadline, or by another one that won. The
+/// endpoint has then not answered for so long; without this one that never answers would keep
+/// looking fast. Only a deadline is held against it.
+struct Watched<'a>(Option<&'a InFlight>, &'a Terms<'a>);
 
 impl Watched<'_> {
     fn ended(mut self) {
@@ -110,19 +143,53 @@ impl Watched<'_> {
 
 impl Drop for Watched<'_> {
     fn drop(&mut self) {
-        if let Some(in_flight) = self.0 {
-            in_flight.cut(Instant::now());
+        let Some(in_flight) = self.0 else { return };
+        let now = Instant::now();
+        in_flight.cut(now);
+        if self.1.deadline.is_some_and(|deadline| deadline.at <= now) {
+            in_flight.settle(Verdict::Failure, now);
         }
     }
 }
 
-async fn attempt(call: &mut Call<'_>, in_flight: &InFlight, now: Instant) -> Result<Response> {
-    let Call {
-        request,
-        client,
-        upstream,
-        ..
-    } = call;
+/// Guards the attempts that may follow against one that never answers.
+async fn in_time(
+    terms: &Terms<'_>,
+    request: &mut Request,
+    in_flight: &InFlight,
+    fresh: bool,
+    now: Instant,
+) -> Result<Response> {
+    let limit = terms.attempt_timeout;
+    let mut sent = pin!(send(terms, request, in_flight, fresh, now));
+    if limit.is_zero() {
+        return sent.await;
+    }
+    let mut alarm = terms.client.worker.timers.alarm(now + limit);
+    poll_fn(|cx| {
+        if let Poll::Ready(outcome) = sent.as_mut().poll(cx) {
+            return Poll::Ready(outcome);
+        }
+        alarm.poll(cx).map(|()| {
+            Err(Error::new(
+                Reason::AttemptTimeout,
+                "no response head within the attempt's timeout",
+            ))
+        })
+    })
+    .await
+}
+
+async fn send(
+    terms: &Terms<'_>,
+    request: &mut Request,
+    in_flight: &InFlight,
+    fresh: bool,
+    now: Instant,
+) -> Result<Response> {
+    let Terms {
+        client, upstream, ..
+    } = terms;
     let endpoint = in_flight.endpoint();
     let pools = &client.worker.pools;
     let conn = &client.conn;
@@ -131,6 +198,7 @@ async fn attempt(call: &mut Call<'_>, in_flight: &InFlight, now: Instant) -> Res
         return Ok(upgrade::connected(tunnel.await?));
     }
     let way = match protocol(upstream, request) {
+        Offer::Http1 if fresh => Way::Connection(pools.new_http1(upstream, endpoint, conn).await?),
         Offer::Http1 => Way::Connection(pools.http1(upstream, endpoint, now, conn).await?),
         offer => match pools.http2(upstream, endpoint, now, conn, offer).await? {
             // What HTTP/2 can't carry there, HTTP/1.1 can.
@@ -158,7 +226,7 @@ async fn attempt(call: &mut Call<'_>, in_flight: &InFlight, now: Instant) -> Res
 
 /// What is spoken with an upstream. One that is reached in plaintext can't be asked: where it is to
 /// speak what the client spoke, that was said at the beginning of the request's way.
-fn protocol(upstream: &Upstream, request: &Request) -> Offer {
+pub(super) fn protocol(upstream: &Upstream, request: &Request) -> Offer {
     match (upstream.config.protocol, &upstream.tls) {
         (UpstreamProtocol::Http1, _) => Offer::Http1,
         (UpstreamProtocol::Http2, _) => Offer::Http2,
@@ -172,32 +240,73 @@ fn worker_random(client: &Client) -> u128 {
     client.worker.rng.borrow_mut().u128(..)
 }
 
-fn may_repeat(error: &Error, method: &Method) -> bool {
-    match error.replay {
-        // A limit of ours stays where it is; a connection that failed, or that the upstream was
-        // leaving, may be followed by a better one.
-        Replay::NeverSent => is_endpoints_fault(error.reason),
-        Replay::Reused => method.is_idempotent(),
-        Replay::Refused | Replay::Unsafe => false,
+/// Tells what a response says of the endpoint, and whether it counts as a failed attempt.
+fn judge(
+    terms: &Terms<'_>,
+    request: &Request,
+    mut response: Response,
+    in_flight: InFlight,
+    last: bool,
+    now: Instant,
+) -> Result<Answer, Box<Failed>> {
+    let policy = terms.retry;
+    let endpoint = in_flight.endpoint().id;
+    let may_follow = !last && Class::Perhaps.allows(terms.is_idempotent(request));
+    let is_grpc = terms.grpc && grpc::is_grpc(&response.head.fields);
+    let mut is_open = false;
+    let failed = if is_grpc {
+        let mut code = grpc::status(&response.head.fields);
+        if code.is_none() && may_follow {
+            code = peek(&mut response.body);
+        }
+        match code {
+            Some(code) => in_flight.settle(retry::verdict_of_grpc(code), now),
+            None => is_open = true,
+        }
+        code.is_some_and(|code| policy.grpc_codes.contains(code))
+    } else {
+        let status = response.head.status;
+        in_flight.settle(retry::verdict_of_status(status), now);
+        let is_failure = || policy.codes.binary_search(&status.as_u16()).is_ok();
+        status.as_u16() >= 400 && is_failure()
+    };
+    let asked = (failed && may_follow)
+        .then(|| retry::asked(&response.head.fields, SystemTime::now()))
+        .flatten();
+    let spent_behind = if failed {
+        headers::attempts(response.head.fields.get(&name::X_PILLION_ATTEMPTS))
+    } else {
+        0
+    };
+    let held = Held {
+        _request: None,
+        in_flight: Some(in_flight),
+        is_open,
+    };
+    let answer = Answer { response, held };
+    if !failed || !may_follow {
+        return Ok(answer);
     }
+    Err(Box::new(Failed {
+        what: What::Answer(answer),
+        class: Class::Perhaps,
+        endpoint: Some(endpoint),
+        asked,
+        spent_behind,
+    }))
 }
 
-fn verdict(reason: Reason) -> Verdict {
-    match reason {
-        Reason::ConnectFailed | Reason::ConnectTimeout => Verdict::Unreachable,
-        _ => Verdict::Failure,
-    }
-}
-
-/// A limit of ours, or a client that breaks off, says nothing about the endpoint.
-fn is_endpoints_fault(reason: Reason) -> bool {
-    matches!(
-        reason,
-        Reason::ConnectFailed
-            | Reason::ConnectTimeout
-            | Reason::UpstreamClosed
-            | Reason::UpstreamReset
-            | Reason::UpstreamProtocol
-            | Reason::UpstreamHeadTooLarge
-    )
+/// The status of a call that ended right behind its head: a server that fails at once may write
+/// them in two frames. Nothing is waited for.
+fn peek(body: &mut Body) -> Option<u8> {
+    let mut cx = Context::from_waker(Waker::noop());
+    let Poll::Ready(Some(Ok(frame))) = body.poll_frame(&mut cx) else {
+        return None;
+    };
+    let code = match &frame {
+        Frame::Trailers(trailers) => grpc::status(trailers),
+        Frame::Data(_) => None,
+    };
+    *body = Begun::new(frame, std::mem::take(body));
+    code
 }

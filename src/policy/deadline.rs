@@ -31,8 +31,9 @@ where
     }
 
     fn call(&mut self, call: Call<'a>) -> Self::Future {
-        let timers = &call.client.worker.timers;
+        let timers = &call.terms.client.worker.timers;
         let alarm = call
+            .terms
             .deadline
             .map(|deadline| (timers.alarm(deadline.at), deadline.reason));
         Timed {
@@ -63,12 +64,17 @@ impl<F: Future<Output = Result<Answer>>> Future for Timed<'_, F> {
             return Poll::Pending;
         };
         ready!(alarm.poll(cx));
-        Poll::Ready(Err(Error::new(
-            *reason,
-            match reason {
-                Reason::TotalTimeout => "no response head within the total timeout",
-                _ => "no response head within the request timeout",
-            },
-        )))
+        Poll::Ready(Err(missed(*reason)))
     }
+}
+
+/// What is told where a deadline has passed.
+pub(super) fn missed(reason: Reason) -> Error {
+    Error::new(
+        reason,
+        match reason {
+            Reason::TotalTimeout => "no response head within the total timeout",
+            _ => "no response head within the request timeout",
+        },
+    )
 }

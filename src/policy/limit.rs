@@ -12,7 +12,7 @@ use std::{
 use pin_project_lite::pin_project;
 use tower::Service;
 
-use super::{Answer, Call};
+use super::{Answer, Call, Terms};
 use crate::{
     error::{Error, Result},
     upstream::RequestPermit,
@@ -34,15 +34,18 @@ where
     }
 
     fn call(&mut self, call: Call<'a>) -> Self::Future {
-        match call.upstream.limits.request() {
+        match call.terms.upstream.limits.request() {
             Ok(permit) => Limited::Admitted {
                 inner: self.0.call(call),
                 permit: Some(permit),
             },
             Err(error) => {
-                call.upstream
+                let Terms {
+                    upstream, client, ..
+                } = call.terms;
+                upstream
                     .metrics
-                    .limit_refused(call.client.worker.id, error.reason);
+                    .limit_refused(client.worker.id, error.reason);
                 Limited::Refused { error: Some(error) }
             }
         }

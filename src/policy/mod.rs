@@ -6,40 +6,87 @@
 
 mod alarm;
 mod attempt;
+mod attempts;
 mod deadline;
+mod hedge;
 mod limit;
+pub mod retry;
 mod stack;
 
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
     sync::Arc,
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
+use http::HeaderName;
 use tokio::time::Instant;
 
 pub use self::{alarm::Timers, stack::stack};
 use crate::{
+    config::model::Retry,
     error::Reason,
     http::{
-        Client,
-        message::{Request, Response},
+        Client, grpc,
+        message::{Frame, Request, Response},
+        name,
     },
     telemetry::Record,
-    upstream::{InFlight, RequestPermit, Upstream},
+    upstream::{EndpointId, InFlight, RequestPermit, Upstream, Verdict},
 };
 
 /// A request on its way to an upstream, and all that decides about it.
 pub struct Call<'a> {
     pub request: &'a mut Request,
+    pub terms: Terms<'a>,
+}
+
+/// On which terms a request goes to an upstream: the same for all its attempts.
+#[derive(Clone, Copy)]
+pub struct Terms<'a> {
     pub client: &'a Rc<Client>,
     pub upstream: &'a Arc<Upstream>,
     /// When the first attempt begins.
     pub start: Instant,
     /// The head of the response has to be here by then.
     pub deadline: Option<Deadline>,
+    /// The whole exchange has to be over by then.
+    pub total: Option<Instant>,
+    /// How long one attempt may take to the head of its response. Zero: none.
+    pub attempt_timeout: Duration,
+    /// A header that tells the upstream what is left of the deadline.
+    pub deadline_header: Option<&'a HeaderName>,
+    pub retry: &'a Retry,
+    /// Attempts that others on the way have spent on the request.
+    pub spent: u8,
+    /// It is a gRPC call.
+    pub grpc: bool,
+    /// See [`Wish::key`](crate::upstream::Wish::key).
+    pub key: Option<u64>,
     pub trail: &'a Trail,
+}
+
+impl Terms<'_> {
+    fn is_idempotent(&self, request: &Request) -> bool {
+        retry::is_idempotent(self.retry, &request.head, self.grpc)
+    }
+
+    /// Tells the upstream the time that it has, as of this attempt.
+    fn tell_deadline(&self, request: &mut Request, now: Instant) {
+        let fields = &mut request.head.fields;
+        if self.grpc
+            && let Some(total) = self.total
+        {
+            let left = total.saturating_duration_since(now);
+            fields.insert(&name::GRPC_TIMEOUT, grpc::write_timeout(left).as_bytes());
+        }
+        if let (Some(header), Some(deadline)) = (self.deadline_header, self.deadline) {
+            let left = deadline.at.saturating_duration_since(now).as_millis();
+            fields.insert(header, left.to_string().as_bytes());
+        }
+    }
 }
 
 /// A moment, and what has run out when it comes.
@@ -51,16 +98,54 @@ pub struct Deadline {
 }
 
 /// A response's head, and what is held until its body has ended.
+#[derive(Debug)]
 pub struct Answer {
     pub response: Response,
     pub held: Held,
 }
 
+impl Answer {
+    /// Lets go of a response that nobody wants: what has come of it is read, so that its connection
+    /// can be used again if that was all.
+    fn let_go(mut self) {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut read = 0;
+        while read < LET_GO
+            && let Poll::Ready(Some(Ok(frame))) = self.response.body.poll_frame(&mut cx)
+        {
+            if let Frame::Data(data) = frame {
+                read += data.len();
+            }
+        }
+    }
+}
+
+/// Bytes of a response that are read for its connection's sake.
+const LET_GO: usize = 64 * 1024;
+
 /// Places in the upstream's counts.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Held {
     _request: Option<RequestPermit>,
-    _in_flight: Option<InFlight>,
+    in_flight: Option<InFlight>,
+    /// The endpoint waits for a verdict: a gRPC call tells how it went at its end.
+    is_open: bool,
+}
+
+impl Held {
+    /// The call that is answered ended with this gRPC status.
+    pub fn ended(&self, code: u8) {
+        if let Some(in_flight) = self.in_flight.as_ref().filter(|_| self.is_open) {
+            in_flight.settle(retry::verdict_of_grpc(code), Instant::now());
+        }
+    }
+
+    /// The response broke off on the upstream's side.
+    pub fn broke(&self) {
+        if let Some(in_flight) = &self.in_flight {
+            in_flight.settle(Verdict::Failure, Instant::now());
+        }
+    }
 }
 
 /// What attempts leave behind, for whoever asks why: also when they are cut short.
@@ -68,6 +153,8 @@ pub struct Held {
 pub struct Trail {
     upstream: RefCell<Option<Arc<str>>>,
     endpoint: RefCell<Option<Arc<str>>>,
+    endpoint_id: Cell<Option<EndpointId>>,
+    attempts: Cell<u8>,
     sent_at: Cell<Option<Instant>>,
     took: Cell<Option<Duration>>,
 }
@@ -79,7 +166,10 @@ impl Trail {
     }
 
     fn attempt(&self, in_flight: &InFlight, now: Instant) {
-        *self.endpoint.borrow_mut() = Some(Arc::clone(&in_flight.endpoint().label));
+        let endpoint = in_flight.endpoint();
+        *self.endpoint.borrow_mut() = Some(Arc::clone(&endpoint.label));
+        self.endpoint_id.set(Some(endpoint.id));
+        self.attempts.set(self.attempts.get().saturating_add(1));
         self.sent_at.set(Some(now));
     }
 
@@ -89,6 +179,22 @@ impl Trail {
                 .get()
                 .map(|sent| now.saturating_duration_since(sent)),
         );
+    }
+
+    /// An earlier answer than that of the last attempt is taken.
+    fn stands(&self, answer: &Answer) {
+        if let Some(in_flight) = &answer.held.in_flight {
+            *self.endpoint.borrow_mut() = Some(Arc::clone(&in_flight.endpoint().label));
+        }
+    }
+
+    fn endpoint_id(&self) -> Option<EndpointId> {
+        self.endpoint_id.get()
+    }
+
+    /// How many attempts there were.
+    pub fn attempts(&self) -> u8 {
+        self.attempts.get()
     }
 
     /// Where the last attempt went.
@@ -101,5 +207,6 @@ impl Trail {
         record.upstream = self.upstream.take();
         record.endpoint = self.endpoint.take();
         record.upstream_duration = self.took.get();
+        record.attempts = self.attempts.get();
     }
 }

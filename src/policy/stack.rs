@@ -2,7 +2,7 @@
 
 use tower::{Service, ServiceBuilder, layer::layer_fn, service_fn};
 
-use super::{Answer, Call, attempt, deadline::DeadlineService, limit::Limit};
+use super::{Answer, Call, attempts, deadline::DeadlineService, limit::Limit};
 use crate::error::Error;
 
 /// What a matched request passes, outermost first. The stack has no state: it is made for every
@@ -14,5 +14,5 @@ pub fn stack<'a>() -> impl Service<Call<'a>, Response = Answer, Error = Error> {
         .layer(layer_fn(Limit))
         // Above the attempts, which share the one deadline.
         .layer(layer_fn(DeadlineService))
-        .service(service_fn(attempt::run))
+        .service(service_fn(attempts::run))
 }

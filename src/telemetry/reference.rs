@@ -200,6 +200,9 @@ const fn meaning(reason: Reason) -> &'static str {
         Reason::UpstreamProtocol => "What the upstream answered is not HTTP, or breaks it.",
         Reason::UpstreamHeadTooLarge => "The head of the response is larger than can be taken.",
         Reason::ResponseIncomplete => "The upstream stopped in the middle of the response body.",
+        Reason::AttemptTimeout => {
+            "The last attempt brought no head of a response within `timeouts.backendRequest`."
+        }
         Reason::RequestTimeout => "No head of a response within `timeouts.request`.",
         Reason::TotalTimeout => "The exchange was not over within `timeouts.total`.",
         Reason::IdleTimeout => "Nothing moved in either direction for `timeouts.idle`.",

@@ -6,10 +6,12 @@
 //! and limits. [`crate::discovery`] publishes addresses into it; workers pick from it.
 
 pub mod balancer;
+pub mod budget;
 mod connect;
 pub mod dial;
 pub mod endpoint;
 pub mod health;
+pub mod latencies;
 mod levels;
 pub mod limits;
 mod opening;
@@ -20,6 +22,7 @@ mod sticky;
 
 use std::{
     collections::HashMap,
+    ops::Deref,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
 };
 
@@ -28,10 +31,12 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 pub use self::{
+    budget::Budget,
     dial::{Opened, dial},
     endpoint::{Endpoint, EndpointId, InFlight, Target, Verdict, Wish},
     health::Board,
-    limits::{ConnectionPermit, Limits, PendingPermit, RequestPermit},
+    latencies::Latencies,
+    limits::{ConnectionPermit, Limits, PendingPermit, RequestPermit, RetryPermit},
     set::EndpointSet,
     sticky::Sticky,
 };
@@ -51,9 +56,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Upstream {
     pub config: Arc<model::Upstream>,
-    pub limits: Arc<Limits>,
-    pub health: Arc<Board>,
-    pub metrics: Arc<UpstreamMetrics>,
+    lasting: Lasting,
     pub tls: Option<Arc<ClientTls>>,
     endpoints: ArcSwap<EndpointSet>,
     /// The position of round robin.
@@ -62,6 +65,24 @@ pub struct Upstream {
     first: bool,
     /// One for each of `config.endpoints`; used for names. Only the control thread locks it.
     names: Mutex<Vec<Resolution>>,
+}
+
+/// What all configurations of an upstream share.
+#[derive(Clone, Debug)]
+pub struct Lasting {
+    pub limits: Arc<Limits>,
+    pub budget: Arc<Budget>,
+    pub latencies: Arc<Latencies>,
+    pub health: Arc<Board>,
+    pub metrics: Arc<UpstreamMetrics>,
+}
+
+impl Deref for Upstream {
+    type Target = Lasting;
+
+    fn deref(&self) -> &Lasting {
+        &self.lasting
+    }
 }
 
 impl Upstream {
@@ -73,10 +94,18 @@ impl Upstream {
     ) -> Arc<Self> {
         let tls = client_tls(&config, materials);
         let names = vec![Resolution::default(); config.endpoints.len()];
-        let limits = Limits::new(config.limits);
         let health = Board::new(&config, Arc::clone(&metrics), Instant::now());
-        let held = (metrics, limits, health);
-        Self::assemble(config, held, tls, names, None)
+        let workers = metrics.workers();
+        let budget = Arc::new(Budget::new(config.retry_budget, workers, Instant::now()));
+        metrics.shows(&budget);
+        let lasting = Lasting {
+            limits: Limits::new(config.limits),
+            budget,
+            latencies: Arc::default(),
+            health,
+            metrics,
+        };
+        Self::assemble(config, lasting, tls, names, None)
     }
 
     /// The same upstream under another configuration: endpoints whose address stays keep their
@@ -105,17 +134,13 @@ impl Upstream {
             .collect();
         self.limits.set(config.limits);
         self.health.configure(&config, Instant::now());
-        let held = (
-            self.metrics.clone(),
-            self.limits.clone(),
-            self.health.clone(),
-        );
-        Self::assemble(config, held, tls, names, Some(previous))
+        self.budget.set(config.retry_budget);
+        Self::assemble(config, self.lasting.clone(), tls, names, Some(previous))
     }
 
     fn assemble(
         config: Arc<model::Upstream>,
-        (metrics, limits, health): (Arc<UpstreamMetrics>, Arc<Limits>, Arc<Board>),
+        lasting: Lasting,
         tls: Option<Arc<ClientTls>>,
         names: Vec<Resolution>,
         previous: Option<&[Arc<Endpoint>]>,
@@ -125,12 +150,10 @@ impl Upstream {
         let joining = !previous.is_empty();
         let now = Instant::now();
         let set = build_set(&config, &names, previous, joining, now);
-        health.admit(set.weighted(), now);
+        lasting.health.admit(set.weighted(), now);
         Arc::new(Self {
             first,
-            limits,
-            health,
-            metrics,
+            lasting,
             tls,
             endpoints: ArcSwap::from_pointee(set),
             // Not 0: of many proxies started together not all shall begin with the same endpoint.

@@ -31,7 +31,7 @@ use crate::{
     http::{
         Client,
         exchange::{self, Reply},
-        http_plan,
+        grpc, http_plan,
         input::Input,
         message::{Body, Frame, Request, is_bodiless},
         pace::Pace,
@@ -399,6 +399,7 @@ async fn write_reply(
         pipes: framing != Framing::Chunked && inbound.borrow().wire.stream.socket().is_some(),
         ended: framing == Framing::None,
         sent: 0,
+        status: None,
     };
     if sender.ended {
         response.body = Body::Empty;
@@ -430,6 +431,7 @@ async fn write_reply(
     // Also ends an upload that the response has overtaken.
     drop(response);
     completion.bytes(inbound.received, sender.sent);
+    completion.ended(sender.status);
     match sent {
         Ok(()) => completion.done(),
         Err(error) => {
@@ -475,6 +477,8 @@ struct Sender {
     /// Everything is in the output.
     ended: bool,
     sent: u64,
+    /// The gRPC status that the trailers told.
+    status: Option<u8>,
 }
 
 impl Sender {
@@ -546,6 +550,9 @@ impl Sender {
             Some(Frame::Trailers(trailers)) => Some(trailers),
             None => None,
         };
+        self.status = trailers
+            .as_ref()
+            .and_then(|trailers| grpc::status(trailers));
         match self.framing {
             Framing::Chunked => encode::last_chunk(output.head(), trailers.as_ref()),
             Framing::Length(length) if self.sent < length => {

@@ -11,7 +11,10 @@ use bytes::Bytes;
 use super::{frame::Code, link::StreamHandle, streams::Broken};
 use crate::{
     error::{Error, Reason, Result},
-    http::message::{Body, Frame},
+    http::{
+        grpc,
+        message::{Body, Frame},
+    },
     net::Loss,
 };
 
@@ -137,6 +140,8 @@ pub struct Outgoing {
     state: State,
     /// Bytes handed to the stream.
     pub sent: u64,
+    /// The gRPC status that the trailers told.
+    pub status: Option<u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,6 +167,7 @@ impl Outgoing {
             stream,
             state: State::Streams,
             sent: 0,
+            status: None,
         }
     }
 
@@ -171,6 +177,7 @@ impl Outgoing {
             stream,
             state: State::Done,
             sent: 0,
+            status: None,
         }
     }
 
@@ -221,6 +228,7 @@ impl Outgoing {
                 }
                 Some(Ok(Frame::Trailers(trailers))) => {
                     self.stream.trailers(&trailers);
+                    self.status = grpc::status(&trailers);
                     self.state = State::Ending;
                 }
                 Some(Err(error)) => return Poll::Ready(Err(Stopped::Body(error))),

@@ -338,6 +338,7 @@ async fn write(stream: &StreamHandle, reply: Reply, received: &Received) {
     })
     .await;
     completion.bytes(received.bytes(), outgoing.sent);
+    completion.ended(outgoing.status);
     match sent {
         Ok(()) => completion.done(),
         Err(error) => {

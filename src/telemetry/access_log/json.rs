@@ -44,6 +44,7 @@ pub(super) fn write(out: &mut Vec<u8>, record: &Record, start: Timestamp) {
     object.number("bytes_sent", Some(record.bytes_sent));
     object.millis("duration_ms", Some(record.duration));
     object.millis("upstream_ms", record.upstream_duration);
+    object.number("attempts", Some(record.attempts.into()));
     match record.client {
         Some(client) => object.text("peer", Some(client.to_string().as_bytes())),
         None => object.address("peer", record.peer.as_ref()),
@@ -165,6 +166,7 @@ mod tests {
                 "bytes_sent": 7,
                 "duration_ms": 12.345,
                 "upstream_ms": 2.0,
+                "attempts": 1,
                 "peer": "10.0.0.1:4242",
                 "peer_identity": null,
                 "request_id": "abc",

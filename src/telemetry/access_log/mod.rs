@@ -70,6 +70,8 @@ pub struct Record {
     pub bytes_sent: u64,
     /// From the request being sent to the upstream to the head of its response.
     pub upstream_duration: Option<Duration>,
+    /// Attempts made at an upstream.
+    pub attempts: u8,
     /// The other end of the connection, or who that says it speaks for.
     pub peer: Option<Address>,
     /// What the client's certificate says, where it showed one.
@@ -100,6 +102,7 @@ impl Record {
             bytes_received: 0,
             bytes_sent: 0,
             upstream_duration: None,
+            attempts: 0,
             peer: None,
             identity: None,
             client: None,
@@ -293,6 +296,7 @@ mod tests {
             bytes_received: 5,
             bytes_sent: 7,
             upstream_duration: Some(Duration::from_millis(2)),
+            attempts: 1,
             peer: Some(Address::Tcp(([10, 0, 0, 1], 4242).into())),
             request_id: Some(RequestId::Brought(b"abc"[..].into())),
             user_agent: Some(b"curl/8"[..].into()),

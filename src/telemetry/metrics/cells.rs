@@ -38,6 +38,11 @@ impl<T> PerWorker<T> {
             .fold(0, u64::wrapping_add)
     }
 
+    /// How many there are.
+    pub fn workers(&self) -> usize {
+        self.0.len()
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.0.iter().map(|padded| &padded.0)
     }

@@ -1,6 +1,12 @@
 //! What an upstream counts.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use tokio::time::Instant;
 
 use super::{
     cells::{ByFault, ByReason, Count, Entered, Level, PerWorker},
@@ -8,7 +14,7 @@ use super::{
     histogram::Histogram,
     scrape::{Families, Scraped},
 };
-use crate::{error::Reason, tls::FaultKind};
+use crate::{error::Reason, policy::retry::Withheld, tls::FaultKind, upstream::Budget};
 
 /// The handle of one upstream. Every `worker` is the number of the calling worker.
 #[derive(Debug)]
@@ -18,6 +24,8 @@ pub struct UpstreamMetrics {
     /// Names are resolved by the control thread alone, so it is a single writer as well.
     resolved: Count,
     unresolved: Count,
+    /// Locked by the control thread alone.
+    budget: Mutex<Weak<Budget>>,
 }
 
 #[derive(Debug, Default)]
@@ -35,6 +43,10 @@ struct Cells {
     limited: ByReason,
     within_zone: Count,
     across_zones: Count,
+    retries: Count,
+    withheld: [Count; Withheld::ALL.len()],
+    hedges: Count,
+    hedges_won: Count,
 }
 
 impl UpstreamMetrics {
@@ -115,6 +127,40 @@ impl UpstreamMetrics {
         self.cells.of(worker).limited.of(reason).increment();
     }
 
+    /// A request is sent again.
+    pub fn retried(&self, worker: usize) {
+        self.cells.of(worker).retries.increment();
+    }
+
+    /// A request is not sent again although it failed.
+    pub fn retry_withheld(&self, worker: usize, cause: Withheld) {
+        self.cells.of(worker).withheld[cause as usize].increment();
+    }
+
+    /// A request is sent a second time while the first attempt goes on.
+    pub fn hedged(&self, worker: usize) {
+        self.cells.of(worker).hedges.increment();
+    }
+
+    /// A hedge was answered first.
+    pub fn hedge_won(&self, worker: usize) {
+        self.cells.of(worker).hedges_won.increment();
+    }
+
+    /// Shows what is left of this budget from now on.
+    pub fn shows(&self, budget: &Arc<Budget>) {
+        *self.budget() = Arc::downgrade(budget);
+    }
+
+    fn budget(&self) -> MutexGuard<'_, Weak<Budget>> {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many workers count.
+    pub fn workers(&self) -> usize {
+        self.cells.workers()
+    }
+
     /// A name was asked for and answered (`true`), or not. For the control thread only.
     pub fn dns_lookup(&self, answered: bool) {
         if answered {
@@ -155,6 +201,7 @@ impl Scraped for UpstreamMetrics {
             health: HealthMetrics::default(),
             resolved: Count::default(),
             unresolved: Count::default(),
+            budget: Mutex::default(),
         }
     }
 
@@ -227,6 +274,42 @@ impl Scraped for UpstreamMetrics {
             "Requests refused by a limit of the upstream, by reason.",
             ["reason"],
             |metrics| metrics.cells.reasons(|cells| &cells.limited),
+        )?;
+        families.counter(
+            "pillion_upstream_retries",
+            "Attempts that followed a failed one.",
+            |metrics| metrics.cells.sum(|cells| &cells.retries),
+        )?;
+        families.counters(
+            "pillion_upstream_retries_withheld",
+            "Failed attempts that none followed, by what spoke against it.",
+            ["cause"],
+            |metrics| {
+                let row = |cause: Withheld| {
+                    let sum = metrics.cells.sum(|cells| &cells.withheld[cause as usize]);
+                    ([cause.name()], sum)
+                };
+                let rows = Withheld::ALL.into_iter().map(row);
+                rows.filter(|&(_, count)| count > 0).collect()
+            },
+        )?;
+        families.gauge(
+            "pillion_upstream_retry_budget_left",
+            "Retries and hedges that the budget would allow now.",
+            |metrics| {
+                let budget = metrics.budget().upgrade();
+                budget.map_or(0, |budget| budget.left(Instant::now()))
+            },
+        )?;
+        families.counters(
+            "pillion_upstream_hedges",
+            "Attempts made beside one that took long, by who was answered first.",
+            ["result"],
+            |metrics| {
+                let all = metrics.cells.sum(|cells| &cells.hedges);
+                let won = metrics.cells.sum(|cells| &cells.hedges_won);
+                vec![(["won"], won), (["lost"], all.saturating_sub(won))]
+            },
         )?;
         families.gauges(
             "pillion_upstream_endpoints",

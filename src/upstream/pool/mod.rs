@@ -123,6 +123,19 @@ impl Pools {
             upstream.metrics.pool_hit(self.worker);
             return Ok(conn);
         }
+        self.new_http1(upstream, endpoint, client).await
+    }
+
+    /// The same, but no idle one: such a one has just failed.
+    ///
+    /// # Errors
+    /// Nothing has been sent in any of them.
+    pub async fn new_http1(
+        self: &Rc<Self>,
+        upstream: &Arc<Upstream>,
+        endpoint: &Endpoint,
+        client: &Conn,
+    ) -> Result<Box<Http1>> {
         upstream.metrics.pool_miss(self.worker);
         // Boxed: the space for what is rare would be part of every request.
         Box::pin(self.missing_http1(upstream, endpoint, client)).await
