@@ -33,14 +33,16 @@ pub enum Class {
 
 impl Class {
     pub fn of(error: &Error) -> Self {
-        if !is_endpoints_fault(error.reason) {
-            return Self::Final;
-        }
-        match error.replay {
-            Replay::NeverSent => Self::NeverSent,
-            Replay::Refused => Self::Refused,
-            Replay::Reused => Self::Raced,
-            Replay::Unsafe => Self::Perhaps,
+        match (error.replay, error.reason) {
+            (Replay::NeverSent, reason) if is_unreachable(reason) => Self::NeverSent,
+            (Replay::Refused, _) => Self::Refused,
+            (Replay::Reused, _) => Self::Raced,
+            // What breaks the protocol would break it again.
+            (
+                Replay::Unsafe,
+                Reason::UpstreamClosed | Reason::UpstreamReset | Reason::AttemptTimeout,
+            ) => Self::Perhaps,
+            _ => Self::Final,
         }
     }
 
@@ -54,29 +56,40 @@ impl Class {
     }
 }
 
-/// A limit of ours, or a client that breaks off, says nothing about the endpoint.
-fn is_endpoints_fault(reason: Reason) -> bool {
+/// No connection could be made, or none that is trusted. A limit of ours is no such thing: it
+/// would be in the way of another attempt too.
+fn is_unreachable(reason: Reason) -> bool {
     matches!(
         reason,
         Reason::ConnectFailed
             | Reason::ConnectTimeout
+            | Reason::UpstreamCertificate
+            | Reason::UpstreamTls
+            | Reason::UpstreamTlsAlert
+            // It was closed between the look at it and its use.
             | Reason::UpstreamClosed
-            | Reason::UpstreamReset
-            | Reason::UpstreamProtocol
-            | Reason::UpstreamHeadTooLarge
-            | Reason::AttemptTimeout
     )
 }
 
-/// What a failure says of the endpoint; `None`: nothing.
+/// What a failure says of the endpoint; `None`: nothing, as where a limit of ours was reached or the
+/// client broke off.
 pub fn verdict(error: &Error) -> Option<Verdict> {
-    match error.reason {
-        Reason::ConnectFailed | Reason::ConnectTimeout => Some(Verdict::Unreachable),
+    match (error.replay, error.reason) {
+        // Lost by chance.
+        (Replay::Reused, _) | (Replay::NeverSent, Reason::UpstreamClosed) => None,
+        (Replay::NeverSent, reason) => is_unreachable(reason).then_some(Verdict::Unreachable),
         // It may refuse what is one too many: that is for the balancer.
-        _ if error.replay == Replay::Refused => Some(Verdict::Neutral),
-        // A race is nobody's fault.
-        _ if error.replay == Replay::Reused => None,
-        reason => is_endpoints_fault(reason).then_some(Verdict::Failure),
+        (Replay::Refused, _) => Some(Verdict::Neutral),
+        (
+            Replay::Unsafe,
+            Reason::UpstreamClosed
+            | Reason::UpstreamReset
+            | Reason::UpstreamProtocol
+            | Reason::UpstreamHeadTooLarge
+            | Reason::UpstreamTlsAlert
+            | Reason::AttemptTimeout,
+        ) => Some(Verdict::Failure),
+        _ => None,
     }
 }
 
