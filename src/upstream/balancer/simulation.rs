@@ -1,6 +1,8 @@
 //! The balancers against servers that exist only as numbers: seeded, thousands of requests a run,
 //! no clock but the one of the simulation.
 
+mod placed;
+
 use std::{
     cmp::Reverse,
     collections::BinaryHeap,
@@ -31,6 +33,8 @@ struct Server {
     /// Mean; each answer takes between half and one and a half of it.
     micros: u64,
     fails: bool,
+    /// So many requests at once are served at full speed; more share it.
+    capacity: u32,
     priority: u32,
     zone: Option<&'static str>,
 }
@@ -40,6 +44,7 @@ const fn server(weight: u32, micros: u64) -> Server {
         weight,
         micros,
         fails: false,
+        capacity: u32::MAX,
         priority: 0,
         zone: None,
     }
@@ -56,6 +61,12 @@ struct Simulation {
     ends: BinaryHeap<Reverse<(u64, u64)>>,
     running: Vec<Option<(usize, InFlight)>>,
     taken: Vec<u64>,
+    /// Those that left the zone.
+    crossed: u64,
+    /// Only servers that are available are asked.
+    careful: bool,
+    /// How many keys the requests have; 0: none.
+    keys: u64,
 }
 
 impl Simulation {
@@ -71,7 +82,16 @@ impl Simulation {
             ends: BinaryHeap::new(),
             running: Vec::new(),
             taken: vec![0; servers.len()],
+            crossed: 0,
+            careful: false,
+            keys: 0,
         }
+    }
+
+    /// A server goes down, or is back.
+    fn shut(&mut self, index: usize, shut: bool) {
+        self.set.endpoints()[index].health.set_available(!shut);
+        self.careful = true;
     }
 
     fn at(&self, micros: u64) -> Instant {
@@ -81,6 +101,7 @@ impl Simulation {
     /// So many requests come, that far apart on average; returns the share of each server.
     fn run(&mut self, requests: usize, apart: u64) -> Vec<f64> {
         self.taken.fill(0);
+        self.crossed = 0;
         for _ in 0..requests {
             self.now += self.rng.u64(apart / 2..=apart + apart / 2);
             self.finish(self.now);
@@ -95,20 +116,21 @@ impl Simulation {
 
     fn request(&mut self, tried: &[EndpointId]) -> EndpointId {
         let now = self.at(self.now);
-        let endpoint = self
-            .set
-            .pick(
-                &self.cursor,
-                now,
-                &mut self.rng,
-                Wish {
-                    tried,
-                    ..Wish::default()
-                },
-            )
-            .unwrap()
-            .0
-            .clone();
+        let key = (self.keys > 0).then(|| super::hash(&self.rng.u64(..self.keys).to_le_bytes()));
+        let wish = Wish {
+            tried,
+            key,
+            ..Wish::default()
+        };
+        let (endpoint, crosses) = if self.careful {
+            self.set
+                .pick_available(&self.cursor, now, &mut self.rng, wish)
+        } else {
+            self.set.pick(&self.cursor, now, &mut self.rng, wish)
+        }
+        .unwrap();
+        let endpoint = endpoint.clone();
+        self.crossed += u64::from(crosses == Some(true));
         let id = endpoint.id;
         let index = self
             .set
@@ -117,7 +139,10 @@ impl Simulation {
             .position(|other| other.id == id)
             .unwrap();
         self.taken[index] += 1;
-        let Server { micros, .. } = self.servers[index];
+        let Server {
+            micros, capacity, ..
+        } = self.servers[index];
+        let micros = micros * u64::from(endpoint.active() + 1).div_ceil(u64::from(capacity));
         let took = self.rng.u64(micros / 2..=micros + micros / 2);
         self.ends
             .push(Reverse((self.now + took, self.running.len() as u64)));

@@ -83,6 +83,11 @@ impl Health {
         self.gate.load(Relaxed) == 0
     }
 
+    #[cfg(test)]
+    pub(super) fn set_available(&self, available: bool) {
+        self.gate.store(if available { 0 } else { OPEN }, Relaxed);
+    }
+
     /// Takes the time an answer took.
     pub(super) fn timed(&self, rtt: Duration) {
         if rtt.as_nanos() > u128::from(self.slow_above.load(Relaxed)) {
