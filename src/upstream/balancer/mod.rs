@@ -317,6 +317,7 @@ impl Chooser {
 }
 
 /// The first of some draws that enters.
+#[inline]
 fn drawn<G: Gate>(
     endpoints: &[Arc<Endpoint>],
     rng: &mut fastrand::Rng,
@@ -333,6 +334,7 @@ fn drawn<G: Gate>(
 }
 
 /// Whether an endpoint that was drawn by its weight takes the draw.
+#[inline]
 fn enters(gate: &impl Gate, endpoint: &Endpoint, rng: &mut fastrand::Rng) -> bool {
     if !gate.admits(endpoint) {
         return false;

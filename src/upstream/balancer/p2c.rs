@@ -12,13 +12,15 @@ pub(in crate::upstream) struct Slots {
     ends: Ends,
     /// The smallest weight that isn't zero; the size of one slot.
     unit: u64,
+    /// Where the line of weights ends.
+    total: u64,
 }
 
 /// Where each endpoint's stretch of the line of weights ends.
 #[derive(Debug)]
 enum Ends {
-    /// That many endpoints of one weight, each taken as 1.
-    Even(u64),
+    /// All have one weight, each taken as 1.
+    Even,
     Uneven(Vec<u64>),
 }
 
@@ -31,13 +33,13 @@ impl Slots {
             .min()
             .unwrap_or(0);
         if weights.iter().all(|&weight| weight == unit) {
-            let count = if unit == 0 { 0 } else { weights.len() as u64 };
             return Self {
-                ends: Ends::Even(count),
+                ends: Ends::Even,
                 unit: 1,
+                total: if unit == 0 { 0 } else { weights.len() as u64 },
             };
         }
-        let ends = weights
+        let ends: Vec<u64> = weights
             .iter()
             .scan(0_u64, |end, &weight| {
                 *end += u64::from(weight);
@@ -45,33 +47,33 @@ impl Slots {
             })
             .collect();
         Self {
+            total: ends.last().copied().unwrap_or(0),
             ends: Ends::Uneven(ends),
             unit: u64::from(unit),
         }
     }
 
     /// The endpoint of a slot; `None` when there is no slot.
+    #[inline]
     pub(super) fn draw(&self, rng: &mut fastrand::Rng) -> Option<usize> {
-        let total = self.end(self.len().checked_sub(1)?);
-        (total > 0).then(|| self.find(rng.u64(..total)))
+        (self.total > 0).then(|| self.find(rng.u64(..self.total)))
     }
 
     /// Whether one slot is all there is.
-    pub(super) fn is_one(&self) -> bool {
-        self.len()
-            .checked_sub(1)
-            .is_some_and(|last| self.end(last) == self.unit)
+    #[inline]
+    pub(super) const fn is_one(&self) -> bool {
+        self.total == self.unit
     }
 
     /// The endpoint of another slot than one that `first` has been drawn by; `None` when that is
     /// the only one.
+    #[inline]
     pub(super) fn draw_beside(&self, first: usize, rng: &mut fastrand::Rng) -> Option<usize> {
-        let total = self.end(self.len().checked_sub(1)?);
-        if total <= self.unit {
+        if self.total <= self.unit {
             return None;
         }
         // The line without one slot of the first: what lay behind the slot moves up.
-        let mut point = rng.u64(..total - self.unit);
+        let mut point = rng.u64(..self.total - self.unit);
         if point >= self.end(first) - self.unit {
             point += self.unit;
         }
@@ -79,29 +81,30 @@ impl Slots {
     }
 
     /// Requests per slot of an endpoint.
+    #[inline]
     pub(super) fn load(&self, index: usize, active: u32) -> f64 {
-        let start = index.checked_sub(1).map_or(0, |before| self.end(before));
-        f64::from(active) * self.unit as f64 / (self.end(index) - start) as f64
-    }
-
-    fn len(&self) -> usize {
         match &self.ends {
-            Ends::Even(count) => *count as usize,
-            Ends::Uneven(ends) => ends.len(),
+            Ends::Even => f64::from(active),
+            Ends::Uneven(ends) => {
+                let start = index.checked_sub(1).map_or(0, |before| ends[before]);
+                f64::from(active) * self.unit as f64 / (ends[index] - start) as f64
+            }
         }
     }
 
+    #[inline]
     fn end(&self, index: usize) -> u64 {
         match &self.ends {
-            Ends::Even(_) => index as u64 + 1,
+            Ends::Even => index as u64 + 1,
             Ends::Uneven(ends) => ends[index],
         }
     }
 
     /// The endpoint whose stretch holds a point of the line.
+    #[inline]
     fn find(&self, point: u64) -> usize {
         match &self.ends {
-            Ends::Even(_) => point as usize,
+            Ends::Even => point as usize,
             Ends::Uneven(ends) => ends.partition_point(|&end| end <= point),
         }
     }
