@@ -313,7 +313,7 @@ impl Board {
         vec![
             ("health", health.into()),
             ("cause", member.cause().map(Cause::name).into()),
-            ("healthForSeconds", since.as_secs_f64().into()),
+            ("changedSecondsAgo", since.as_secs_f64().into()),
             ("probeInSeconds", json!(wait)),
             (
                 "consecutiveFailures",
