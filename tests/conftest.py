@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.client import RawClient
+from support.moody import Moody
 from support.process import Pillion
 from support.tls import Pki
 from support.upstream import EchoUpstream, RawUpstream
@@ -92,6 +93,13 @@ def raw_upstream():
     """`raw_upstream(script)`: an upstream that follows a script byte by byte."""
     with contextlib.ExitStack() as stack:
         yield lambda script=None, **options: stack.enter_context(RawUpstream(script, **options))
+
+
+@pytest.fixture
+def moody():
+    """`moody(status)`: an upstream that is well or not, as a test wishes."""
+    with contextlib.ExitStack() as stack:
+        yield lambda mood=200, **options: stack.enter_context(Moody(mood, **options))
 
 
 @pytest.fixture

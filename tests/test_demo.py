@@ -48,7 +48,7 @@ STORY = r"""
    ✓ then it exits with 0, N ms after the signal
    ✓ the ambassador, with nothing to do, exits with 0 after N ms
 
-Done: 282 requests, none failed, in N s.
+Done: N requests, none failed, in N s.
 """
 STAYS = "All of it stays until ctrl-C."
 

@@ -156,6 +156,11 @@ class Pillion:
         assert reply.status == 200
         return Metrics.parse(reply.body.decode())
 
+    def endpoints(self) -> dict[str, dict]:
+        """What `GET /upstreams` tells of the endpoints of the first upstream, by address."""
+        first = json.loads(self.admin_get("/upstreams").body)[0]
+        return {endpoint["address"]: endpoint for endpoint in first["endpoints"]}
+
     def generation(self) -> int:
         return int(self.metrics().value("pillion_config_generation"))
 

@@ -42,6 +42,8 @@ pub struct Board {
     /// When a probe is due, or something else is: a stamp, [`QUIET`] or [`NOTHING_DUE`].
     attention: AtomicU64,
     panics: AtomicBool,
+    /// A probe is on its way.
+    probes: AtomicBool,
     /// For what an endpoint was last closed to requests: a [`Cause`].
     last_cause: AtomicU8,
     /// The breaker's limits, where settling can see them without the lock.
@@ -62,6 +64,7 @@ impl Board {
             born: now,
             attention: AtomicU64::new(QUIET),
             panics: AtomicBool::new(false),
+            probes: AtomicBool::new(false),
             last_cause: AtomicU8::new(Cause::Unreachable as u8),
             consecutive_failures: AtomicU32::new(u32::MAX),
             connect_failures: AtomicU32::new(u32::MAX),
@@ -185,10 +188,10 @@ impl Board {
     /// What a request is told when no endpoint takes it.
     pub(in crate::upstream) fn refusal(&self, endpoints: usize, now: Instant) -> Error {
         let due = self.attention.load(Relaxed);
-        let next = if due >= NOTHING_DUE || due <= self.stamp(now) {
+        let next = if self.probes.load(Relaxed) || due >= NOTHING_DUE {
             "a probe is on its way".to_owned()
         } else {
-            let wait = Duration::from_nanos(due - self.stamp(now));
+            let wait = Duration::from_nanos(due.saturating_sub(self.stamp(now)));
             format!("next probe in {} ms", wait.as_millis())
         };
         let cause = Cause::ALL[usize::from(self.last_cause.load(Relaxed))].name();
@@ -391,9 +394,11 @@ impl Board {
         {
             self.close(&mut inside.members[index], "too few others", now);
         }
-        let mut attention = QUIET;
+        let (mut attention, mut probes) = (QUIET, false);
         for member in &inside.members {
-            let gate = match member.machine.state() {
+            let state = member.machine.state();
+            probes |= matches!(state, State::HalfOpen { .. });
+            let gate = match state {
                 State::Closed => 0,
                 State::Open { until, .. } | State::HalfOpen { until, .. } => {
                     attention = attention.min(self.stamp(until)).min(NOTHING_DUE);
@@ -413,6 +418,7 @@ impl Board {
         let threshold = inside
             .ejection
             .map_or(0, |ejection| ejection.panic_threshold);
+        self.probes.store(probes, Relaxed);
         self.panics.store(tally.is_panic(threshold), Relaxed);
         self.metrics.health.set(tally);
         // Last: who sees it sees the gates.

@@ -242,7 +242,7 @@ fn whatever_happens_the_invariants_hold() {
 
 #[test]
 fn dead_endpoints_are_left_alone_and_found_again() {
-    for seed in 0..20 {
+    for seed in 0..10 {
         for count in [1, 3] {
             let mut simulation = Simulation::new(&vec![DEAD; count], seed, |_| {});
             simulation.run(SECOND, MS, MS);
@@ -265,7 +265,7 @@ fn dead_endpoints_are_left_alone_and_found_again() {
 
 #[test]
 fn recovery_after_a_short_outage_takes_one_backoff() {
-    for seed in 0..300 {
+    for seed in 0..100 {
         let mut simulation = Simulation::new(&[DEAD], seed, |_| {});
         while simulation.upstream.health.tally().open == 0 {
             simulation.step(MS, MS);
@@ -279,7 +279,7 @@ fn recovery_after_a_short_outage_takes_one_backoff() {
 
 #[test]
 fn neutral_answers_neither_open_nor_close() {
-    for seed in 0..20 {
+    for seed in 0..5 {
         let neutral = Server {
             neutral: 1_000_000,
             ..HEALTHY
@@ -300,7 +300,7 @@ fn neutral_answers_neither_open_nor_close() {
 
 #[test]
 fn one_of_two_that_always_fails_is_left_to_the_other() {
-    for seed in 0..50 {
+    for seed in 0..20 {
         let mut simulation = Simulation::new(&[failing(1_000_000), HEALTHY], seed, |_| {});
         simulation.run(5 * SECOND, 10 * MS, 5 * MS);
         simulation.picked.fill(0);
@@ -341,23 +341,23 @@ fn equal_endpoints_are_not_ejected() {
     // Ten minutes each of 2 to 5 endpoints that fail alike.
     let mut all = 0;
     for (fails, load) in [
-        (0.001, 100),
+        (0.001, 20),
         (0.05, 10),
         (0.05, 1),
-        (0.3, 10),
+        (0.3, 4),
         (0.5, 2),
         (0.9, 2),
     ] {
         let mut wrong = 0;
-        for seed in 0..1000 {
+        for seed in 0..500 {
             let mut rng = fastrand::Rng::with_seed(seed);
             let mut windows = vec![Window::new(Instant::now()); 2 + seed as usize % 4];
             wrong += u64::from(!stay(&mut windows, fails, load, &mut rng));
         }
-        println!("{fails} fail, {load} a second each: {wrong} of 1000 runs eject");
+        println!("{fails} fail, {load} a second each: {wrong} of 500 runs eject");
         all += wrong;
     }
-    assert!(all <= 12, "2 of 1000: {all}");
+    assert!(all <= 6, "2 of 1000: {all}");
 }
 
 /// Whether ten minutes pass without an ejection.
