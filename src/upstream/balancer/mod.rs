@@ -42,6 +42,8 @@ const DRAWS: usize = 8;
 #[derive(Debug)]
 pub(super) struct Chooser {
     weights: Vec<u32>,
+    /// Their sum.
+    weight: u64,
     kind: Kind,
 }
 
@@ -138,6 +140,7 @@ impl Chooser {
                 Balancer::RingHash(hashing) => hash(hashing, Table::ring(weighted())),
                 Balancer::Maglev(hashing) => hash(hashing, Table::maglev(weighted())),
             },
+            weight: weights.iter().map(|&weight| u64::from(weight)).sum(),
             weights: weights.to_vec(),
         }
     }
@@ -220,8 +223,8 @@ impl Chooser {
     }
 
     /// The sum of the weights.
-    pub(super) fn weight(&self) -> u64 {
-        self.weights.iter().map(|&weight| u64::from(weight)).sum()
+    pub(super) const fn weight(&self) -> u64 {
+        self.weight
     }
 
     /// The same of those that are open.

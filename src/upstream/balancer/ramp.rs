@@ -53,7 +53,15 @@ impl Ramp {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::{
+        config::model::{self, EndpointAddress},
+        telemetry::Registry,
+        tls::Materials,
+        upstream::{Target, Upstream, set::Wanted},
+    };
 
     #[test]
     fn a_tenth_then_a_straight_line() {
@@ -69,5 +77,48 @@ mod tests {
         assert_eq!(ramp.share(Duration::ZERO, at(100)), 1.0);
         // A clock of another worker that is a little behind.
         assert!((ramp.share(window, at(99)) - 0.1).abs() < 1e-6);
+    }
+
+    #[tokio::test]
+    async fn only_who_joins_others_starts_slowly() {
+        let ip = |last| EndpointAddress::Ip(([127, 0, 0, last], 80).into());
+        let name = |host: &str| EndpointAddress::Dns {
+            host: host.into(),
+            port: 80,
+        };
+        let config = |endpoints: Vec<EndpointAddress>| {
+            let mut config = model::Upstream::plain("app", endpoints);
+            config.slow_start = Duration::from_secs(3600);
+            Arc::new(config)
+        };
+        let found = |upstream: &Upstream, index, lasts: &[u8]| {
+            let wanted = lasts.iter().map(|&last| {
+                let address = ([127, 0, 0, last], 80).into();
+                Wanted::plain(Target::tcp(address), 1)
+            });
+            upstream.publish(index, Ok(wanted.collect()), Instant::now());
+        };
+        let slow = |upstream: &Upstream| -> Vec<String> {
+            let set = upstream.endpoints();
+            let slow = set
+                .endpoints()
+                .iter()
+                .filter(|endpoint| set.share(endpoint, Instant::now()) < 1.0)
+                .map(|endpoint| endpoint.label.to_string());
+            slow.collect()
+        };
+        let metrics = Registry::new(1).upstream("app");
+        let first = config(vec![ip(1), name("a")]);
+        let upstream = Upstream::new(first, metrics, &Materials::default());
+        // The first answer is part of the start.
+        found(&upstream, 1, &[2]);
+        assert!(slow(&upstream).is_empty());
+        found(&upstream, 1, &[2, 3]);
+        assert_eq!(slow(&upstream), ["127.0.0.3:80"]);
+        let second = config(vec![ip(1), name("a"), ip(4), name("b")]);
+        let upstream = upstream.successor(second, &Materials::default());
+        found(&upstream, 3, &[5]);
+        let late = ["127.0.0.3:80", "127.0.0.4:80", "127.0.0.5:80"];
+        assert_eq!(slow(&upstream), late);
     }
 }
