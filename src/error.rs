@@ -2,7 +2,7 @@
 //! again could do harm; and the one table that turns it into a status, a gRPC status, a
 //! `Proxy-Status` token, a short flag and a metric label.
 
-use std::{borrow::Cow, error::Error as StdError, fmt};
+use std::{borrow::Cow, error::Error as StdError, fmt, num::NonZeroU32};
 
 use http::StatusCode;
 
@@ -33,6 +33,7 @@ pub enum Reason {
     LoopDetected,
     UpgradeRefused,
     Overloaded,
+    RateLimited,
     Draining,
     NoIdentity,
     IdentityRotated,
@@ -124,6 +125,7 @@ reasons! {
     LoopDetected: "loop_detected", Here, LOOP_DETECTED, 13, "proxy_loop_detected", "LD";
     UpgradeRefused: "upgrade_refused", Here, NOT_IMPLEMENTED, 12, "http_upgrade_failed", "UPE";
     Overloaded: "overloaded", Here, SERVICE_UNAVAILABLE, 8, "connection_limit_reached", "OM";
+    RateLimited: "rate_limited", Here, TOO_MANY_REQUESTS, 8, "http_request_denied", "RL";
     Draining: "draining", Here, SERVICE_UNAVAILABLE, 14, "destination_unavailable", "LR";
     NoIdentity: "no_identity", Here, SERVICE_UNAVAILABLE, 14, "proxy_configuration_error", "UF";
     IdentityRotated: "identity_rotated", Here, SERVICE_UNAVAILABLE, 14, "connection_terminated", "UC";
@@ -197,6 +199,8 @@ pub struct Error {
     /// What a person on call needs beyond the reason: an address, a limit, a peer's complaint.
     pub detail: Cow<'static, str>,
     pub source: Option<Box<dyn StdError + Send + Sync>>,
+    /// After how many seconds the client may come again.
+    pub retry_after: Option<NonZeroU32>,
 }
 
 /// The data path's result.
@@ -210,6 +214,7 @@ impl Error {
             replay: Replay::Unsafe,
             detail: Cow::Borrowed(detail),
             source: None,
+            retry_after: None,
         }
     }
 
@@ -223,6 +228,12 @@ impl Error {
     #[must_use]
     pub const fn replay(mut self, replay: Replay) -> Self {
         self.replay = replay;
+        self
+    }
+
+    #[must_use]
+    pub const fn retry_after(mut self, seconds: NonZeroU32) -> Self {
+        self.retry_after = Some(seconds);
         self
     }
 

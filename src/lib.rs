@@ -33,6 +33,7 @@ pub mod http;
 pub mod listener;
 pub mod net;
 pub mod policy;
+pub mod protect;
 pub mod router;
 pub mod runtime;
 pub mod snapshot;

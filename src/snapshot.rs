@@ -7,6 +7,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use http::HeaderName;
+use tokio::time::Instant;
 
 use crate::{
     access::{self, Policy, Provider},
@@ -14,6 +15,7 @@ use crate::{
         self, Action, Address, Backend, BackendFilters, Config, DirectResponse, Filters,
         HttpListener, ListenerKind, Redirect, Retry, Route, Rule, TcpListener, Timeouts,
     },
+    protect::Guard,
     router::Router,
     telemetry::{ListenerMetrics, Registry, RouteMetrics},
     tls::{Materials, server::ServerTls},
@@ -41,7 +43,12 @@ pub struct Snapshot {
     pub listeners: HashMap<ListenerId, Arc<ListenerPlan>>,
     pub upstreams: HashMap<Arc<str>, Arc<Upstream>>,
     pub jwt_providers: HashMap<Arc<str>, Arc<Provider>>,
+    /// By the names of a route and of its rule.
+    pub guards: HashMap<RuleName, Arc<Guard>>,
 }
+
+/// The name of a route, and that of one of its rules.
+pub type RuleName = (Arc<str>, Arc<str>);
 
 /// What a connection accepted on one socket is served with.
 pub struct ListenerPlan {
@@ -90,6 +97,8 @@ pub struct RoutePlan {
     /// A header by which a client says how long it will wait.
     pub deadline_header: Option<HeaderName>,
     pub retry: Retry,
+    /// `None`: whatever matches goes on.
+    pub guard: Option<Arc<Guard>>,
     pub metrics: Arc<RouteMetrics>,
 }
 
@@ -145,10 +154,12 @@ impl Snapshot {
             let before = previous.map(|previous| &previous.jwt_providers);
             access::keys::providers(&config.jwt_providers, before)
         };
+        let guards = guards(&config, previous);
         let compiler = Compiler {
             config: &config,
             upstreams: &upstreams,
             jwt_providers: &jwt_providers,
+            guards: &guards,
             registry,
         };
         let rules = compiler.rules();
@@ -176,6 +187,7 @@ impl Snapshot {
             listeners,
             upstreams,
             jwt_providers,
+            guards,
             config,
         }
     }
@@ -215,6 +227,28 @@ fn carry_over(
     }
 }
 
+/// What rules count outlives a reload that leaves them as they are.
+fn guards(config: &Config, previous: Option<&Snapshot>) -> HashMap<RuleName, Arc<Guard>> {
+    let now = Instant::now();
+    let rules = config.routes.iter().flat_map(|route| {
+        route
+            .rules
+            .iter()
+            .map(|rule| (rule_name(route, rule), rule))
+    });
+    rules
+        .filter_map(|(name, rule)| {
+            let before = previous.and_then(|previous| previous.guards.get(&name));
+            let guard = Guard::of(rule, before.map(Arc::as_ref), now)?;
+            Some((name, guard))
+        })
+        .collect()
+}
+
+fn rule_name(route: &Route, rule: &Rule) -> RuleName {
+    (Arc::clone(&route.name), Arc::clone(&rule.name))
+}
+
 /// TLS of a listener whose settings for it are the same stays what it is: its connections were made
 /// with it.
 fn server_tls(
@@ -237,6 +271,7 @@ struct Compiler<'a> {
     config: &'a Config,
     upstreams: &'a HashMap<Arc<str>, Arc<Upstream>>,
     jwt_providers: &'a HashMap<Arc<str>, Arc<Provider>>,
+    guards: &'a HashMap<RuleName, Arc<Guard>>,
     registry: &'a Registry,
 }
 
@@ -247,7 +282,7 @@ impl<'a> Compiler<'a> {
     fn rules(&self) -> Vec<PlannedRule<'a>> {
         let plan = |(route, index)| -> PlannedRule<'a> {
             let route: &'a Arc<Route> = route;
-            (route, index, Arc::new(self.route(&route.rules[index])))
+            (route, index, Arc::new(self.route(route, index)))
         };
         self.config
             .routes
@@ -307,7 +342,9 @@ impl<'a> Compiler<'a> {
         Some(same.map_or_else(|| Arc::new(policy), Arc::clone))
     }
 
-    fn route(&self, rule: &Rule) -> RoutePlan {
+    fn route(&self, route: &Route, index: usize) -> RoutePlan {
+        let rule = &route.rules[index];
+        let guard = self.guards.get(&rule_name(route, rule));
         RoutePlan {
             name: Arc::clone(&rule.name),
             filters: rule.filters.clone(),
@@ -329,6 +366,7 @@ impl<'a> Compiler<'a> {
             timeouts: rule.timeouts,
             deadline_header: rule.deadline_header.clone(),
             retry: rule.retry.clone(),
+            guard: guard.cloned(),
             metrics: self.registry.route(&rule.name),
         }
     }
@@ -348,6 +386,7 @@ impl<'a> Compiler<'a> {
             timeouts: Timeouts::default(),
             deadline_header: None,
             retry: Retry::default(),
+            guard: None,
             metrics: self.registry.route(listener),
         }
     }

@@ -454,6 +454,7 @@ listeners: [{ address: 127.0.0.1:0, upstream: a }]";
             listeners: HashMap::new(),
             upstreams: HashMap::new(),
             jwt_providers: HashMap::new(),
+            guards: HashMap::new(),
         };
         Shared::new(first, Materials::default(), Registry::new(workers), workers).0
     }

@@ -182,6 +182,10 @@ async fn serve(
     if let Some(policy) = &plan.access {
         admit(client, policy, request, target, &host, completion)?;
     }
+    if let Some(guard) = &route.guard {
+        let source = completion.record().client;
+        guard.admit(client, source, &request.head.fields, start)?;
+    }
     match &route.action {
         PlannedAction::Respond(direct) => Ok(respond(&route, direct)),
         PlannedAction::Redirect(redirect) => redirected(

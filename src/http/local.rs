@@ -99,6 +99,14 @@ pub fn refusal(error: &Error, completion: &Completion, grpc: bool) -> Response {
         response
     };
     let fields = &mut response.head.fields;
+    if let Some(seconds) = error.retry_after {
+        let seconds = u64::from(seconds.get());
+        let (name, wait) = match grpc {
+            true => (&name::GRPC_RETRY_PUSHBACK_MS, seconds * 1000),
+            false => (&name::RETRY_AFTER, seconds),
+        };
+        fields.append(name, itoa::Buffer::new().format(wait).as_bytes());
+    }
     fields.append(&name::X_PILLION_REASON, row.name.as_bytes());
     fields.append(
         &name::PROXY_STATUS,

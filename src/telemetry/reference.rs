@@ -166,6 +166,7 @@ const fn meaning(reason: Reason) -> &'static str {
             "The upgrade that was asked for can't be carried to this upstream."
         }
         Reason::Overloaded => "Pillion is at a limit of its own.",
+        Reason::RateLimited => "The rule is asked more often than its `rateLimit` allows.",
         Reason::Draining => "Pillion is about to stop and takes no new requests.",
         Reason::Internal => "A fault in Pillion; please report it.",
         Reason::NoEndpoints => "The upstream has no endpoint that could be tried.",

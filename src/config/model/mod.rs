@@ -8,6 +8,7 @@
 mod access;
 mod balancing;
 mod health;
+mod protect;
 mod retry;
 mod tls;
 
@@ -16,7 +17,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use serde::{Serialize, Serializer};
 
-pub use self::{access::*, balancing::*, health::*, retry::*, tls::*};
+pub use self::{access::*, balancing::*, health::*, protect::*, retry::*, tls::*};
 
 /// One whole configuration.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -308,6 +309,7 @@ pub struct Filters {
     pub response_headers: HeaderEdits,
     pub rewrite: Rewrite,
     pub mirrors: Vec<Mirror>,
+    pub rate_limit: Option<RateLimit>,
 }
 
 /// `set` replaces, `add` appends, `remove` drops; in the order remove, set, add.

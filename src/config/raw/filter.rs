@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::RateLimit;
 use crate::config::{
     decode::At,
     units::{Count, Size},
@@ -32,6 +33,9 @@ pub(crate) struct Filter {
     /// For type `DirectResponse`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) direct_response: Option<At<DirectResponse>>,
+    /// For type `RateLimit`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) rate_limit: Option<At<RateLimit>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
@@ -49,6 +53,8 @@ pub(crate) enum FilterType {
     RequestMirror,
     /// Answers with a fixed response.
     DirectResponse,
+    /// Refuses what comes too often.
+    RateLimit,
 }
 
 /// Changes to headers, in the order `remove`, `set`, `add`. The headers that frame a message or

@@ -66,6 +66,9 @@ impl Resolver<'_> {
                     .mirrors
                     .extend(self.mirror(&mirror.value, upstreams));
             }
+            if let Some(limit) = &filter.rate_limit {
+                filters.rate_limit = self.rate_limit(&limit.value);
+            }
             if let Some(redirect) = &filter.request_redirect {
                 answers.push((
                     *node,
@@ -402,6 +405,7 @@ impl FilterType {
             Self::UrlRewrite => "URLRewrite",
             Self::RequestMirror => "RequestMirror",
             Self::DirectResponse => "DirectResponse",
+            Self::RateLimit => "RateLimit",
         }
     }
 
@@ -414,42 +418,30 @@ impl FilterType {
             Self::UrlRewrite => "urlRewrite",
             Self::RequestMirror => "requestMirror",
             Self::DirectResponse => "directResponse",
+            Self::RateLimit => "rateLimit",
         }
     }
 }
 
 /// Every key that holds what some type needs: whether it was written, and where.
-fn payloads(filter: &raw::Filter) -> [(FilterType, Option<Option<NodeId>>); 6] {
+fn payloads(filter: &raw::Filter) -> [(FilterType, Option<Option<NodeId>>); 7] {
+    fn written<T>(payload: &Option<At<T>>) -> Option<Option<NodeId>> {
+        payload.as_ref().map(|payload| payload.node)
+    }
+    use FilterType as Type;
     [
         (
-            FilterType::RequestHeaderModifier,
-            filter
-                .request_header_modifier
-                .as_ref()
-                .map(|payload| payload.node),
+            Type::RequestHeaderModifier,
+            written(&filter.request_header_modifier),
         ),
         (
-            FilterType::ResponseHeaderModifier,
-            filter
-                .response_header_modifier
-                .as_ref()
-                .map(|payload| payload.node),
+            Type::ResponseHeaderModifier,
+            written(&filter.response_header_modifier),
         ),
-        (
-            FilterType::RequestRedirect,
-            filter.request_redirect.as_ref().map(|payload| payload.node),
-        ),
-        (
-            FilterType::UrlRewrite,
-            filter.url_rewrite.as_ref().map(|payload| payload.node),
-        ),
-        (
-            FilterType::RequestMirror,
-            filter.request_mirror.as_ref().map(|payload| payload.node),
-        ),
-        (
-            FilterType::DirectResponse,
-            filter.direct_response.as_ref().map(|payload| payload.node),
-        ),
+        (Type::RequestRedirect, written(&filter.request_redirect)),
+        (Type::UrlRewrite, written(&filter.url_rewrite)),
+        (Type::RequestMirror, written(&filter.request_mirror)),
+        (Type::DirectResponse, written(&filter.direct_response)),
+        (Type::RateLimit, written(&filter.rate_limit)),
     ]
 }

@@ -8,6 +8,7 @@ mod access;
 mod balancing;
 mod filters;
 mod listeners;
+mod protect;
 mod retry;
 mod routes;
 mod tls;
