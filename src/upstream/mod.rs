@@ -194,13 +194,15 @@ impl Upstream {
             let (endpoint, probe) = board.probe(suits, urgency, now)?;
             Some(InFlight::probing(endpoint, probe, now))
         };
+        // What can be sent again and belongs to no endpoint is best to find out with.
+        let urgency = if wish.idempotent && wish.key.is_none() {
+            Urgency::Ready
+        } else {
+            Urgency::Reluctant
+        };
         // A second attempt should succeed, not explore.
         if wish.tried.is_empty()
-            && let Some(probe) = probe(if wish.idempotent {
-                Urgency::Ready
-            } else {
-                Urgency::Reluctant
-            })
+            && let Some(probe) = probe(urgency)
         {
             return Ok(probe);
         }

@@ -271,23 +271,23 @@ impl Board {
     /// Compares the endpoints, and ejects. For the control thread, once a second.
     pub fn examine(&self, now: Instant) {
         let inside = &mut *self.lock();
-        let Some(ejection) = inside.ejection else {
-            return;
-        };
-        if inside.members.len() < 2 {
-            return;
-        }
-        let slow_above = if ejection.latency {
+        let ejection = inside.ejection;
+        let slow_above = if ejection.is_some_and(|ejection| ejection.latency) {
             inside.slow_above()
         } else {
             u64::MAX
         };
+        // Without ejection the counts are only shown.
+        let window = ejection.unwrap_or_default().window;
         for member in &mut inside.members {
-            member.count(ejection.window, now);
+            member.count(window, now);
             if let Some(endpoint) = member.endpoint.upgrade() {
                 endpoint.health.slow_above.store(slow_above, Relaxed);
             }
         }
+        let Some(ejection) = ejection else {
+            return;
+        };
         while let Some((index, cause)) = inside.worst(&ejection, now) {
             if ejection.dry_run {
                 self.dry_run(inside, index, cause, &ejection, now);
@@ -436,7 +436,7 @@ impl Board {
 pub(in crate::upstream) enum Urgency {
     /// It can be sent again if the probe fails.
     Ready,
-    /// It can't: only if no other has come for a while.
+    /// It can't, or belongs to another endpoint: only if no other has come for a while.
     Reluctant,
     /// There is no other endpoint for it.
     LastResort,
