@@ -207,7 +207,13 @@ async fn serve(
             let answer = {
                 // Pinned where it is made: a future that is handed on has its space twice.
                 let forwarded = pin!(forwarded(
-                    client, &route, forward, request, prefix, nature, completion, deadline,
+                    client,
+                    &route,
+                    forward,
+                    request,
+                    (prefix, nature),
+                    completion,
+                    deadline,
                 ));
                 let refused = || standing.refused(&client.conn, &client.worker);
                 while_it_moves(forwarded, route.timeouts.idle, uploaded, refused).await
@@ -383,8 +389,7 @@ async fn forwarded(
     route: &Arc<RoutePlan>,
     forward: &Forward,
     request: &mut Request,
-    prefix: usize,
-    nature: Nature,
+    (prefix, nature): (usize, Nature),
     completion: &mut Completion,
     deadline: Option<Deadline>,
 ) -> Result<Response> {

@@ -228,7 +228,7 @@ pub struct Begun {
 }
 
 impl Begun {
-    pub fn new(first: Frame, rest: Body) -> Body {
+    pub fn body(first: Frame, rest: Body) -> Body {
         let first = Some(first);
         Body::Begun(Box::new(Self { first, rest }))
     }

@@ -194,7 +194,7 @@ mod tests {
             trailers.then(|| Frame::Trailers(Trailers::from(Fields::from_iter([("X-Sum", "1")]))));
         let pieces = pieces.iter().cloned().map(Bytes::from).map(Frame::Data);
         let frames: Vec<Frame> = pieces.chain(trailers).collect();
-        let put = |rest, frame| Begun::new(frame, rest);
+        let put = |rest, frame| Begun::body(frame, rest);
         frames.into_iter().rev().fold(rest, put)
     }
 

@@ -307,6 +307,6 @@ fn peek(body: &mut Body) -> Option<u8> {
         Frame::Trailers(trailers) => grpc::status(trailers),
         Frame::Data(_) => None,
     };
-    *body = Begun::new(frame, std::mem::take(body));
+    *body = Begun::body(frame, std::mem::take(body));
     code
 }

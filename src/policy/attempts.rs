@@ -183,7 +183,7 @@ impl History {
             };
             failed = match attempt::run(terms, request, turn, Instant::now()).await {
                 Ok(answer) => {
-                    self.last.take().map(Answer::let_go);
+                    Answer::let_go(self.last.take());
                     return Ok(answer);
                 }
                 Err(failed) => failed,
@@ -243,7 +243,7 @@ impl History {
 
     pub(super) fn keep(&mut self, what: What) {
         if let What::Answer(answer) = what {
-            self.last.replace(answer).map(Answer::let_go);
+            Answer::let_go(self.last.replace(answer));
         }
     }
 
@@ -265,7 +265,7 @@ impl History {
     fn give_up(self, terms: &Terms<'_>, what: What) -> Result<Answer> {
         match (what, self.last) {
             (What::Answer(answer), last) => {
-                last.map(Answer::let_go);
+                Answer::let_go(last);
                 Ok(answer)
             }
             (What::Error(_), Some(answer)) => {

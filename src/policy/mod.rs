@@ -107,11 +107,12 @@ pub struct Answer {
 impl Answer {
     /// Lets go of a response that nobody wants: what has come of it is read, so that its connection
     /// can be used again if that was all.
-    fn let_go(mut self) {
+    fn let_go(answer: Option<Self>) {
+        let Some(mut answer) = answer else { return };
         let mut cx = Context::from_waker(Waker::noop());
         let mut read = 0;
         while read < LET_GO
-            && let Poll::Ready(Some(Ok(frame))) = self.response.body.poll_frame(&mut cx)
+            && let Poll::Ready(Some(Ok(frame))) = answer.response.body.poll_frame(&mut cx)
         {
             if let Frame::Data(data) = frame {
                 read += data.len();
