@@ -6,7 +6,7 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use pillion::{
     config::model::{Balancer, EndpointAddress, Hashing, StickyKey, Upstream as Config},
     telemetry::Registry,
-    upstream::{Upstream, Wish},
+    upstream::{Upstream, Verdict, Wish},
 };
 use tokio::time::Instant;
 
@@ -47,7 +47,9 @@ fn pick(criterion: &mut Criterion) {
                         let picked = upstream
                             .pick(now, &mut rng, wish)
                             .expect("it has endpoints");
-                        picked.head_received(now + Duration::from_millis(1));
+                        let answered = now + Duration::from_millis(1);
+                        picked.head_received(answered);
+                        picked.settle(Verdict::Success, answered);
                     });
                 },
             );

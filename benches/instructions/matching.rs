@@ -12,7 +12,7 @@ use pillion::{
     http::fields::Fields,
     router::{Lookup, Router},
     telemetry::Registry,
-    upstream::{Upstream, Wish},
+    upstream::{Upstream, Verdict, Wish},
 };
 use tokio::time::Instant;
 
@@ -71,7 +71,9 @@ impl Table {
         self.now += Duration::from_micros(10);
         let picked = self.upstream.pick(self.now, &mut self.rng, Wish::default());
         let picked = picked.expect("it has endpoints");
-        picked.head_received(self.now + Duration::from_millis(1));
+        let answered = self.now + Duration::from_millis(1);
+        picked.head_received(answered);
+        picked.settle(Verdict::Success, answered);
     }
 }
 

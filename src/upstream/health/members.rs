@@ -17,6 +17,8 @@ use crate::{
     upstream::endpoint::{Endpoint, EndpointId, Started},
 };
 
+/// A probe that has found nothing for so long, or for the longest backoff, has failed.
+const LONGEST_PROBE: Duration = Duration::from_secs(30);
 /// An answer is slow from so many times the usual time on.
 const SLOW: u32 = 3;
 
@@ -209,12 +211,9 @@ impl Seen {
     }
 }
 
-/// How long a probe may find nothing.
+/// How long a probe may find nothing: also with short backoffs a slow answer is one.
 pub(super) fn longest_probe(breaker: Option<Breaker>, ejection: Option<Ejection>) -> Duration {
-    let backoffs = [
-        breaker.map(|breaker| breaker.backoff.max),
-        ejection.map(|ejection| ejection.backoff.max),
-    ];
-    let longest = backoffs.into_iter().flatten().max();
-    longest.unwrap_or(Duration::from_secs(30))
+    let breaker = breaker.map_or(Duration::ZERO, |breaker| breaker.backoff.max);
+    let ejection = ejection.map_or(Duration::ZERO, |ejection| ejection.backoff.max);
+    breaker.max(ejection).max(LONGEST_PROBE)
 }
