@@ -34,6 +34,7 @@ pub enum Reason {
     UpgradeRefused,
     Overloaded,
     RateLimited,
+    FaultInjected,
     Draining,
     NoIdentity,
     IdentityRotated,
@@ -126,6 +127,7 @@ reasons! {
     UpgradeRefused: "upgrade_refused", Here, NOT_IMPLEMENTED, 12, "http_upgrade_failed", "UPE";
     Overloaded: "overloaded", Here, SERVICE_UNAVAILABLE, 8, "connection_limit_reached", "OM";
     RateLimited: "rate_limited", Here, TOO_MANY_REQUESTS, 8, "http_request_denied", "RL";
+    FaultInjected: "fault_injected", Here, SERVICE_UNAVAILABLE, 14, "http_request_error", "FI";
     Draining: "draining", Here, SERVICE_UNAVAILABLE, 14, "destination_unavailable", "LR";
     NoIdentity: "no_identity", Here, SERVICE_UNAVAILABLE, 14, "proxy_configuration_error", "UF";
     IdentityRotated: "identity_rotated", Here, SERVICE_UNAVAILABLE, 14, "connection_terminated", "UC";

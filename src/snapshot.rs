@@ -193,6 +193,17 @@ impl Snapshot {
     }
 }
 
+impl Snapshot {
+    /// In the order of the configuration.
+    pub fn rule_names(&self) -> impl Iterator<Item = RuleName> {
+        let rules = |route: &Arc<Route>| -> Vec<_> {
+            let name = |rule| rule_name(route, rule);
+            route.rules.iter().map(name).collect()
+        };
+        self.config.routes.iter().flat_map(rules)
+    }
+}
+
 impl Forward {
     /// The backend for one request. `random` is uniform over all its values.
     pub fn pick(&self, random: u32) -> &PlannedBackend {

@@ -26,6 +26,12 @@ pub trait Control: Send + Sync {
     /// Endpoints with their state.
     fn upstreams(&self) -> serde_json::Value;
 
+    /// The faults that rules inject, and whether they are on.
+    fn faults(&self) -> serde_json::Value;
+
+    /// Switches those of the rule or the route of this name, or all of them; how many there were.
+    fn switch_faults(&self, enabled: bool, route: Option<&str>) -> usize;
+
     /// Begins the drain, as SIGTERM does. Once it has begun, nothing happens.
     fn drain(&self);
 
@@ -92,6 +98,7 @@ mod tests {
     #[derive(Default)]
     pub(super) struct Fake {
         pub(super) draining: Mutex<bool>,
+        faulty: Mutex<bool>,
         pub(super) refused: Mutex<Option<String>>,
         level: Mutex<Option<String>>,
     }
@@ -119,6 +126,18 @@ mod tests {
 
         fn upstreams(&self) -> serde_json::Value {
             json!([])
+        }
+
+        fn faults(&self) -> serde_json::Value {
+            json!([{ "rule": "shop/0", "enabled": *self.faulty.lock().unwrap() }])
+        }
+
+        fn switch_faults(&self, enabled: bool, route: Option<&str>) -> usize {
+            if route.is_some_and(|route| route != "shop/0") {
+                return 0;
+            }
+            *self.faulty.lock().unwrap() = enabled;
+            1
         }
 
         fn drain(&self) {

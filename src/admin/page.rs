@@ -15,19 +15,21 @@ pub(super) enum Page {
     Metrics,
     Config,
     Upstreams,
+    Faults,
     Drain,
     Reload,
     LogLevel,
 }
 
 impl Page {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Index,
         Self::Livez,
         Self::Readyz,
         Self::Metrics,
         Self::Config,
         Self::Upstreams,
+        Self::Faults,
         Self::Drain,
         Self::Reload,
         Self::LogLevel,
@@ -41,6 +43,7 @@ impl Page {
             Self::Metrics => "/metrics",
             Self::Config => "/config",
             Self::Upstreams => "/upstreams",
+            Self::Faults => "/faults",
             Self::Drain => "/drain",
             Self::Reload => "/reload",
             Self::LogLevel => "/log-level",
@@ -51,7 +54,7 @@ impl Page {
     pub(super) const fn methods(self) -> &'static str {
         match self {
             Self::Drain | Self::Reload => "POST",
-            Self::LogLevel => "GET, HEAD, POST",
+            Self::Faults | Self::LogLevel => "GET, HEAD, POST",
             _ => "GET, HEAD",
         }
     }
@@ -64,6 +67,9 @@ impl Page {
             Self::Metrics => "Prometheus text, or OpenMetrics by Accept",
             Self::Config => "the configuration in force, defaults included",
             Self::Upstreams => "endpoints and their state",
+            Self::Faults => {
+                "faults that rules inject; POST ?enabled=true|false[&route=NAME] switches them"
+            }
             Self::Drain => "finish what is in flight and exit, as SIGTERM does",
             Self::Reload => {
                 "read the configuration again; 200 once it is live, 422 with what is wrong"

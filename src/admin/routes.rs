@@ -68,6 +68,8 @@ where
         Page::Metrics => metrics(control, &head.headers),
         Page::Config => json(StatusCode::OK, &control.config()),
         Page::Upstreams => json(StatusCode::OK, &control.upstreams()),
+        Page::Faults if head.method == Method::POST => switch_faults(control, query),
+        Page::Faults => json(StatusCode::OK, &control.faults()),
         Page::Drain => {
             control.drain();
             text(StatusCode::OK, "draining\n")
@@ -138,6 +140,19 @@ async fn reload(control: &dyn Control, headers: &HeaderMap) -> Reply {
             &json!({ "problems": refused.problems }),
         ),
         Err(refused) => text(StatusCode::UNPROCESSABLE_ENTITY, refused.text),
+    }
+}
+
+/// Switches the faults of a rule, of a route's rules, or of all.
+fn switch_faults(control: &dyn Control, query: &str) -> Reply {
+    let enabled = match parameter(query, "enabled").as_deref() {
+        Some("true") => true,
+        Some("false") => false,
+        _ => return text(StatusCode::BAD_REQUEST, "?enabled=true or ?enabled=false\n"),
+    };
+    match control.switch_faults(enabled, parameter(query, "route").as_deref()) {
+        0 => text(StatusCode::NOT_FOUND, "no such rule has a fault\n"),
+        _ => json(StatusCode::OK, &control.faults()),
     }
 }
 

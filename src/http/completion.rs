@@ -1,6 +1,6 @@
 //! The end of an exchange: counted and logged exactly once, however it ends.
 
-use std::{borrow::Cow, rc::Rc, sync::Arc};
+use std::{borrow::Cow, num::NonZeroU32, rc::Rc, sync::Arc};
 
 use http::{Method, StatusCode};
 use tokio::time::Instant;
@@ -10,6 +10,7 @@ use crate::{
     access::Standing,
     error::{Error, Origin, Reason},
     policy::{Held, Trail},
+    protect::FaultKind,
     snapshot::RoutePlan,
     telemetry::{Record, access_log::Protocol},
 };
@@ -28,6 +29,10 @@ struct Inner {
     standing: Standing,
     held: Option<Held>,
     deadline: Option<Instant>,
+    /// Bytes of the response's body a second.
+    slowness: Option<NonZeroU32>,
+    /// The client is told nothing.
+    cut: bool,
     open: bool,
 }
 
@@ -44,6 +49,8 @@ impl Completion {
             standing: Standing::new(plan.generation),
             held: None,
             deadline: None,
+            slowness: None,
+            cut: false,
             open: true,
         }))
     }
@@ -106,7 +113,7 @@ impl Completion {
 
     /// The client is being told this status.
     pub fn answered(&mut self, status: StatusCode) {
-        self.0.record.status = Some(status);
+        self.0.record.status = (!self.0.cut).then_some(status);
     }
 
     /// Why Pillion answered by itself, or had to break off.
@@ -117,6 +124,35 @@ impl Completion {
             Some(source) => format!("{}: {source}", error.detail),
             None => error.detail.to_string(),
         });
+    }
+
+    /// The request has met a fault that was injected.
+    pub fn injected(&mut self, kind: FaultKind) {
+        let inner = &mut *self.0;
+        if let Some(route) = &inner.route {
+            route.metrics.fault_injected(inner.client.worker.id, kind);
+        }
+        inner.record.slowed |= matches!(kind, FaultKind::Delay | FaultKind::SlowBody);
+    }
+
+    /// The response's body is to come at this rate.
+    pub fn slow_down(&mut self, bytes_per_second: NonZeroU32) {
+        self.0.slowness = Some(bytes_per_second);
+    }
+
+    /// See [`Completion::slow_down`].
+    pub fn slowness(&self) -> Option<NonZeroU32> {
+        self.0.slowness
+    }
+
+    /// In place of a response the client gets a reset.
+    pub fn cut(&mut self) {
+        self.0.cut = true;
+    }
+
+    /// See [`Completion::cut`].
+    pub fn is_cut(&self) -> bool {
+        self.0.cut
     }
 
     /// Bytes of the two bodies.

@@ -17,7 +17,7 @@ use tower::Service;
 
 pub use super::completion::Completion;
 use super::{
-    Client,
+    Client, faults,
     fields::Fields,
     grpc, headers, http_plan,
     local::{finish_headers, leave_out_body, redirected, refusal, respond},
@@ -84,6 +84,7 @@ pub async fn handle(
     };
     if response.tunnel.is_none() {
         finish_headers(&mut response);
+        faults::slow(&mut response, &completion);
     }
     if is_head {
         leave_out_body(&mut response);
@@ -185,6 +186,15 @@ async fn serve(
     if let Some(guard) = &route.guard {
         let source = completion.record().client;
         guard.admit(client, source, &request.head.fields, start)?;
+        if let Some(faults) = &guard.faults {
+            let fate = faults.fate(&mut client.worker.rng.borrow_mut(), nature.grpc);
+            let deadline = head_deadline(&route, total, &request.head.fields, start);
+            let injected = faults::inject(fate, completion, deadline, nature.grpc);
+            // Boxed: nearly no request has use for it.
+            if let Some(response) = Box::pin(injected).await? {
+                return Ok(response);
+            }
+        }
     }
     match &route.action {
         PlannedAction::Respond(direct) => Ok(respond(&route, direct)),

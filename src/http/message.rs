@@ -15,6 +15,7 @@ use super::{
     mirror::{Copy, Tee},
     name,
     replay::Playback,
+    slow::Slow,
     trailers::Trailers,
     upgrade::Tunnel,
 };
@@ -116,6 +117,8 @@ pub enum Body {
     Playback(Playback),
     /// One of which the first frame was looked at.
     Begun(Box<Begun>),
+    /// One that is slowed down on purpose.
+    Slow(Box<Slow>),
 }
 
 impl Body {
@@ -136,6 +139,7 @@ impl Body {
             Self::Copy(copy) => copy.poll_frame(cx),
             Self::Playback(body) => body.poll_frame(cx),
             Self::Begun(begun) => begun.poll_frame(cx),
+            Self::Slow(slow) => slow.poll_frame(cx),
         }
     }
 
@@ -159,6 +163,7 @@ impl Body {
             Self::Http1Response(body) => body.poll_upload(cx),
             Self::Http2Response(body) => body.poll_upload(cx),
             Self::Begun(begun) => begun.rest.poll_upload(cx),
+            Self::Slow(slow) => slow.body.poll_upload(cx),
             _ => Ok(()),
         }
     }
@@ -176,6 +181,7 @@ impl Body {
             Self::Copy(copy) => copy.length(),
             Self::Playback(body) => body.length(),
             Self::Begun(begun) => begun.length(),
+            Self::Slow(slow) => slow.length(),
         }
     }
 
@@ -188,6 +194,7 @@ impl Body {
             Self::Tee(tee) => tee.body.has_ended(),
             Self::Playback(body) => body.has_ended(),
             Self::Begun(begun) => begun.first.is_none() && begun.rest.has_ended(),
+            Self::Slow(slow) => slow.has_ended(),
             // The length is that of the content alone where trailers may follow it.
             Self::Copy(_) => false,
             Self::Empty | Self::Full(_) | Self::Http1Request(_) | Self::Http1Response(_) => {
@@ -210,6 +217,7 @@ impl Body {
             Self::Tee(tee) => tee.body.is_http2(),
             Self::Playback(body) => body.is_http2(),
             Self::Begun(begun) => begun.rest.is_http2(),
+            Self::Slow(slow) => slow.body.is_http2(),
             _ => false,
         }
     }
@@ -262,6 +270,7 @@ impl fmt::Debug for Body {
             Self::Copy(_) => "Copy",
             Self::Playback(_) => "Playback",
             Self::Begun(_) => "Begun",
+            Self::Slow(_) => "Slow",
         };
         write!(f, "Body::{kind}({:?})", self.length())
     }

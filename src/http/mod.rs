@@ -12,6 +12,7 @@ pub mod exchange;
 #[cfg(test)]
 mod exchanges;
 mod farewell;
+mod faults;
 pub mod fields;
 pub mod grpc;
 pub mod h1;
@@ -26,6 +27,7 @@ pub mod outbox;
 pub mod pace;
 pub mod replay;
 pub mod request_id;
+mod slow;
 pub mod target;
 pub mod trailers;
 pub mod upgrade;

@@ -69,7 +69,7 @@ impl<F: Future<Output = Result<Answer>>> Future for Timed<'_, F> {
 }
 
 /// What is told where a deadline has passed.
-pub(super) fn missed(reason: Reason) -> Error {
+pub fn missed(reason: Reason) -> Error {
     Error::new(
         reason,
         match reason {

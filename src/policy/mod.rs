@@ -24,7 +24,7 @@ use std::{
 use http::HeaderName;
 use tokio::time::Instant;
 
-pub use self::{alarm::Timers, stack::stack};
+pub use self::{alarm::Timers, deadline::missed, stack::stack};
 use crate::{
     config::model::Retry,
     error::Reason,

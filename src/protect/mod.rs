@@ -1,8 +1,10 @@
-//! What protects the things behind a rule: how often it may be asked.
+//! What protects the things behind a rule, and what tries those that depend on it: how often it
+//! may be asked, and which faults are injected.
 //!
 //! It is decided before a request goes anywhere. What a [`Guard`] has counted outlives reloads.
 
 mod bucket;
+mod fault;
 mod keyed;
 mod throttle;
 
@@ -10,7 +12,10 @@ use std::{net::IpAddr, sync::Arc};
 
 use tokio::time::Instant;
 
-pub use self::throttle::Throttle;
+pub use self::{
+    fault::{End, Fate, Faults, Kind as FaultKind},
+    throttle::Throttle,
+};
 use crate::{
     config::model::Rule,
     error::Result,
@@ -21,6 +26,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Guard {
     pub throttle: Option<Arc<Throttle>>,
+    pub faults: Option<Arc<Faults>>,
 }
 
 impl Guard {
@@ -34,7 +40,15 @@ impl Guard {
                 None => Arc::new(Throttle::new(config.clone(), now)),
             }
         });
-        throttle.is_some().then(|| Arc::new(Self { throttle }))
+        let faults = filters.fault.as_ref().map(|config| {
+            let before = before.and_then(|before| before.faults.as_ref());
+            match before.filter(|before| before.is_for(config)) {
+                Some(same) => Arc::clone(same),
+                None => Arc::new(Faults::new(config.clone())),
+            }
+        });
+        let any = throttle.is_some() || faults.is_some();
+        any.then(|| Arc::new(Self { throttle, faults }))
     }
 
     /// Lets a request in, or refuses it. `source`: who is behind trusted proxies, where there is

@@ -252,6 +252,32 @@ impl Control for Handle {
             .collect()
     }
 
+    fn faults(&self) -> Value {
+        let snapshot = self.shared.snapshot.load();
+        // In the order of the file.
+        let rules = snapshot.rule_names();
+        rules
+            .filter_map(|name| {
+                let faults = snapshot.guards.get(&name)?.faults.as_ref()?;
+                Some(faults.describe(&name.0, &name.1))
+            })
+            .collect()
+    }
+
+    fn switch_faults(&self, enabled: bool, route: Option<&str>) -> usize {
+        let snapshot = self.shared.snapshot.load();
+        let mut switched = 0;
+        for ((of, rule), guard) in &snapshot.guards {
+            let meant = route.is_none_or(|route| route == &**of || route == &**rule);
+            if let Some(faults) = guard.faults.as_ref().filter(|_| meant) {
+                faults.switch(enabled);
+                tracing::warn!(route = %of, %rule, enabled, "faults switched");
+                switched += 1;
+            }
+        }
+        switched
+    }
+
     fn drain(&self) {
         self.drain.notify_one();
     }

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     error::{Origin, Reason},
+    protect::FaultKind,
     upstream::health::Cause,
 };
 
@@ -107,6 +108,7 @@ fn busy_scrape() -> String {
     listener.refused_head(0, reason);
     route.request_started(0);
     route.request_done(0, &Method::GET, 200, Some(reason), Duration::ZERO, 0, 0);
+    route.fault_injected(0, FaultKind::Delay);
     upstream.connection_failed(0, reason);
     upstream.limit_refused(0, reason);
     upstream.health.opened(Cause::Failures);
@@ -167,6 +169,9 @@ const fn meaning(reason: Reason) -> &'static str {
         }
         Reason::Overloaded => "Pillion is at a limit of its own.",
         Reason::RateLimited => "The rule is asked more often than its `rateLimit` allows.",
+        Reason::FaultInjected => {
+            "A `fault` of the rule ended it on purpose; status and gRPC status are what it says."
+        }
         Reason::Draining => "Pillion is about to stop and takes no new requests.",
         Reason::Internal => "A fault in Pillion; please report it.",
         Reason::NoEndpoints => "The upstream has no endpoint that could be tried.",

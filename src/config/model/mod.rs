@@ -7,6 +7,7 @@
 
 mod access;
 mod balancing;
+mod fault;
 mod health;
 mod protect;
 mod retry;
@@ -17,7 +18,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use serde::{Serialize, Serializer};
 
-pub use self::{access::*, balancing::*, health::*, protect::*, retry::*, tls::*};
+pub use self::{access::*, balancing::*, fault::*, health::*, protect::*, retry::*, tls::*};
 
 /// One whole configuration.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -310,6 +311,7 @@ pub struct Filters {
     pub rewrite: Rewrite,
     pub mirrors: Vec<Mirror>,
     pub rate_limit: Option<RateLimit>,
+    pub fault: Option<Fault>,
 }
 
 /// `set` replaces, `add` appends, `remove` drops; in the order remove, set, add.

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::RateLimit;
+use super::{Fault, RateLimit};
 use crate::config::{
     decode::At,
     units::{Count, Size},
@@ -36,6 +36,9 @@ pub(crate) struct Filter {
     /// For type `RateLimit`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) rate_limit: Option<At<RateLimit>>,
+    /// For type `Fault`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) fault: Option<At<Fault>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
@@ -55,6 +58,8 @@ pub(crate) enum FilterType {
     DirectResponse,
     /// Refuses what comes too often.
     RateLimit,
+    /// Injects faults.
+    Fault,
 }
 
 /// Changes to headers, in the order `remove`, `set`, `add`. The headers that frame a message or

@@ -1,11 +1,14 @@
-//! Filters that protect what is behind a rule: `rateLimit`.
+//! Filters that protect what is behind a rule, and that try what depends on it.
 
 use std::borrow::Cow;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use super::either::{Shortened, either};
+use super::{
+    GrpcCode,
+    either::{Shortened, either},
+};
 use crate::config::{
     decode::At,
     units::{Count, Duration},
@@ -105,4 +108,80 @@ impl JsonSchema for RateKey {
         let field = generator.subschema_for::<RateKeyField>();
         json_schema!({ "anyOf": [name, field] })
     }
+}
+
+/// Faults that requests of the rule meet, to try what depends on it. Each is drawn apart, all before
+/// the request goes anywhere. `POST /faults` of the admin server switches them.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Fault {
+    /// Whether they are on from the start.
+    #[serde(default = "yes")]
+    pub(crate) enabled: bool,
+    /// Requests that wait first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) delay: Option<FaultDelay>,
+    /// Requests that are answered with an error.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) abort: Option<At<FaultAbort>>,
+    /// Requests that are not answered: over HTTP/1.1 the connection is reset, over HTTP/2 the stream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reset: Option<FaultReset>,
+    /// Requests whose response comes slowly.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) slow_body: Option<FaultSlowBody>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn all() -> Count<0, 100> {
+    Count(100)
+}
+
+/// A wait, which counts against the deadline of the request.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct FaultDelay {
+    /// How many of a hundred requests.
+    #[serde(default = "all")]
+    pub(crate) percent: Count<0, 100>,
+    /// How long. More than 0s.
+    pub(crate) duration: At<Duration>,
+}
+
+/// An error with either a `statusCode` or a `grpcStatus`.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct FaultAbort {
+    /// How many of a hundred requests.
+    #[serde(default = "all")]
+    pub(crate) percent: Count<0, 100>,
+    /// What all of them are answered with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) status_code: Option<At<Count<400, 599>>>,
+    /// What gRPC calls are answered with; other requests are not aborted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) grpc_status: Option<GrpcCode>,
+}
+
+/// An end without an answer.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct FaultReset {
+    /// How many of a hundred requests.
+    #[serde(default = "all")]
+    pub(crate) percent: Count<0, 100>,
+}
+
+/// A response of which so much comes in a second.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct FaultSlowBody {
+    /// How many of a hundred requests.
+    #[serde(default = "all")]
+    pub(crate) percent: Count<0, 100>,
+    /// Bytes of the response's body.
+    pub(crate) bytes_per_second: Count<1, 1_000_000_000>,
 }

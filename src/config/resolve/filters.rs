@@ -69,6 +69,9 @@ impl Resolver<'_> {
             if let Some(limit) = &filter.rate_limit {
                 filters.rate_limit = self.rate_limit(&limit.value);
             }
+            if let Some(fault) = &filter.fault {
+                filters.fault = self.injected(fault);
+            }
             if let Some(redirect) = &filter.request_redirect {
                 answers.push((
                     *node,
@@ -406,6 +409,7 @@ impl FilterType {
             Self::RequestMirror => "RequestMirror",
             Self::DirectResponse => "DirectResponse",
             Self::RateLimit => "RateLimit",
+            Self::Fault => "Fault",
         }
     }
 
@@ -419,12 +423,13 @@ impl FilterType {
             Self::RequestMirror => "requestMirror",
             Self::DirectResponse => "directResponse",
             Self::RateLimit => "rateLimit",
+            Self::Fault => "fault",
         }
     }
 }
 
 /// Every key that holds what some type needs: whether it was written, and where.
-fn payloads(filter: &raw::Filter) -> [(FilterType, Option<Option<NodeId>>); 7] {
+fn payloads(filter: &raw::Filter) -> [(FilterType, Option<Option<NodeId>>); 8] {
     fn written<T>(payload: &Option<At<T>>) -> Option<Option<NodeId>> {
         payload.as_ref().map(|payload| payload.node)
     }
@@ -443,5 +448,6 @@ fn payloads(filter: &raw::Filter) -> [(FilterType, Option<Option<NodeId>>); 7] {
         (Type::RequestMirror, written(&filter.request_mirror)),
         (Type::DirectResponse, written(&filter.direct_response)),
         (Type::RateLimit, written(&filter.rate_limit)),
+        (Type::Fault, written(&filter.fault)),
     ]
 }

@@ -343,6 +343,11 @@ async fn write_reply(
         mut response,
         mut completion,
     } = reply;
+    if completion.is_cut() {
+        inbound.borrow().wire.stream.reset_on_close(true);
+        completion.done();
+        return After::Abort;
+    }
     let status = response.head.status;
     if let Some(tunnel) = response.tunnel.take() {
         let option = (status == StatusCode::SWITCHING_PROTOCOLS).then_some("Upgrade");

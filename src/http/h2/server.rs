@@ -308,6 +308,10 @@ async fn write(stream: &StreamHandle, reply: Reply, received: &Received) {
         mut response,
         mut completion,
     } = reply;
+    if completion.is_cut() {
+        stream.reset(Code::INTERNAL_ERROR);
+        return completion.done();
+    }
     if let Some(tunnel) = response.tunnel.take() {
         put_head(stream, StatusCode::OK, &response, false);
         let near = StreamIo::new(stream.clone(), None);

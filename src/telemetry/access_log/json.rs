@@ -7,7 +7,7 @@ use super::{
     escape::{Style, address, escape},
     timestamp::Timestamp,
 };
-use crate::{config::model::Address, error::Reason};
+use crate::config::model::Address;
 
 pub(super) fn write(out: &mut Vec<u8>, record: &Record, start: Timestamp) {
     out.extend_from_slice(b"{\"start_time\":\"");
@@ -30,10 +30,7 @@ pub(super) fn write(out: &mut Vec<u8>, record: &Record, start: Timestamp) {
     object.text("path", record.path());
     object.text("protocol", Some(record.protocol.name().as_bytes()));
     object.number("status", record.status.map(|status| status.as_u16().into()));
-    object.text(
-        "flags",
-        Some(record.reason.map_or("-", Reason::flag).as_bytes()),
-    );
+    object.text("flags", Some(record.flags().as_bytes()));
     object.text(
         "reason",
         record.reason.map(|reason| reason.name().as_bytes()),

@@ -62,6 +62,8 @@ pub struct Record {
     /// What the client was told. `None`: nothing.
     pub status: Option<StatusCode>,
     pub reason: Option<Reason>,
+    /// A fault that was injected made it slower.
+    pub slowed: bool,
     /// What a person on call needs beyond the reason.
     pub detail: Cow<'static, str>,
     /// Bytes of the request body; of TCP, bytes from the client.
@@ -98,6 +100,7 @@ impl Record {
             protocol,
             status: None,
             reason: None,
+            slowed: false,
             detail: Cow::Borrowed(""),
             bytes_received: 0,
             bytes_sent: 0,
@@ -108,6 +111,16 @@ impl Record {
             client: None,
             request_id: None,
             user_agent: None,
+        }
+    }
+
+    /// The short forms that Envoy's users know: that of the reason, and `DI`.
+    fn flags(&self) -> Cow<'static, str> {
+        match (self.reason, self.slowed) {
+            (None, false) => "-".into(),
+            (None, true) => "DI".into(),
+            (Some(reason), false) => reason.flag().into(),
+            (Some(reason), true) => format!("DI,{}", reason.flag()).into(),
         }
     }
 

@@ -35,7 +35,7 @@ pub(super) fn write(out: &mut Vec<u8>, record: &Record, start: Timestamp) {
             .map(|status| status.as_str().as_bytes()),
     );
     out.push(b' ');
-    bare(out, record.reason.map(|reason| reason.flag().as_bytes()));
+    bare(out, Some(record.flags().as_bytes()));
     for count in [record.bytes_received, record.bytes_sent] {
         out.push(b' ');
         out.extend_from_slice(itoa::Buffer::new().format(count).as_bytes());

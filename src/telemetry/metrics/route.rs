@@ -9,7 +9,7 @@ use super::{
     histogram::Histogram,
     scrape::{Families, Scraped},
 };
-use crate::error::Reason;
+use crate::{error::Reason, protect::FaultKind};
 
 /// The handle of one rule. Every `worker` is the number of the calling worker.
 #[derive(Debug)]
@@ -24,6 +24,7 @@ struct Cells {
     duration: Histogram,
     request_bytes: Count,
     response_bytes: Count,
+    faults: [Count; FaultKind::ALL.len()],
 }
 
 /// Values of the `method` label; a client can't make more of them.
@@ -70,9 +71,24 @@ impl RouteMetrics {
         cells.response_bytes.add(bytes_out);
     }
 
+    /// A request has met a fault that was injected.
+    pub fn fault_injected(&self, worker: usize, kind: FaultKind) {
+        self.0.of(worker).faults[kind as usize].increment();
+    }
+
     /// Requests running now.
     pub fn active(&self) -> u64 {
         self.0.level(|cells| &cells.requests)
+    }
+
+    /// What never happened is left out.
+    fn faults(&self) -> Vec<([&'static str; 1], u64)> {
+        let count = |kind: FaultKind| {
+            let count = self.0.sum(|cells| &cells.faults[kind as usize]);
+            ([kind.name()], count)
+        };
+        let all = FaultKind::ALL.into_iter().map(count);
+        all.filter(|&(_, count)| count > 0).collect()
     }
 
     /// What never happened is left out.
@@ -122,6 +138,12 @@ impl Scraped for RouteMetrics {
             "Requests that Pillion answered by itself or ended early, by reason.",
             ["reason"],
             |metrics| metrics.0.reasons(|cells| &cells.reasons),
+        )?;
+        families.counters(
+            "pillion_http_faults_injected",
+            "Faults injected on purpose, by kind: delay, abort, reset, slow_body.",
+            ["kind"],
+            Self::faults,
         )?;
         families.gauge(
             "pillion_http_requests_active",
