@@ -413,6 +413,13 @@ async fn forwarded(
     router::edit_headers(&backend.filters.request_headers, &mut request.head.fields);
     mirror_request(client, &route.mirrors, request, deadline);
 
+    // As it is sent: after the rule's filters.
+    let sticky = backend.upstream.sticky(
+        &request.head.fields,
+        client.address,
+        client.conn.secured.is_some(),
+        || client.worker.rng.borrow_mut().u128(..),
+    );
     let terms = Terms {
         client,
         upstream: &backend.upstream,
@@ -424,9 +431,10 @@ async fn forwarded(
         retry: &route.retry,
         spent: nature.spent,
         grpc: nature.grpc,
-        key: None,
+        key: sticky.key,
         trail: completion.trail(),
     };
+    let terms = &terms;
     let answer = policy::stack().call(Call { request, terms }).await?;
     completion.hold(answer.held);
     let mut response = answer.response;
@@ -444,6 +452,9 @@ async fn forwarded(
     }
     if let Some(protocol) = switched {
         fields.insert(&name::UPGRADE, &protocol);
+    }
+    if let Some(cookie) = &sticky.cookie {
+        fields.append(&name::SET_COOKIE, cookie.as_bytes());
     }
     declare_trailers(&mut response);
     tell_attempts(completion, &mut response.head.fields);
@@ -567,7 +578,7 @@ fn mirror_request(
                 key: None,
                 trail: &trail,
             };
-            let request = &mut copy;
+            let (request, terms) = (&mut copy, &terms);
             match policy::stack().call(Call { request, terms }).await {
                 Ok(answer) => discard(answer.response.body, deadline).await,
                 Err(error) => {

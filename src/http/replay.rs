@@ -35,7 +35,9 @@ pub struct Playback {
 #[derive(Debug)]
 struct Tape {
     source: Body,
-    frames: Vec<Kept>,
+    /// In a place of its own, as most bodies are one frame.
+    first: Option<Kept>,
+    more: Vec<Kept>,
     /// Bytes that came from the source.
     bytes: u64,
     limit: u64,
@@ -68,7 +70,8 @@ impl Recording {
         }
         let tape = Rc::new(RefCell::new(Tape {
             source: std::mem::take(body),
-            frames: Vec::new(),
+            first: None,
+            more: Vec::new(),
             bytes: 0,
             limit,
             state: State::Open,
@@ -100,7 +103,7 @@ impl Playback {
 
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame>>> {
         let mut tape = self.tape.borrow_mut();
-        let frame = match tape.frames.get(self.at) {
+        let frame = match tape.kept(self.at) {
             Some(kept) => Some(Ok(kept.frame())),
             None if tape.state == State::Ended => None,
             // Only the attempt that has read all of it so far may go on where nothing is kept.
@@ -130,12 +133,19 @@ impl Playback {
     /// See [`Body::has_ended`].
     pub fn has_ended(&self) -> bool {
         let tape = self.tape.borrow();
-        let rest = tape.frames.len() > self.at || tape.bytes > self.read;
+        let rest = tape.kept(self.at).is_some() || tape.bytes > self.read;
         !rest && (tape.state == State::Ended || tape.source.has_ended())
     }
 }
 
 impl Tape {
+    fn kept(&self, at: usize) -> Option<&Kept> {
+        match at.checked_sub(1) {
+            None => self.first.as_ref(),
+            Some(at) => self.more.get(at),
+        }
+    }
+
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame>>> {
         let frame = ready!(self.source.poll_frame(cx));
         match &frame {
@@ -158,13 +168,17 @@ impl Tape {
         if self.bytes > self.limit {
             self.lose();
         } else if self.state == State::Open {
-            self.frames.push(kept);
+            match self.first {
+                None => self.first = Some(kept),
+                Some(_) => self.more.push(kept),
+            }
         }
     }
 
     fn lose(&mut self) {
         self.state = State::Lost;
-        self.frames = Vec::new();
+        self.first = None;
+        self.more = Vec::new();
     }
 }
 

@@ -15,12 +15,12 @@ use crate::{
     error::{Replay, Result},
     http::{message::Request, name, replay::Recording},
     tls::alpn::Offer,
-    upstream::{EndpointId, RetryPermit, Sticky},
+    upstream::{EndpointId, RetryPermit},
 };
 
 /// Runs the attempts of a call.
 pub(super) async fn run(call: Call<'_>) -> Result<Answer> {
-    let Call { request, mut terms } = call;
+    let Call { request, terms } = call;
     let upstream = terms.upstream;
     terms.trail.upstream(upstream);
     if let Some(deadline) = terms.deadline
@@ -33,30 +33,6 @@ pub(super) async fn run(call: Call<'_>) -> Result<Answer> {
     if terms.spent > 0 {
         announce(request, terms.spent, terms.grpc);
     }
-    let sticky = sticky(&terms, request);
-    terms.key = sticky.key;
-    let outcome = all(&terms, request).await;
-    match (sticky.cookie, outcome) {
-        (Some(cookie), Ok(mut answer)) => {
-            let fields = &mut answer.response.head.fields;
-            fields.append(&name::SET_COOKIE, cookie.as_bytes());
-            Ok(answer)
-        }
-        (_, outcome) => outcome,
-    }
-}
-
-/// What keeps the request to its endpoint, as it is sent: after the rule's filters.
-fn sticky(terms: &Terms<'_>, request: &Request) -> Sticky {
-    let client = terms.client;
-    let secure = client.conn.secured.is_some();
-    let random = || client.worker.rng.borrow_mut().u128(..);
-    terms
-        .upstream
-        .sticky(&request.head.fields, client.address, secure, random)
-}
-
-async fn all(terms: &Terms<'_>, request: &mut Request) -> Result<Answer> {
     let body = Kept::of(terms, request);
     if let Some(hedge) = terms.retry.hedge
         && body.allows_two_at_once()

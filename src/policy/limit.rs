@@ -42,7 +42,7 @@ where
             Err(error) => {
                 let Terms {
                     upstream, client, ..
-                } = call.terms;
+                } = *call.terms;
                 upstream
                     .metrics
                     .limit_refused(client.worker.id, error.reason);

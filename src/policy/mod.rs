@@ -40,11 +40,10 @@ use crate::{
 /// A request on its way to an upstream, and all that decides about it.
 pub struct Call<'a> {
     pub request: &'a mut Request,
-    pub terms: Terms<'a>,
+    pub terms: &'a Terms<'a>,
 }
 
 /// On which terms a request goes to an upstream: the same for all its attempts.
-#[derive(Clone, Copy)]
 pub struct Terms<'a> {
     pub client: &'a Rc<Client>,
     pub upstream: &'a Arc<Upstream>,
