@@ -16,7 +16,7 @@ COMPARE = $(VENV)/bin/python benches/compare
 
 .DEFAULT_GOAL := help
 .PHONY: help demo build setup test test-rust test-peers test-long bench bench-quick \
-	bench-docs bench-instructions bench-micro bench-setup lint fmt deny
+	bench-docs bench-resilience bench-instructions bench-micro bench-setup lint fmt deny
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -55,6 +55,10 @@ bench: bench-setup ## Pillion beside nginx, HAProxy and Envoy: BENCH_ROUNDS (5) 
 bench-quick: ## the same in one round of a second, kept nowhere: does it still work
 	BENCH_ROUNDS=1 BENCH_SECONDS=1 BENCH_HELD=500 BENCH_BURST=1000 BENCH_REST=1 BENCH_STARTS=5 \
 	  $(MAKE) bench BENCH_SET=$(TARGET)/bench-quick
+
+bench-resilience: bench-setup ## endpoints that fail, Pillion beside Envoy: benches/results/DATE/resilience.json
+	$(CARGO) build --locked --release --bin pillion
+	$(VENV)/bin/python benches/resilience --pillion $(TARGET)/release/pillion --out benches/results/$(shell date +%F)/resilience.json
 
 bench-docs: ## puts a set of results, BENCH_SET=benches/results/DATE, into docs/performance.md
 	$(COMPARE) document $(BENCH_SET)

@@ -29,9 +29,10 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--pillion", required=True, help="the binary")
     arguments.add_argument("--out", type=Path, help="where the figures go, as JSON")
+    arguments.add_argument("--alone", action="store_true", help="Pillion without Envoy")
     arguments.add_argument("scenarios", nargs="*", help="all unless named")
     given = arguments.parse_args()
-    peers = [Pillion(str(Path(given.pillion).resolve())), Envoy()]
+    peers = [Pillion(str(Path(given.pillion).resolve())), *([] if given.alone else [Envoy()])]
     chosen = [scenario for scenario in ALL if not given.scenarios or scenario.name in given.scenarios]
     results: dict = {"versions": {peer.name: peer.version() for peer in peers}, "scenarios": {}}
     with tempfile.TemporaryDirectory() as directory:

@@ -66,6 +66,18 @@ class Client:
         await asyncio.gather(*(one() for _ in range(clients)))
         return outcomes
 
+    async def counted(self, clients: int, requests: int, method: str = "GET") -> list[Outcome]:
+        """The same until there were so many."""
+        left = iter(range(requests))
+        outcomes: list[Outcome] = []
+
+        async def one() -> None:
+            for _ in left:
+                outcomes.append(await self.ask(method))
+
+        await asyncio.gather(*(one() for _ in range(clients)))
+        return outcomes
+
     async def at_rate(self, rate: float, seconds: float, method: str = "GET") -> list[Outcome]:
         """So many a second, whether they are answered or not."""
         start = time.monotonic()

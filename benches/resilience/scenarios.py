@@ -53,7 +53,7 @@ def worst(outcomes: list[Outcome], share: float = 0.99) -> float:
 
 async def flaky(world: World, method: str) -> list[Figure]:
     """One endpoint answers 503 always, one resets half of its requests."""
-    outcomes = await world.client.closed(8, 10, method)
+    outcomes = await world.client.counted(8, 5000, method)
     asked = {outcome.id for outcome in outcomes}
     seen = [count for name, count in world.ledger.seen.items() if name in asked]
     figures = [

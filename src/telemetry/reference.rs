@@ -10,7 +10,8 @@ use super::{
     metrics::{Format, Registry},
 };
 use crate::{
-    error::{Origin, Reason},
+    error::{Error, Origin, Reason, Replay},
+    policy::retry::Class,
     protect::FaultKind,
     upstream::health::Cause,
 };
@@ -25,8 +26,8 @@ fn reasons() {
     ] {
         write!(
             page,
-            "\n## {title}\n\n| reason | what happened | HTTP | gRPC | error | flag |\n\
-             |---|---|---|---|---|---|\n"
+            "\n## {title}\n\n| reason | what happened | HTTP | gRPC | error | flag | sent again |\n\
+             |---|---|---|---|---|---|---|\n"
         )
         .unwrap();
         for reason in Reason::ALL
@@ -36,13 +37,14 @@ fn reasons() {
             let row = reason.row();
             writeln!(
                 page,
-                "| `{}` | {} | {} | {} | `{}` | `{}` |",
+                "| `{}` | {} | {} | {} | `{}` | `{}` | {} |",
                 row.name,
                 meaning(*reason),
                 row.status.as_u16(),
                 grpc_name(row.grpc),
                 row.proxy_status,
                 row.flag,
+                repeated(*reason),
             )
             .unwrap();
         }
@@ -78,6 +80,13 @@ The names are stable.
 `error` is what `Proxy-Status` says (RFC 9209); `flag` is the short form that Envoy's users know. A
 gRPC client gets the gRPC status in place of the HTTP one. Once the head of a response is out, its
 status can't change any more: the exchange is cut, and the reason is in log and metric alone.
+
+A reason is what is left when nothing helped: *sent again* says after which failures of an attempt
+another one may follow, and with which requests ([retries](retries.md)); responses with a status of
+`retry.codes`, or a gRPC status of `retry.grpcCodes`, are followed by another attempt of idempotent
+requests as well. Every reason counts in `pillion_http_requests_failed_total` under its name, where
+no rule was found yet in `pillion_listener_heads_refused_total`; failed attempts that were made good
+count in `pillion_upstream_retries_total`.
 ";
 
 const METRICS_HEAD: &str = "\
@@ -145,6 +154,20 @@ fn agrees(path: &str, made: &str) {
         kept == made,
         "{path} is not what the code makes of it: PILLION_BLESS=1 writes it anew"
     );
+}
+
+/// Which requests are sent again after a failure with this reason.
+fn repeated(reason: Reason) -> &'static str {
+    let class = |replay| Class::of(&Error::new(reason, "").replay(replay));
+    let unsent = class(Replay::NeverSent).allows(false);
+    let perhaps = class(Replay::Unsafe).allows(true);
+    match (unsent, perhaps) {
+        _ if reason == Reason::UpstreamReset => "idempotent; any where the stream was refused",
+        (true, true) => "idempotent; any where nothing was sent",
+        (true, false) => "any where nothing was sent",
+        (false, true) => "idempotent",
+        (false, false) => "no",
+    }
 }
 
 /// What happened, for somebody on call.
