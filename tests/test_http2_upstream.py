@@ -284,12 +284,12 @@ def serve(client, upstream, stream, servers, body=b"ok"):
                                   Code.ENHANCE_YOUR_CALM, Code.PROTOCOL_ERROR])
 def test_a_reset_before_the_head_is_a_502(proxy, upstream, code):
     """8.7: whatever its code; one that says that nothing was processed may be sent again."""
-    client, stream, server, request = exchange(proxy, upstream)
+    client, stream, server, request = exchange(proxy, upstream, method="POST")
     with client, server:
         server.rst(request, code)
         client.until(lambda: stream.over or server.requests, server, what="the response")
         if not stream.over:
-            assert code == Code.REFUSED_STREAM, "only this one is safe to send again"
+            assert code == Code.REFUSED_STREAM, "only this one is safe to send a POST again"
             server.respond(server.requests.popleft())
             assert client.response(stream, server).status == 200
         else:
@@ -341,7 +341,7 @@ def test_goaway_below_a_request_fails_it_or_sends_it_elsewhere(proxy, upstream):
 
 
 def test_goaway_with_an_error(proxy, upstream):
-    client, stream, server, request = exchange(proxy, upstream)
+    client, stream, server, request = exchange(proxy, upstream, method="POST")
     with client, server:
         server.goaway(request.id, Code.INTERNAL_ERROR)
         server.finish()

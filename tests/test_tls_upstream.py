@@ -278,7 +278,7 @@ def test_a_server_that_refuses_our_certificate(pillion, pki, other_pki, tls_echo
                    version=ssl.TLSVersion[version], alpn=("h2", "http/1.1"))
     upstream = tls_echo(made)
     config = tls_config(upstream.address, pki, tls={"minVersion": "1.2"}, identity=shown != "nothing",
-                        upstream={"protocol": protocol})
+                        upstream={"protocol": protocol, "breaker": "off"})
     if shown == "foreign":
         config["identity"] = other_pki.workload("client").config
     proxy = pillion(config)
@@ -323,7 +323,7 @@ def test_garbage_from_a_server(pillion, raw_upstream, pki):
         with contextlib.suppress(OSError):
             connection.half_close()
 
-    proxy = pillion(tls_config(raw_upstream(damage).address, pki))
+    proxy = pillion(tls_config(raw_upstream(damage).address, pki, upstream={"breaker": "off"}))
     reasons = {fetch(proxy.address()).reason for _ in range(60)}
     assert reasons <= {"upstream_tls", "upstream_tls_alert", "upstream_certificate"}, reasons
     assert proxy.metrics().value("pillion_upstream_tls_handshakes_failed_total", reason="internal") == 0
