@@ -100,6 +100,18 @@ pub fn attempts(value: Option<&[u8]>) -> u8 {
     text.and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
+/// How long the peer says that it keeps an idle connection: `Keep-Alive: timeout=5, max=100`, in
+/// seconds (RFC 2068 section 19.7.1.1; servers write it still).
+pub fn keep_alive(fields: &Fields) -> Option<Duration> {
+    let value = fields.get(&name::KEEP_ALIVE)?;
+    members(value).find_map(|member| {
+        let (key, seconds) = str::from_utf8(member).ok()?.split_once('=')?;
+        let seconds: u32 = seconds.trim().trim_matches('"').parse().ok()?;
+        let is_timeout = key.trim().eq_ignore_ascii_case("timeout");
+        is_timeout.then(|| Duration::from_secs(seconds.into()))
+    })
+}
+
 /// How long a client says it will wait: milliseconds, or a number with a unit.
 pub fn patience(value: &[u8]) -> Option<Duration> {
     let text = str::from_utf8(value.trim_ascii()).ok()?;
@@ -276,6 +288,20 @@ mod tests {
         ]);
         strip_hop_by_hop(&mut headers);
         assert_eq!(names(&headers), ["content-length", "host", "via"]);
+    }
+
+    #[test]
+    fn how_long_a_connection_is_kept() {
+        let kept = |value| {
+            let kept = keep_alive(&Fields::from_iter([("Keep-Alive", value)]));
+            kept.map(|kept| kept.as_secs())
+        };
+        assert_eq!(kept("timeout=5"), Some(5));
+        assert_eq!(kept("max=100, Timeout = \"15\""), Some(15));
+        for none in ["", "timeout", "timeout=-1", "timeout=soon", "max=7"] {
+            assert_eq!(kept(none), None, "{none}");
+        }
+        assert_eq!(keep_alive(&Fields::default()), None);
     }
 
     #[test]

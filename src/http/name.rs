@@ -229,6 +229,7 @@ names! {
     GRPC_TIMEOUT = "grpc-timeout", "Grpc-Timeout", GrpcTimeout;
     HOST = "host", "Host", Host;
     IDEMPOTENCY_KEY = "idempotency-key", "Idempotency-Key", IdempotencyKey;
+    KEEP_ALIVE = "keep-alive", "Keep-Alive", HopByHop;
     LOCATION = "location", "Location", Other;
     PROXY_STATUS = "proxy-status", "Proxy-Status", Other;
     RETRY_AFTER = "retry-after", "Retry-After", Other;

@@ -136,8 +136,12 @@ impl History {
         loop {
             self.note(&failed);
             let (wait, _permit) = match self.next(terms, request, &body, &failed) {
-                Ok(next) => next,
+                Ok(next) => {
+                    self.tell_race(terms, &failed, true);
+                    next
+                }
                 Err(withheld) => {
+                    self.tell_race(terms, &failed, false);
                     if failed.class != Class::Final {
                         let metrics = &terms.upstream.metrics;
                         metrics.retry_withheld(terms.client.worker.id, withheld);
@@ -173,6 +177,14 @@ impl History {
         // A connection that was closed under the request says nothing against the endpoint.
         if failed.class != Class::Raced {
             self.tried.extend(failed.endpoint);
+        }
+    }
+
+    /// Counts a connection that was closed under the request.
+    pub(super) fn tell_race(&self, terms: &Terms<'_>, failed: &Failed, retried: bool) {
+        if failed.class == Class::Raced {
+            let metrics = &terms.upstream.metrics;
+            metrics.raced(terms.client.worker.id, retried);
         }
     }
 

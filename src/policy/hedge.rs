@@ -87,6 +87,7 @@ pub(super) async fn run<'a>(
                 }
                 // The one that is under way is the retry.
                 history.note(&failed);
+                history.tell_race(terms, &failed, true);
                 history.keep(failed.what);
             }
         }

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::{
     balancer::{Ewma, Ramp},
     health::{Health, Probe},
+    idle_age::IdleAge,
 };
 
 /// Unique in this process, never used twice: a pool may key by it.
@@ -91,6 +92,8 @@ pub struct Endpoint {
     /// The alternative won the last race: where one family leads nowhere, only the first connection
     /// has to wait to find that out.
     pub(super) alternative_first: AtomicBool,
+    /// How long it keeps idle connections.
+    pub(super) idle_age: Arc<IdleAge>,
     /// Asked for the best it speaks, it chose HTTP/1.1: nothing there can be shared.
     pub(super) only_http1: AtomicBool,
 }
@@ -112,6 +115,7 @@ impl Endpoint {
             health: Health::new(),
             ramp: Ramp::new(now),
             alternative_first: AtomicBool::new(false),
+            idle_age: Arc::default(),
             only_http1: AtomicBool::new(false),
         })
     }

@@ -11,6 +11,7 @@ mod connect;
 pub mod dial;
 pub mod endpoint;
 pub mod health;
+pub mod idle_age;
 pub mod latencies;
 mod levels;
 pub mod limits;
@@ -272,6 +273,9 @@ impl Upstream {
                     "ewmaMs": endpoint.latency().map(|latency| latency.as_secs_f64() * 1e3),
                 });
                 for (key, value) in self.health.describe(endpoint.id, now) {
+                    shown[key] = value;
+                }
+                for (key, value) in endpoint.idle_age.describe(now) {
                     shown[key] = value;
                 }
                 shown

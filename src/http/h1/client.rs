@@ -25,6 +25,7 @@ use super::{
 use crate::{
     error::{Error, Reason, Replay, Result},
     http::{
+        headers,
         message::{
             Body, CONTINUE_WAIT, Frame, MAX_INTERIM, MAX_RESPONSE_HEAD, Request, Response, Upgrade,
         },
@@ -46,6 +47,9 @@ pub async fn send(conn: Box<Http1>, request: &mut Request, pools: &Rc<Pools>) ->
     let head = match outcome {
         Ok(head) => head,
         Err(error) => {
+            if error.replay == Replay::Reused {
+                pools.raced(&exchange.conn);
+            }
             request.body = exchange.upload.give_back();
             return Err(error);
         }
@@ -239,6 +243,7 @@ impl Exchange {
             });
         }
         let mut conn = self.conn;
+        conn.told = headers::keep_alive(&head.fields).or(conn.told);
         let decoder = Decoder::new(framing);
         conn.wire.input.expect(decoder.opaque());
         let mut body = ResponseBody {

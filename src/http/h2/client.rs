@@ -311,6 +311,7 @@ pub async fn send(slot: Slot, request: &mut Request) -> Result<Response> {
         )
         .replay(Replay::NeverSent));
     }
+    let rested = conn.active.get() == 1 && conn.idle_since.get() > conn.born;
     let tunnel = request.upgrade.is_some();
     let bare = request.body.is_empty() && !tunnel;
     let stream = StreamHandle::open(&conn.link, bare, |block| put_head(block, request, conn));
@@ -333,6 +334,7 @@ pub async fn send(slot: Slot, request: &mut Request) -> Result<Response> {
         stream,
         upload,
         tunnel,
+        rested,
     };
     let received = poll_fn(|cx| exchange.poll_head(cx)).await?;
     let Exchange { stream, upload, .. } = exchange;
@@ -443,6 +445,8 @@ struct Exchange {
     stream: StreamHandle,
     upload: Upload,
     tunnel: bool,
+    /// The connection was idle before it.
+    rested: bool,
 }
 
 impl Exchange {
@@ -460,17 +464,22 @@ impl Exchange {
         }
         self.stream
             .poll_broken(cx)
-            .map(|broken| Err(failed(broken)))
+            .map(|broken| Err(failed(broken, self.rested)))
     }
 }
 
-fn failed(broken: Broken) -> Error {
+fn failed(broken: Broken, rested: bool) -> Error {
     if let Broken::Lost(loss) = broken
         && let Some(reason) = loss.reason()
     {
         return Error::new(reason, "the connection ended before the response").source(broken);
     }
     let (reason, what, replay) = match broken {
+        Broken::Lost(_) if rested => (
+            Reason::UpstreamClosed,
+            "a kept-alive connection ended before the response",
+            Replay::Reused,
+        ),
         Broken::Lost(_) | Broken::Silent | Broken::GivenUp => (
             Reason::UpstreamClosed,
             "the connection ended before the response",

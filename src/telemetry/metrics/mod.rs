@@ -24,4 +24,4 @@ pub use process::{ProcessMetrics, processor_time};
 pub use registry::Registry;
 pub use route::RouteMetrics;
 pub use tls::{Expiring, TlsMetrics};
-pub use upstream::UpstreamMetrics;
+pub use upstream::{CopyFate, UpstreamMetrics};

@@ -47,6 +47,30 @@ struct Cells {
     withheld: [Count; Withheld::ALL.len()],
     hedges: Count,
     hedges_won: Count,
+    races_retried: Count,
+    races_failed: Count,
+    copies: [Count; CopyFate::ALL.len()],
+}
+
+/// What became of a copy of a request that was for a mirror.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyFate {
+    Answered,
+    Failed,
+    /// Too many were under way.
+    Skipped,
+}
+
+impl CopyFate {
+    const ALL: [Self; 3] = [Self::Answered, Self::Failed, Self::Skipped];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Failed => "failed",
+            Self::Skipped => "skipped",
+        }
+    }
 }
 
 impl UpstreamMetrics {
@@ -145,6 +169,22 @@ impl UpstreamMetrics {
     /// A hedge was answered first.
     pub fn hedge_won(&self, worker: usize) {
         self.cells.of(worker).hedges_won.increment();
+    }
+
+    /// An idle connection was closed under a request that was sent again, or could not be.
+    pub fn raced(&self, worker: usize, retried: bool) {
+        let cells = self.cells.of(worker);
+        if retried {
+            &cells.races_retried
+        } else {
+            &cells.races_failed
+        }
+        .increment();
+    }
+
+    /// A copy for the upstream as a mirror has come to its end.
+    pub fn copied(&self, worker: usize, fate: CopyFate) {
+        self.cells.of(worker).copies[fate as usize].increment();
     }
 
     /// Shows what is left of this budget from now on.
@@ -309,6 +349,30 @@ impl Scraped for UpstreamMetrics {
                 let all = metrics.cells.sum(|cells| &cells.hedges);
                 let won = metrics.cells.sum(|cells| &cells.hedges_won);
                 vec![(["won"], won), (["lost"], all.saturating_sub(won))]
+            },
+        )?;
+        families.counters(
+            "pillion_upstream_keepalive_races",
+            "Idle connections that were closed as a request was sent on them, by what came of the request.",
+            ["result"],
+            |metrics| {
+                vec![
+                    (["retried"], metrics.cells.sum(|cells| &cells.races_retried)),
+                    (["failed"], metrics.cells.sum(|cells| &cells.races_failed)),
+                ]
+            },
+        )?;
+        families.counters(
+            "pillion_upstream_mirror_copies",
+            "Copies of requests for the upstream as a mirror, by what became of them.",
+            ["result"],
+            |metrics| {
+                let row = |fate: CopyFate| {
+                    let sum = metrics.cells.sum(|cells| &cells.copies[fate as usize]);
+                    ([fate.name()], sum)
+                };
+                let rows = CopyFate::ALL.into_iter().map(row);
+                rows.filter(|&(_, count)| count > 0).collect()
             },
         )?;
         families.gauges(

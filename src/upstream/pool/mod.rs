@@ -23,10 +23,11 @@ use tokio::{
     time::Instant,
 };
 
-use self::connection::Lease;
+use self::connection::{Lease, State};
 pub use self::{connection::Http1, shared::Way};
 use super::{
-    ConnectionPermit, Endpoint, EndpointId, Opened, PendingPermit, Upstream, dial, opening::Opening,
+    ConnectionPermit, Endpoint, EndpointId, Opened, PendingPermit, Upstream, dial,
+    idle_age::IdleAge, opening::Opening,
 };
 use crate::{
     error::{Error, Result},
@@ -67,6 +68,13 @@ struct Pool {
         reason = "a connection moves to an exchange and back as a pointer"
     )]
     idle: Vec<Box<Http1>>,
+    idle_age: Arc<IdleAge>,
+    /// Idle for so long, a connection is not used again.
+    idle_limit: Duration,
+    /// What the endpoint said last of how long it keeps one.
+    told: Option<Duration>,
+    /// When all idle connections were looked at.
+    swept: Instant,
     /// Requests on this worker that wait while the upstream is at its connection limit.
     waiting: VecDeque<oneshot::Sender<Box<Http1>>>,
     /// Connections that went to one of those.
@@ -119,7 +127,7 @@ impl Pools {
         now: Instant,
         client: &Conn,
     ) -> Result<Box<Http1>> {
-        if let Some(conn) = self.take_idle(upstream, endpoint.id, now) {
+        if let Some(conn) = self.take_idle(upstream, endpoint, now) {
             upstream.metrics.pool_hit(self.worker);
             return Ok(conn);
         }
@@ -192,9 +200,11 @@ impl Pools {
             endpoint: endpoint.id,
             expires: self.expiry(&lease.upstream, now),
             idle_since: now,
+            idled: Duration::ZERO,
+            told: None,
             // With the PROXY protocol a connection speaks for one client only.
             reusable: lease.upstream.config.proxy_protocol.is_none(),
-            lease,
+            _lease: lease,
         })
     }
 
@@ -232,6 +242,9 @@ impl Pools {
         };
         conn.reused = true;
         conn.idle_since = now;
+        if conn.told.is_some() && conn.told != pool.told {
+            pool.was_told(conn.told, now);
+        }
         if pool.owes_others() && pool.upstream.limits.give_up_one() {
             return conn.wire.stream.take_leave();
         }
@@ -246,17 +259,24 @@ impl Pools {
         pool.idle.push(conn);
     }
 
+    /// An idle connection was lost to a request: the endpoint closed it as it was taken.
+    pub fn raced(&self, conn: &Http1) {
+        if let Some(pool) = self.endpoints.borrow_mut().get_mut(&conn.endpoint) {
+            pool.saw_closing(conn.idled, conn.idled, Instant::now());
+        }
+    }
+
     fn take_idle(
         self: &Rc<Self>,
         upstream: &Arc<Upstream>,
-        endpoint: EndpointId,
+        endpoint: &Endpoint,
         now: Instant,
     ) -> Option<Box<Http1>> {
         let mut pools = self.endpoints.borrow_mut();
         let pool = self.pool(&mut pools, upstream, endpoint);
         while let Some(mut conn) = pool.idle.pop() {
             upstream.metrics.idle_removed(self.worker);
-            if conn.is_usable(now) {
+            if pool.is_usable(&mut conn, now) {
                 return Some(conn);
             }
             conn.wire.stream.take_leave();
@@ -321,13 +341,18 @@ impl Pools {
         self: &Rc<Self>,
         pools: &'p mut ByEndpoint,
         upstream: &Arc<Upstream>,
-        endpoint: EndpointId,
+        endpoint: &Endpoint,
     ) -> &'p mut Pool {
-        let pool = pools.entry(endpoint).or_insert_with(|| {
-            let asked = give_up(Rc::downgrade(self), endpoint, Arc::clone(upstream));
+        let pool = pools.entry(endpoint.id).or_insert_with(|| {
+            let asked = give_up(Rc::downgrade(self), endpoint.id, Arc::clone(upstream));
+            let (now, idle_age) = (Instant::now(), Arc::clone(&endpoint.idle_age));
             Pool {
                 upstream: Arc::clone(upstream),
                 idle: Vec::new(),
+                idle_limit: idle_age.limit(upstream.config.idle_timeout, now),
+                idle_age,
+                told: None,
+                swept: now,
                 waiting: VecDeque::new(),
                 handed_over: 0,
                 shared: Vec::new(),
@@ -353,7 +378,8 @@ impl Pools {
                 pool.upstream = upstream;
             }
             pool.shed(self.worker, now);
-            pool.retain_idle(self.worker, |conn| wanted && conn.is_usable(now));
+            pool.learn(now);
+            pool.retain_idle(self.worker, wanted, now);
             let (age, idle) = (
                 pool.upstream.config.max_connection_age,
                 pool.upstream.config.idle_timeout,
@@ -418,18 +444,58 @@ impl Pool {
         Some(conn)
     }
 
-    fn retain_idle(&mut self, worker: usize, keep: impl Fn(&mut Http1) -> bool) {
-        let before = self.idle.len();
-        self.idle.retain_mut(|conn| {
-            let kept = keep(conn);
+    fn retain_idle(&mut self, worker: usize, wanted: bool, now: Instant) {
+        let mut idle = std::mem::take(&mut self.idle);
+        let before = idle.len();
+        idle.retain_mut(|conn| {
+            let kept = wanted && self.is_usable(conn, now);
             if !kept {
                 conn.wire.stream.take_leave();
             }
             kept
         });
-        for _ in self.idle.len()..before {
+        for _ in idle.len()..before {
             self.upstream.metrics.idle_removed(worker);
         }
+        self.idle = idle;
+        self.swept = now;
+    }
+
+    /// Whether an idle connection may carry a request. What it shows of its endpoint is noted.
+    fn is_usable(&mut self, conn: &mut Http1, now: Instant) -> bool {
+        match conn.look(now, self.idle_limit) {
+            State::Usable => return true,
+            State::Retired => {}
+            State::Closed => {
+                let least = self.swept.saturating_duration_since(conn.idle_since);
+                self.saw_closing(least, conn.idled, now);
+            }
+            State::Outlived => {
+                self.idle_age.outlived(conn.idled, now);
+                self.learn(now);
+            }
+        }
+        false
+    }
+
+    /// See [`IdleAge::closed`].
+    fn saw_closing(&mut self, least: Duration, most: Duration, now: Instant) {
+        self.idle_age.closed(least, most, now);
+        self.learn(now);
+    }
+
+    fn was_told(&mut self, age: Option<Duration>, now: Instant) {
+        self.told = age;
+        if let Some(age) = age {
+            self.idle_age.told(age);
+        }
+        self.learn(now);
+    }
+
+    /// What all workers know by now.
+    fn learn(&mut self, now: Instant) {
+        let configured = self.upstream.config.idle_timeout;
+        self.idle_limit = self.idle_age.limit(configured, now);
     }
 }
 
@@ -490,10 +556,10 @@ mod tests {
         LocalRuntime::new().unwrap().block_on(async {
             let upstream = upstream(&[EndpointAddress::Ip(([127, 0, 0, 1], 80).into())]);
             let pools = Pools::new(0, Desk::new(0, Arc::clone(Registry::new(1).tls())));
-            let endpoint = upstream.endpoints().endpoints()[0].id;
+            let endpoint = Arc::clone(&upstream.endpoints().endpoints()[0]);
             let (sender, arrival) = oneshot::channel();
             pools
-                .pool(&mut pools.endpoints.borrow_mut(), &upstream, endpoint)
+                .pool(&mut pools.endpoints.borrow_mut(), &upstream, &endpoint)
                 .enqueue(sender);
 
             pools.sweep(|_| None, Instant::now());

@@ -35,7 +35,7 @@ impl Pools {
             return Ok(Way::Connection(conn));
         }
         if upstream.config.proxy_protocol.is_none()
-            && let Some(slot) = self.shared(upstream, endpoint.id)
+            && let Some(slot) = self.shared(upstream, endpoint)
         {
             upstream.metrics.pool_hit(self.worker);
             return Ok(Way::Stream(slot));
@@ -45,7 +45,7 @@ impl Pools {
     }
 
     /// A place on a connection that is open and has one.
-    fn shared(self: &Rc<Self>, upstream: &Arc<Upstream>, endpoint: EndpointId) -> Option<Slot> {
+    fn shared(self: &Rc<Self>, upstream: &Arc<Upstream>, endpoint: &Endpoint) -> Option<Slot> {
         let mut pools = self.endpoints.borrow_mut();
         let pool = self.pool(&mut pools, upstream, endpoint);
         let conn = pool.shared.iter().find(|conn| conn.has_room())?;
@@ -78,7 +78,7 @@ impl Pools {
                 let conn = self.http1(upstream, endpoint, Instant::now(), client);
                 return conn.await.map(Way::Connection);
             }
-            let (opened, room) = match self.turn(upstream, endpoint.id) {
+            let (opened, room) = match self.turn(upstream, endpoint) {
                 Turn::Take(slot) => {
                     upstream.metrics.pool_hit(self.worker);
                     return Ok(Way::Stream(slot));
@@ -116,9 +116,7 @@ impl Pools {
             let conn = Http2::open(fresh, lease, room, Instant::now());
             let slot = Slot::take(&conn);
             let mut pools = self.endpoints.borrow_mut();
-            self.pool(&mut pools, upstream, endpoint.id)
-                .shared
-                .push(conn);
+            self.pool(&mut pools, upstream, endpoint).shared.push(conn);
             // `opened` looks into the pools as it goes.
             drop(pools);
             return Ok(Way::Stream(slot));
@@ -126,7 +124,7 @@ impl Pools {
     }
 
     /// What a request for a place on a shared connection has to do.
-    fn turn<'p>(self: &'p Rc<Self>, upstream: &Arc<Upstream>, endpoint: EndpointId) -> Turn<'p> {
+    fn turn<'p>(self: &'p Rc<Self>, upstream: &Arc<Upstream>, endpoint: &Endpoint) -> Turn<'p> {
         if let Some(slot) = self.shared(upstream, endpoint) {
             return Turn::Take(slot);
         }
@@ -140,7 +138,7 @@ impl Pools {
         pool.opening = Some(Rc::clone(&opening));
         let opened = Opened {
             pools: self,
-            endpoint,
+            endpoint: endpoint.id,
             opening,
         };
         Turn::Open(opened, room)
