@@ -7,7 +7,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use http::HeaderName;
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
     access::{self, Policy, Provider},
@@ -127,6 +127,8 @@ pub struct PlannedMirror {
     pub share: u32,
     /// The copy ends where its body would need a larger buffer than this.
     pub max_buffered_bytes: usize,
+    /// One for each copy that may be under way.
+    pub places: Arc<Semaphore>,
 }
 
 impl Snapshot {
@@ -372,6 +374,7 @@ impl<'a> Compiler<'a> {
                     upstream: self.upstream(&mirror.upstream),
                     share: mirror.share,
                     max_buffered_bytes: mirror.max_buffered_bytes,
+                    places: Arc::new(Semaphore::new(mirror.max_in_flight)),
                 })
                 .collect(),
             timeouts: rule.timeouts,

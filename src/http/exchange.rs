@@ -6,7 +6,7 @@ use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
     rc::Rc,
-    sync::{Arc, LazyLock},
+    sync::Arc,
     task::Poll,
     time::Duration,
 };
@@ -17,12 +17,11 @@ use tower::Service;
 
 pub use super::completion::Completion;
 use super::{
-    Client, faults,
+    Client, copies, faults,
     fields::Fields,
     grpc, headers, http_plan,
     local::{finish_headers, leave_out_body, redirected, refusal, respond},
-    message::{Body, Request, RequestHead, Response, Upgrade},
-    mirror,
+    message::{Request, RequestHead, Response, Upgrade},
     name::{self, Kind},
     pace::{Pace, Pacing},
     request_id::RequestId,
@@ -30,11 +29,11 @@ use super::{
 };
 use crate::{
     access::Policy,
-    config::model::{HttpListener, Retry},
+    config::model::HttpListener,
     error::{Error, Reason, Result},
     policy::{self, Call, Deadline, Terms},
     router::{self, Lookup},
-    snapshot::{Forward, ListenerPlan, PlannedAction, PlannedMirror, RoutePlan},
+    snapshot::{Forward, ListenerPlan, PlannedAction, RoutePlan},
     telemetry::access_log::Protocol,
 };
 
@@ -44,14 +43,16 @@ pub struct Reply {
     pub completion: Completion,
 }
 
-/// Serves one request. `uploaded` tells how much of its body has come, and nothing once that is
-/// whole.
+/// Serves one request. `begun` is when its first byte came, where its head took a while; `uploaded`
+/// tells how much of its body has come, and nothing once that is whole.
 pub async fn handle(
     client: Rc<Client>,
+    begun: Option<Instant>,
     request: &mut Request,
     uploaded: &dyn Fn() -> Option<u64>,
 ) -> Reply {
-    let start = Instant::now();
+    let now = Instant::now();
+    let start = begun.unwrap_or(now);
     let plan = client.plan();
     let mut completion = Completion::new(
         Rc::clone(&client),
@@ -62,6 +63,7 @@ pub async fn handle(
     let grpc = grpc::is_grpc(&request.head.fields);
     let is_head = request.head.method == Method::HEAD;
     let nature = Nature {
+        now,
         grpc,
         spent: headers::previous_attempts(&request.head.fields),
     };
@@ -141,6 +143,8 @@ fn describe(completion: &mut Completion, head: &RequestHead, client: &Client) {
 /// What is to be known of a request before its head is changed.
 #[derive(Clone, Copy)]
 struct Nature {
+    /// When its head was whole.
+    now: Instant,
     grpc: bool,
     /// Attempts that others on the way have spent on it. Believed from anybody: it can only take
     /// retries away.
@@ -411,7 +415,7 @@ async fn forwarded(
     rewrite(filters, request, prefix)?;
     router::edit_headers(&filters.request_headers, &mut request.head.fields);
     router::edit_headers(&backend.filters.request_headers, &mut request.head.fields);
-    mirror_request(client, &route.mirrors, request, deadline);
+    copies::send(client, &route.mirrors, request, deadline, nature.now);
 
     // As it is sent: after the rule's filters.
     let sticky = backend.upstream.sticky(
@@ -423,7 +427,7 @@ async fn forwarded(
     let terms = Terms {
         client,
         upstream: &backend.upstream,
-        start: completion.record().start,
+        start: nature.now,
         deadline,
         total: completion.deadline(),
         attempt_timeout: route.timeouts.attempt,
@@ -529,72 +533,4 @@ async fn while_it_moves(
         }
     })
     .await
-}
-
-/// A copy that fails is not worth another attempt.
-static NEVER: LazyLock<Retry> = LazyLock::new(Retry::never);
-
-/// Sends copies on their way, each in a task of its own, which nobody waits for.
-fn mirror_request(
-    client: &Rc<Client>,
-    mirrors: &[PlannedMirror],
-    request: &mut Request,
-    deadline: Option<Deadline>,
-) {
-    for mirror in mirrors {
-        if client.worker.rng.borrow_mut().u32(..1_000_000) >= mirror.share
-            || request.upgrade.is_some()
-        {
-            continue;
-        }
-        let body = if request.body.is_empty() {
-            Body::Empty
-        } else {
-            let body = std::mem::take(&mut request.body);
-            let (body, copy) = mirror::tee(body, mirror.max_buffered_bytes);
-            request.body = body;
-            copy
-        };
-        let mut copy = Request {
-            head: request.head.clone(),
-            body,
-            expects_continue: false,
-            upgrade: None,
-        };
-        let (client, upstream) = (Rc::clone(client), Arc::clone(&mirror.upstream));
-        tokio::task::spawn_local(async move {
-            let trail = policy::Trail::default();
-            let terms = Terms {
-                client: &client,
-                upstream: &upstream,
-                start: Instant::now(),
-                deadline,
-                total: None,
-                attempt_timeout: Duration::ZERO,
-                deadline_header: None,
-                retry: &NEVER,
-                spent: 0,
-                grpc: false,
-                key: None,
-                trail: &trail,
-            };
-            let (request, terms) = (&mut copy, &terms);
-            match policy::stack().call(Call { request, terms }).await {
-                Ok(answer) => discard(answer.response.body, deadline).await,
-                Err(error) => {
-                    tracing::debug!(%error, upstream = %upstream.config.name, "mirror failed")
-                }
-            }
-        });
-    }
-}
-
-/// Reads a mirror's answer to its end, so that its connection can be used again.
-async fn discard(mut body: Body, deadline: Option<Deadline>) {
-    let read =
-        async { while let Some(Ok(_)) = std::future::poll_fn(|cx| body.poll_frame(cx)).await {} };
-    match deadline {
-        Some(deadline) => drop(tokio::time::timeout_at(deadline.at, read).await),
-        None => read.await,
-    }
 }

@@ -8,6 +8,7 @@
 mod buffers;
 mod client_cert;
 pub mod completion;
+mod copies;
 pub mod exchange;
 #[cfg(test)]
 mod exchanges;

@@ -348,6 +348,8 @@ pub struct Mirror {
     pub share: u32,
     /// Bodies beyond this many buffered bytes end the copy, never the request.
     pub max_buffered_bytes: usize,
+    /// Requests beyond this many copies under way are not copied.
+    pub max_in_flight: usize,
 }
 
 /// What answers a request.

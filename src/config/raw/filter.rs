@@ -181,6 +181,13 @@ pub(crate) struct RequestMirror {
     /// 16MiB.
     #[serde(default = "max_buffered_bytes")]
     pub(crate) max_buffered_bytes: At<Size>,
+    /// How many copies may be under way, over all workers; beyond it requests are not copied.
+    #[serde(default = "max_in_flight")]
+    pub(crate) max_in_flight: At<Count<1, 100_000>>,
+}
+
+fn max_in_flight() -> At<Count<1, 100_000>> {
+    Count(256).into()
 }
 
 fn max_buffered_bytes() -> At<Size> {

@@ -346,6 +346,7 @@ impl Resolver<'_> {
             upstream: upstreams.check(&raw.backend_ref.name, self)?,
             share: u32::try_from(share).ok()?,
             max_buffered_bytes: buffered.get(),
+            max_in_flight: usize::try_from(raw.max_in_flight.value.0).ok()?,
         })
     }
 

@@ -5,7 +5,7 @@
 //! connection holds no buffer.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     future::poll_fn,
     io,
     pin::pin,
@@ -15,7 +15,7 @@ use std::{
 
 use bytes::{Buf, BufMut};
 use http::{Method, StatusCode, Version};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{
     decode::{Decoder, Step},
@@ -56,14 +56,14 @@ pub async fn serve(stream: Stream, input: Input, client: Rc<Client>) {
                 return inbound.borrow_mut().wire.stream.take_leave();
             }
         }
-        let head = match next_head(&inbound, &client).await {
+        let (head, begun) = match next_head(&inbound, &client).await {
             Ok(Some(head)) => head,
             Ok(None) => return inbound.borrow_mut().wire.stream.take_leave(),
             Err(error) => return Box::pin(refuse(&inbound, &client, error)).await,
         };
         // Boxed, so that an idle connection does not carry the space of a busy one. Space kept from
         // one request to the next, even for a second, stays with the process after a burst.
-        match Box::pin(serve_one(&inbound, &client, head)).await {
+        match Box::pin(serve_one(&inbound, &client, head, begun)).await {
             After::Next => {}
             After::Close => return close(&inbound).await,
             After::Abort => return,
@@ -224,8 +224,12 @@ impl RequestBody {
     }
 }
 
-/// Reads the head of a request that has begun; `None` when the connection is over.
-async fn next_head(inbound: &RefCell<Inbound>, client: &Client) -> Result<Option<ReceivedRequest>> {
+/// Reads the head of a request that has begun, and tells when that was, where it did not come whole;
+/// `None` when the connection is over.
+async fn next_head(
+    inbound: &RefCell<Inbound>,
+    client: &Client,
+) -> Result<Option<(ReceivedRequest, Option<Instant>)>> {
     let (max_head_size, head_timeout) = {
         let plan = client.plan();
         let limits = &http_plan(&plan).http;
@@ -233,6 +237,7 @@ async fn next_head(inbound: &RefCell<Inbound>, client: &Client) -> Result<Option
     };
     let mut scanner = Scanner::default();
     let mut empty_lines = 0;
+    let begun = Cell::new(None);
     let read = poll_fn(|cx| {
         let wire = &mut inbound.borrow_mut().wire;
         loop {
@@ -243,9 +248,15 @@ async fn next_head(inbound: &RefCell<Inbound>, client: &Client) -> Result<Option
                 wire.input.release();
                 return Poll::Ready(Ok::<_, HeadError>(Some(head)));
             }
-            match ready!(wire.poll_fill(cx)) {
-                Ok(0) | Err(_) => return Poll::Ready(Ok(None)),
-                Ok(_) => {}
+            match wire.poll_fill(cx) {
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Ok(None)),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Pending => {
+                    if begun.get().is_none() && !wire.input.is_empty() {
+                        begun.set(Some(Instant::now()));
+                    }
+                    return Poll::Pending;
+                }
             }
         }
     });
@@ -265,7 +276,7 @@ async fn next_head(inbound: &RefCell<Inbound>, client: &Client) -> Result<Option
             Reason::ClientClosed,
             "the client left inside the request head",
         )),
-        Ok(head) => Ok(head),
+        Ok(head) => Ok(head.map(|head| (head, begun.get()))),
         Err(error) => Err(error.of_request()),
     }
 }
@@ -283,6 +294,7 @@ async fn serve_one(
     inbound: &Rc<RefCell<Inbound>>,
     client: &Rc<Client>,
     head: ReceivedRequest,
+    begun: Option<Instant>,
 ) -> After {
     let ReceivedRequest {
         head,
@@ -315,7 +327,8 @@ async fn serve_one(
             expects_continue,
             upgrade,
         };
-        let mut exchange = pin!(exchange::handle(Rc::clone(client), &mut request, &uploaded));
+        let client = Rc::clone(client);
+        let mut exchange = pin!(exchange::handle(client, begun, &mut request, &uploaded));
         poll_fn(|cx| {
             if let Poll::Ready(reply) = exchange.as_mut().poll(cx) {
                 return Poll::Ready(Some(reply));

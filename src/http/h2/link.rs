@@ -15,7 +15,7 @@ use bytes::Bytes;
 
 use super::{
     connection::{Connection, Limits, Role},
-    frame::{Code, Fault},
+    frame::{self, Code, Fault, Header},
     receive::{Head, HeadKind},
     section::{ReceivedResponse, Section},
     send::Block,
@@ -233,6 +233,13 @@ impl Driver {
     pub fn is_inside_head(&self) -> bool {
         let core = self.link.core.borrow();
         !core.peer.settled || !self.input.is_empty() && !core.is_full() || core.is_inside_block()
+    }
+
+    /// Whether that is of a field block.
+    pub fn is_inside_fields(&self) -> bool {
+        let next = Header::parse(&self.input);
+        self.link.core.borrow().is_inside_block()
+            || next.is_some_and(|next| next.kind == frame::Kind::Headers)
     }
 
     /// Takes what has come, reading once from the socket. Heads are handed to `take`.

@@ -76,7 +76,9 @@ pub async fn serve(stream: Stream, mut input: Input, client: Rc<Client>) {
             let input = driver.poll_input(cx, |link, head, section| {
                 let (handle, request) = accept(link, head, section)?;
                 // Boxed, since the set moves what it takes more than once.
-                streams.push(Box::pin(serve_stream(Rc::clone(&client), handle, request)));
+                let begun = life.begun.take();
+                let client = Rc::clone(&client);
+                streams.push(Box::pin(serve_stream(client, handle, request, begun)));
                 Ok(())
             });
             if let Poll::Ready(Err(broken)) = input {
@@ -156,6 +158,8 @@ struct Life {
     idle: Pin<Box<Sleep>>,
     /// For a head that has begun.
     head: Option<Pin<Box<Sleep>>>,
+    /// When a head began that did not come whole.
+    begun: Option<Instant>,
     busy: bool,
     leaving: bool,
 }
@@ -167,6 +171,7 @@ impl Life {
             settings,
             keep_alive: KeepAlive::default(),
             head: None,
+            begun: None,
             busy: false,
             leaving: false,
         }
@@ -186,7 +191,13 @@ impl Life {
         }
         if !driver.is_inside_head() {
             self.head = None;
+            self.begun = None;
         } else {
+            if !driver.is_inside_fields() {
+                self.begun = None;
+            } else if self.begun.is_none() {
+                self.begun = Some(Instant::now());
+            }
             let patience = self.settings.head_timeout;
             let timer = self.head.get_or_insert_with(|| Box::pin(sleep(patience)));
             if timer.as_mut().poll(cx).is_ready() {
@@ -250,7 +261,12 @@ fn accept(
     Ok((handle, request))
 }
 
-async fn serve_stream(client: Rc<Client>, stream: StreamHandle, received: ReceivedRequest) {
+async fn serve_stream(
+    client: Rc<Client>,
+    stream: StreamHandle,
+    received: ReceivedRequest,
+    begun: Option<Instant>,
+) {
     stream.seen();
     let ReceivedRequest {
         head,
@@ -284,7 +300,7 @@ async fn serve_stream(client: Rc<Client>, stream: StreamHandle, received: Receiv
         upgrade,
     };
     let uploaded = || (has_body && !received.data_ended()).then(|| received.bytes());
-    let mut handled = pin!(exchange::handle(client, &mut request, &uploaded));
+    let mut handled = pin!(exchange::handle(client, begun, &mut request, &uploaded));
     let reply = poll_fn(|cx| {
         if let Poll::Ready(reply) = handled.as_mut().poll(cx) {
             return Poll::Ready(Some(reply));
