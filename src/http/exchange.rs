@@ -470,10 +470,10 @@ async fn forwarded(
 
 /// Says to whoever might send the request again what was spent on it here.
 pub(super) fn tell_attempts(completion: &Completion, fields: &mut Fields) {
-    let attempts = completion.trail().attempts();
-    if attempts > 1 {
+    let spent = completion.trail().spent();
+    if spent > 1 {
         let mut text = itoa::Buffer::new();
-        fields.insert(&name::X_PILLION_ATTEMPTS, text.format(attempts).as_bytes());
+        fields.insert(&name::X_PILLION_ATTEMPTS, text.format(spent).as_bytes());
     }
 }
 

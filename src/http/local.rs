@@ -7,6 +7,7 @@ use http::StatusCode;
 
 use super::{
     completion::Completion,
+    exchange::tell_attempts,
     fields::{Fields, Spelling},
     grpc,
     message::{Body, Request, Response, ResponseHead},
@@ -115,6 +116,7 @@ pub fn refusal(error: &Error, completion: &Completion, grpc: bool) -> Response {
     if let Some(id) = completion.request_id() {
         fields.append(&name::X_REQUEST_ID, id.as_bytes());
     }
+    tell_attempts(completion, fields);
     response
 }
 

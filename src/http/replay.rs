@@ -38,6 +38,9 @@ struct Tape {
     /// In a place of its own, as most bodies are one frame.
     first: Option<Kept>,
     more: Vec<Kept>,
+    /// What the whole body is known to have. The source forgets it as it is read, and one without a
+    /// length, which may have trailers, must not seem to have had one.
+    length: Option<u64>,
     /// Bytes that came from the source.
     bytes: u64,
     limit: u64,
@@ -64,14 +67,15 @@ impl Recording {
     /// Records `body` from now on, up to so many bytes. `None`, and the body as it was, where it is
     /// known to be longer.
     pub fn start(body: &mut Body, limit: usize) -> Option<Self> {
-        let limit = limit as u64;
-        if body.length().is_some_and(|length| length > limit) {
+        let (limit, length) = (limit as u64, body.length());
+        if length.is_some_and(|length| length > limit) {
             return None;
         }
         let tape = Rc::new(RefCell::new(Tape {
             source: std::mem::take(body),
             first: None,
             more: Vec::new(),
+            length,
             bytes: 0,
             limit,
             state: State::Open,
@@ -82,7 +86,7 @@ impl Recording {
 
     /// Whether the body is known to stay within the limit.
     pub fn is_bounded(&self) -> bool {
-        self.0.borrow().source.length().is_some()
+        self.0.borrow().length.is_some()
     }
 
     /// The body from its beginning; `None` where that is gone.
@@ -122,8 +126,7 @@ impl Playback {
 
     /// See [`Body::length`].
     pub fn length(&self) -> Option<u64> {
-        let tape = self.tape.borrow();
-        Some(tape.source.length()? + tape.bytes - self.read)
+        Some(self.tape.borrow().length?.saturating_sub(self.read))
     }
 
     pub fn is_http2(&self) -> bool {

@@ -278,6 +278,7 @@ fn judge(
     } else {
         0
     };
+    terms.trail.spent_behind(spent_behind);
     let held = Held {
         _request: None,
         in_flight: Some(in_flight),

@@ -155,6 +155,8 @@ pub struct Trail {
     endpoint: RefCell<Option<Arc<str>>>,
     endpoint_id: Cell<Option<EndpointId>>,
     attempts: Cell<u8>,
+    /// What others behind the endpoints have spent beyond the one attempt each.
+    behind: Cell<u8>,
     sent_at: Cell<Option<Instant>>,
     took: Cell<Option<Duration>>,
 }
@@ -171,6 +173,11 @@ impl Trail {
         self.endpoint_id.set(Some(endpoint.id));
         self.attempts.set(self.attempts.get().saturating_add(1));
         self.sent_at.set(Some(now));
+    }
+
+    fn spent_behind(&self, attempts: u8) {
+        let more = attempts.saturating_sub(1);
+        self.behind.set(self.behind.get().saturating_add(more));
     }
 
     fn head(&self, now: Instant) {
@@ -195,6 +202,11 @@ impl Trail {
     /// How many attempts there were.
     pub fn attempts(&self) -> u8 {
         self.attempts.get()
+    }
+
+    /// The same with those of others behind: what the request has cost from here on.
+    pub fn spent(&self) -> u8 {
+        self.attempts.get().saturating_add(self.behind.get())
     }
 
     /// Where the last attempt went.
