@@ -12,7 +12,7 @@ use super::{
     retry::{self, Class, Situation, Withheld},
 };
 use crate::{
-    error::{Replay, Result},
+    error::{Error, Replay, Result},
     http::{message::Request, name, replay::Recording},
     tls::alpn::Offer,
     upstream::{EndpointId, RetryPermit},
@@ -113,6 +113,8 @@ pub(super) struct History {
     raced: bool,
     /// The last real response, for when no better one comes.
     last: Option<Answer>,
+    /// The last attempt's error, for when another one has nowhere to go.
+    error: Option<Error>,
 }
 
 impl History {
@@ -122,6 +124,7 @@ impl History {
             spent: terms.spent,
             raced: false,
             last: None,
+            error: None,
         }
     }
 
@@ -146,7 +149,7 @@ impl History {
                         let metrics = &terms.upstream.metrics;
                         metrics.retry_withheld(terms.client.worker.id, withheld);
                     }
-                    return self.give_up(terms, failed.what);
+                    return self.give_up(terms, *failed);
                 }
             };
             let class = failed.class;
@@ -173,7 +176,8 @@ impl History {
 
     /// Takes note of an attempt that failed.
     pub(super) fn note(&mut self, failed: &Failed) {
-        self.spent = self.spent.saturating_add(failed.spent_behind.max(1));
+        let own = u8::from(failed.endpoint.is_some());
+        self.spent = self.spent.saturating_add(failed.spent_behind.max(own));
         // A connection that was closed under the request says nothing against the endpoint.
         if failed.class != Class::Raced {
             self.tried.extend(failed.endpoint);
@@ -230,8 +234,9 @@ impl History {
     }
 
     pub(super) fn keep(&mut self, what: What) {
-        if let What::Answer(answer) = what {
-            Answer::let_go(self.last.replace(answer));
+        match what {
+            What::Answer(answer) => Answer::let_go(self.last.replace(answer)),
+            What::Error(error) => self.error = Some(error),
         }
     }
 
@@ -250,8 +255,8 @@ impl History {
     }
 
     /// What the client is told: a response of the upstream if there was one.
-    fn give_up(self, terms: &Terms<'_>, what: What) -> Result<Answer> {
-        match (what, self.last) {
+    fn give_up(self, terms: &Terms<'_>, failed: Failed) -> Result<Answer> {
+        match (failed.what, self.last) {
             (What::Answer(answer), last) => {
                 Answer::let_go(last);
                 Ok(answer)
@@ -260,11 +265,18 @@ impl History {
                 terms.trail.stands(&answer);
                 Ok(answer)
             }
-            (What::Error(error), None) if self.spent > 1 => {
+            (What::Error(error), None) => {
+                // That nobody is left to ask is no news beside why that is so.
+                let error = match self.error {
+                    Some(earlier) if failed.endpoint.is_none() => earlier,
+                    _ => error,
+                };
+                if self.spent < 2 {
+                    return Err(error);
+                }
                 let detail = format!("{} (after {} attempts)", error.detail, self.spent);
                 Err(error.detail(detail))
             }
-            (What::Error(error), None) => Err(error),
         }
     }
 }

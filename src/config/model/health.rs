@@ -54,7 +54,11 @@ impl Default for Breaker {
         Self {
             consecutive_failures: 5,
             connect_failures: 3,
-            backoff: Backoff::default(),
+            // An application that starts anew is back soon, and a probe costs it next to nothing.
+            backoff: Backoff {
+                base: Duration::from_millis(250),
+                ..Backoff::default()
+            },
         }
     }
 }

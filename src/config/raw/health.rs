@@ -31,7 +31,7 @@ impl Default for Breaker {
         Self {
             consecutive_failures: Count(5),
             connect_failures: Count(3),
-            backoff: Duration::secs(1).into(),
+            backoff: Duration::millis(250).into(),
             max_backoff: Duration::secs(30).into(),
         }
     }
