@@ -186,6 +186,10 @@ def test_retry_after_beyond_the_cap_is_passed_on(pillion, fleet, wait):
 # Bodies.
 
 
+def sums(attempt) -> list[str]:
+    return [value for name, value in attempt.request.trailers if name.lower() == "x-sum"]
+
+
 @pytest.mark.parametrize("fails", [resets, answers(503)], ids=["reset", "503"])
 def test_bodies_are_sent_again_as_they_were(pillion, fleet, fails):
     body = bytes(range(256)) * 100
@@ -202,14 +206,14 @@ def test_bodies_are_sent_again_as_they_were(pillion, fleet, fails):
         client.send(chunked(*pieces, trailers=(("x-sum", "1"),)))
         assert client.read_response("PUT").status == 200
     assert [attempt.request.body for attempt in app.attempts] == [body] * 2
-    assert [dict(attempt.request.trailers).get("x-sum") for attempt in app.attempts] == ["1"] * 2
+    assert [sums(attempt) for attempt in app.attempts] == [["1"]] * 2
 
     app.attempts.clear()
     with dial(proxy.address()) as client:
-        stream = client.request("PUT", "/h2", body=body, trailers=[("x-sum", "2")])
+        stream = client.request("PUT", "/h2", [("trailer", "x-sum")], body, trailers=[("x-sum", "2")])
         assert client.response(stream).status == 200
     assert [attempt.request.body for attempt in app.attempts] == [body] * 2
-    assert [dict(attempt.request.trailers).get("x-sum") for attempt in app.attempts] == ["2"] * 2
+    assert [sums(attempt) for attempt in app.attempts] == [["2"]] * 2
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked", "h2"])
