@@ -12,9 +12,12 @@ use tokio::{sync::Semaphore, time::Instant};
 use crate::{
     access::{self, Policy, Provider},
     config::model::{
-        self, Action, Address, Backend, BackendFilters, Config, DirectResponse, Filters,
-        HttpListener, ListenerKind, Redirect, Retry, Route, Rule, TcpListener, Timeouts,
+        self, Action, Address, Backend, BackendFilters, Config, DirectResponse, Fallback, Filters,
+        HttpListener, ListenerKind, Reasons, Redirect, Resort, Retry, Route, Rule, TcpListener,
+        Timeouts,
     },
+    error::Result,
+    policy::Answer,
     protect::Guard,
     router::Router,
     telemetry::{ListenerMetrics, Registry, RouteMetrics},
@@ -97,6 +100,7 @@ pub struct RoutePlan {
     /// A header by which a client says how long it will wait.
     pub deadline_header: Option<HeaderName>,
     pub retry: Retry,
+    pub fallback: Option<Box<PlannedFallback>>,
     /// `None`: whatever matches goes on.
     pub guard: Option<Arc<Guard>>,
     pub metrics: Arc<RouteMetrics>,
@@ -118,6 +122,31 @@ pub struct Forward {
 pub struct PlannedBackend {
     pub upstream: Arc<Upstream>,
     pub filters: BackendFilters,
+}
+
+/// What answers when none of the backends can.
+pub struct PlannedFallback {
+    on: Reasons,
+    on_statuses: Vec<u16>,
+    pub to: PlannedResort,
+}
+
+pub enum PlannedResort {
+    Upstream(Arc<Upstream>),
+    Respond(DirectResponse),
+}
+
+impl PlannedFallback {
+    /// Whether it is for requests with this outcome.
+    pub fn takes(&self, outcome: &Result<Answer>) -> bool {
+        match outcome {
+            Ok(answer) => {
+                let status = answer.response.head.status.as_u16();
+                status >= 400 && self.on_statuses.binary_search(&status).is_ok()
+            }
+            Err(error) => self.on.contains(error.reason),
+        }
+    }
 }
 
 /// An upstream that is sent copies.
@@ -380,8 +409,23 @@ impl<'a> Compiler<'a> {
             timeouts: rule.timeouts,
             deadline_header: rule.deadline_header.clone(),
             retry: rule.retry.clone(),
+            fallback: rule
+                .fallback
+                .as_ref()
+                .map(|fallback| Box::new(self.resort(fallback))),
             guard: guard.cloned(),
             metrics: self.registry.route(&rule.name),
+        }
+    }
+
+    fn resort(&self, fallback: &Fallback) -> PlannedFallback {
+        PlannedFallback {
+            on: fallback.on,
+            on_statuses: fallback.on_statuses.clone(),
+            to: match &fallback.to {
+                Resort::Backend(upstream) => PlannedResort::Upstream(self.upstream(upstream)),
+                Resort::Response(response) => PlannedResort::Respond(response.clone()),
+            },
         }
     }
 
@@ -400,6 +444,7 @@ impl<'a> Compiler<'a> {
             timeouts: Timeouts::default(),
             deadline_header: None,
             retry: Retry::default(),
+            fallback: None,
             guard: None,
             metrics: self.registry.route(listener),
         }

@@ -17,7 +17,10 @@ use tower::Service;
 
 pub use super::completion::Completion;
 use super::{
-    Client, copies, faults,
+    Client, copies,
+    deadlines::{head_deadline, total_deadline},
+    fallback::{self, Resorted},
+    faults,
     fields::Fields,
     grpc, headers, http_plan,
     local::{finish_headers, leave_out_body, redirected, refusal, respond},
@@ -349,55 +352,6 @@ fn restore_protocol(client: &Client, head: &mut RequestHead) {
     head.fields.remove(&name::X_PILLION_PROTOCOL);
 }
 
-fn soonest(start: Instant, limits: impl IntoIterator<Item = Duration>) -> Option<Instant> {
-    limits
-        .into_iter()
-        .filter(|limit| !limit.is_zero())
-        .min()
-        .map(|limit| start + limit)
-}
-
-/// Until the head of the response: the route's request timeout, or the end of the whole exchange
-/// if that is sooner.
-fn head_deadline(
-    route: &RoutePlan,
-    total: Option<Instant>,
-    fields: &Fields,
-    start: Instant,
-) -> Option<Deadline> {
-    let total = total.map(|at| Deadline {
-        at,
-        reason: Reason::TotalTimeout,
-    });
-    let asked = route.deadline_header.as_ref().and_then(|name| {
-        let limit = headers::patience(fields.get(name)?)?;
-        Some(start + limit.min(MAX_PATIENCE))
-    });
-    let configured = soonest(start, [route.timeouts.request]);
-    let request = asked
-        .into_iter()
-        .chain(configured)
-        .min()
-        .map(|at| Deadline {
-            at,
-            reason: Reason::RequestTimeout,
-        });
-    total
-        .into_iter()
-        .chain(request)
-        .min_by_key(|deadline| deadline.at)
-}
-
-/// Until the end of the response: the route's total, or the caller's own patience.
-fn total_deadline(route: &RoutePlan, fields: &Fields, start: Instant) -> Option<Instant> {
-    let configured = soonest(start, [route.timeouts.total]);
-    let asked = grpc::timeout(fields).map(|limit| start + limit.min(MAX_PATIENCE));
-    configured.into_iter().chain(asked).min()
-}
-
-/// Longer than this is no deadline to speak of, and must not overflow a clock.
-const MAX_PATIENCE: Duration = Duration::from_secs(365 * 24 * 3600);
-
 async fn forwarded(
     client: &Rc<Client>,
     route: &Arc<RoutePlan>,
@@ -414,6 +368,8 @@ async fn forwarded(
     let filters = &route.filters;
     rewrite(filters, request, prefix)?;
     router::edit_headers(&filters.request_headers, &mut request.head.fields);
+    let resort = route.fallback.as_deref();
+    let plain = resort.and_then(|resort| resort.head(backend, request));
     router::edit_headers(&backend.filters.request_headers, &mut request.head.fields);
     copies::send(client, &route.mirrors, request, deadline, nature.now);
 
@@ -439,7 +395,32 @@ async fn forwarded(
         trail: completion.trail(),
     };
     let terms = &terms;
-    let answer = policy::stack().call(Call { request, terms }).await?;
+    let spare = resort.and_then(|resort| resort.spare(terms, request, plain));
+    let call = Call {
+        request: &mut *request,
+        terms,
+    };
+    let outcome = policy::stack().call(call).await;
+    let mut backend = Some(backend);
+    let answer = match resort {
+        Some(resort) if resort.takes(&outcome) => {
+            let call = Call { request, terms };
+            let resorted = fallback::resort(route, resort, spare, call, outcome);
+            match Box::pin(resorted).await? {
+                Resorted::Own(answer) => answer,
+                Resorted::Other(answer, note) => {
+                    backend = None;
+                    note.tell(completion);
+                    answer
+                }
+                Resorted::Here(response, note) => {
+                    note.tell(completion);
+                    return Ok(response);
+                }
+            }
+        }
+        _ => outcome?,
+    };
     completion.hold(answer.held);
     let mut response = answer.response;
     let tunnel = response.tunnel.is_some();
@@ -457,13 +438,15 @@ async fn forwarded(
     if let Some(protocol) = switched {
         fields.insert(&name::UPGRADE, &protocol);
     }
-    if let Some(cookie) = &sticky.cookie {
+    if let Some(cookie) = sticky.cookie.filter(|_| backend.is_some()) {
         fields.append(&name::SET_COOKIE, cookie.as_bytes());
     }
     declare_trailers(&mut response);
     tell_attempts(completion, &mut response.head.fields);
     let fields = &mut response.head.fields;
-    router::edit_headers(&backend.filters.response_headers, fields);
+    if let Some(backend) = backend {
+        router::edit_headers(&backend.filters.response_headers, fields);
+    }
     router::edit_headers(&filters.response_headers, fields);
     Ok(response)
 }

@@ -9,9 +9,11 @@ mod buffers;
 mod client_cert;
 pub mod completion;
 mod copies;
+mod deadlines;
 pub mod exchange;
 #[cfg(test)]
 mod exchanges;
+pub mod fallback;
 mod farewell;
 mod faults;
 pub mod fields;

@@ -70,7 +70,18 @@ impl Kept {
         if request.body.is_empty() {
             return Self::Empty;
         }
-        if terms.retry.attempts <= 1 || request.upgrade.is_some() {
+        if terms.retry.attempts <= 1 {
+            return Self::Once;
+        }
+        Self::start(terms, request)
+    }
+
+    /// The same whatever the policy says of attempts.
+    pub(super) fn start(terms: &Terms<'_>, request: &mut Request) -> Self {
+        if request.body.is_empty() {
+            return Self::Empty;
+        }
+        if request.upgrade.is_some() {
             return Self::Once;
         }
         // Over HTTP/1.1 nobody says that a request was refused.

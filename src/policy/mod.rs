@@ -11,6 +11,7 @@ mod deadline;
 mod hedge;
 mod limit;
 pub mod retry;
+mod spare;
 mod stack;
 
 use std::{
@@ -24,7 +25,7 @@ use std::{
 use http::HeaderName;
 use tokio::time::Instant;
 
-pub use self::{alarm::Timers, deadline::missed, stack::stack};
+pub use self::{alarm::Timers, deadline::missed, spare::Spare, stack::stack};
 use crate::{
     config::model::Retry,
     error::Reason,
@@ -106,7 +107,7 @@ pub struct Answer {
 impl Answer {
     /// Lets go of a response that nobody wants: what has come of it is read, so that its connection
     /// can be used again if that was all.
-    fn let_go(answer: Option<Self>) {
+    pub fn let_go(answer: Option<Self>) {
         let Some(mut answer) = answer else { return };
         let mut cx = Context::from_waker(Waker::noop());
         let mut read = 0;

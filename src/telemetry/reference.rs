@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     error::{Error, Origin, Reason, Replay},
+    http::fallback::FallbackKind,
     policy::retry::Class,
     protect::FaultKind,
     upstream::health::Cause,
@@ -118,6 +119,7 @@ fn busy_scrape() -> String {
     route.request_started(0);
     route.request_done(0, &Method::GET, 200, Some(reason), Duration::ZERO, 0, 0);
     route.fault_injected(0, FaultKind::Delay);
+    route.fell_back(0, FallbackKind::Upstream);
     upstream.connection_failed(0, reason);
     upstream.limit_refused(0, reason);
     upstream.health.opened(Cause::Failures);

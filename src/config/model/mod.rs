@@ -7,6 +7,7 @@
 
 mod access;
 mod balancing;
+mod fallback;
 mod fault;
 mod health;
 mod protect;
@@ -18,7 +19,9 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use serde::{Serialize, Serializer};
 
-pub use self::{access::*, balancing::*, fault::*, health::*, protect::*, retry::*, tls::*};
+pub use self::{
+    access::*, balancing::*, fallback::*, fault::*, health::*, protect::*, retry::*, tls::*,
+};
 
 /// One whole configuration.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -224,6 +227,7 @@ pub struct Rule {
     #[serde(serialize_with = "option_display")]
     pub deadline_header: Option<HeaderName>,
     pub retry: Retry,
+    pub fallback: Option<Fallback>,
 }
 
 impl Rule {
@@ -237,6 +241,7 @@ impl Rule {
             timeouts: Timeouts::default(),
             deadline_header: None,
             retry: Retry::default(),
+            fallback: None,
         }
     }
 }

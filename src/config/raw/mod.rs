@@ -6,6 +6,7 @@
 mod access;
 mod balancing;
 mod either;
+mod fallback;
 mod filter;
 mod health;
 mod listener;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use super::{decode::At, units::Duration};
 pub(super) use access::*;
 pub(super) use balancing::*;
+pub(super) use fallback::*;
 pub(super) use filter::*;
 pub(super) use health::*;
 pub(super) use listener::*;

@@ -299,7 +299,7 @@ impl Resolver<'_> {
         })
     }
 
-    fn direct(&mut self, raw: &raw::DirectResponse) -> Option<DirectResponse> {
+    pub(super) fn direct(&mut self, raw: &raw::DirectResponse) -> Option<DirectResponse> {
         let status = StatusCode::from_u16(raw.status_code.value.get()).ok()?;
         let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         if bodiless && !raw.body.value.is_empty() {

@@ -172,6 +172,10 @@ impl Resolver<'_> {
             .as_ref()
             .and_then(|name| self.parse(name, syntax::edited_header));
         let retry = self.retry(&raw.retry);
+        let fallback = raw
+            .fallback
+            .as_ref()
+            .and_then(|fallback| self.resort(fallback, action.as_ref(), upstreams));
         Some(Rule {
             name,
             matches: matches?,
@@ -185,6 +189,7 @@ impl Resolver<'_> {
             },
             deadline_header,
             retry,
+            fallback,
         })
     }
 

@@ -9,7 +9,7 @@ use super::{
     histogram::Histogram,
     scrape::{Families, Scraped},
 };
-use crate::{error::Reason, protect::FaultKind};
+use crate::{error::Reason, http::fallback::FallbackKind, protect::FaultKind};
 
 /// The handle of one rule. Every `worker` is the number of the calling worker.
 #[derive(Debug)]
@@ -25,6 +25,7 @@ struct Cells {
     request_bytes: Count,
     response_bytes: Count,
     faults: [Count; FaultKind::ALL.len()],
+    fallbacks: [Count; FallbackKind::ALL.len()],
 }
 
 /// Values of the `method` label; a client can't make more of them.
@@ -76,6 +77,11 @@ impl RouteMetrics {
         self.0.of(worker).faults[kind as usize].increment();
     }
 
+    /// The rule's fallback was called for.
+    pub fn fell_back(&self, worker: usize, kind: FallbackKind) {
+        self.0.of(worker).fallbacks[kind as usize].increment();
+    }
+
     /// Requests running now.
     pub fn active(&self) -> u64 {
         self.0.level(|cells| &cells.requests)
@@ -88,6 +94,16 @@ impl RouteMetrics {
             ([kind.name()], count)
         };
         let all = FaultKind::ALL.into_iter().map(count);
+        all.filter(|&(_, count)| count > 0).collect()
+    }
+
+    /// The same.
+    fn fallbacks(&self) -> Vec<([&'static str; 1], u64)> {
+        let count = |kind: FallbackKind| {
+            let count = self.0.sum(|cells| &cells.fallbacks[kind as usize]);
+            ([kind.name()], count)
+        };
+        let all = FallbackKind::ALL.into_iter().map(count);
         all.filter(|&(_, count)| count > 0).collect()
     }
 
@@ -144,6 +160,13 @@ impl Scraped for RouteMetrics {
             "Faults injected on purpose, by kind: delay, abort, reset, slow_body.",
             ["kind"],
             Self::faults,
+        )?;
+        families.counters(
+            "pillion_http_fallbacks",
+            "Requests whose upstream failed so that the rule's fallback was called for, by what came of \
+             it: upstream, failed (that one too), response, withheld.",
+            ["kind"],
+            Self::fallbacks,
         )?;
         families.gauge(
             "pillion_http_requests_active",
