@@ -58,7 +58,7 @@ bench-quick: ## the same in one round of a second, kept nowhere: does it still w
 
 bench-resilience: bench-setup ## endpoints that fail, Pillion beside Envoy: benches/results/DATE/resilience.json
 	$(CARGO) build --locked --release --bin pillion
-	$(VENV)/bin/python benches/resilience --pillion $(TARGET)/release/pillion --out benches/results/$(shell date +%F)/resilience.json
+	$(VENV)/bin/python benches/resilience --pillion $(TARGET)/release/pillion --document --out benches/results/$(shell date +%F)/resilience.json
 
 bench-docs: ## puts a set of results, BENCH_SET=benches/results/DATE, into docs/performance.md
 	$(COMPARE) document $(BENCH_SET)

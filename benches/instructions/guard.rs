@@ -15,6 +15,10 @@ use crate::scenario::{SCENARIOS, Scenario};
 /// What a count may be over the stored one, percent. Two builds differ by far less.
 const TOLERANCE: f64 = 3.0;
 
+/// What guards a request may cost beside one without: percent, of those two scenarios.
+const GUARDS: f64 = 5.0;
+const GUARDED: [(&str, &str); 2] = [("h1-guarded", "h1-bare"), ("grpc-guarded", "grpc-bare")];
+
 /// Counts everything; fails where a scenario costs too much. `bless` stores the counts instead.
 pub(crate) fn run(bless: bool) -> ExitCode {
     let done = count_all().and_then(|now| if bless { now.store() } else { now.judge() });
@@ -49,7 +53,7 @@ fn count_all() -> Result<Counts, String> {
             || "new".to_owned(),
             |&before| format!("{:+.2} % of {before}", change(count, before)),
         );
-        println!("{name:9} {count:>7} instructions a {unit}: {change}");
+        println!("{name:12} {count:>7} instructions a {unit}: {change}");
     }
     Ok(now)
 }
@@ -71,8 +75,15 @@ impl Counts {
             .map_err(|error| format!("{}: {error}", Self::file().display()))
     }
 
-    /// Fails where a count is too far over the stored one.
+    /// Fails where a count is too far over the stored one, or guards over what they guard.
     fn judge(&self) -> Result<(), String> {
+        for (guarded, bare) in GUARDED {
+            let cost = change(self.counts[guarded], self.counts[bare]);
+            println!("{guarded} beside {bare}: {cost:+.2} %");
+            if cost > GUARDS {
+                return Err(format!("{guarded} costs over {GUARDS} % more than {bare}"));
+            }
+        }
         let stored = Self::stored()?;
         let other_tools = if self.made_with == stored.made_with {
             String::new()

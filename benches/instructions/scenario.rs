@@ -32,8 +32,20 @@ pub(crate) struct Exchange {
     pub(crate) upstream: Back,
     /// Clients that ask at the same time, each on a connection of its own.
     pub(crate) clients: usize,
-    /// Through two proxies with mTLS between them: both are listeners of the one worker.
-    pub(crate) paired: bool,
+    pub(crate) setting: Setting,
+}
+
+/// What lies between the client and the upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Setting {
+    /// A listener with an upstream.
+    Plain,
+    /// Two proxies with mTLS between them: both are listeners of the one worker.
+    Paired,
+    /// A rule that says nothing: what guards its requests is on.
+    Guarded,
+    /// The same rule with all of it off: retries, timeouts, breaker, ejection.
+    Bare,
 }
 
 /// What clients speak.
@@ -55,7 +67,7 @@ pub(crate) enum Back {
     Tcp,
 }
 
-pub(crate) const SCENARIOS: [Scenario; 11] = [
+pub(crate) const SCENARIOS: [Scenario; 15] = [
     Scenario {
         name: "h1-h1",
         unit: "request",
@@ -69,7 +81,7 @@ pub(crate) const SCENARIOS: [Scenario; 11] = [
                 sends: SMALL,
             },
             clients: 16,
-            paired: false,
+            setting: Setting::Plain,
         }),
         warm: 8,
         turns: 32,
@@ -88,7 +100,7 @@ pub(crate) const SCENARIOS: [Scenario; 11] = [
                 sends: SMALL,
             },
             clients: 1,
-            paired: false,
+            setting: Setting::Plain,
         }),
         warm: 8,
         turns: 64,
@@ -104,7 +116,7 @@ pub(crate) const SCENARIOS: [Scenario; 11] = [
             },
             upstream: Back::Http2(h2::Script::Get { body: SMALL }),
             clients: 16,
-            paired: false,
+            setting: Setting::Plain,
         }),
         warm: 8,
         turns: 32,
@@ -120,7 +132,77 @@ pub(crate) const SCENARIOS: [Scenario; 11] = [
             },
             upstream: Back::Http2(h2::Script::Grpc),
             clients: 1,
-            paired: false,
+            setting: Setting::Plain,
+        }),
+        warm: 8,
+        turns: 64,
+        units: 16,
+    },
+    Scenario {
+        name: "h1-guarded",
+        unit: "request",
+        what: What::Exchange(Exchange {
+            listener: Front::Http1 {
+                sends: 0,
+                gets: SMALL,
+            },
+            upstream: Back::Http1 {
+                gets: 0,
+                sends: SMALL,
+            },
+            clients: 16,
+            setting: Setting::Guarded,
+        }),
+        warm: 8,
+        turns: 32,
+        units: 16,
+    },
+    Scenario {
+        name: "h1-bare",
+        unit: "request",
+        what: What::Exchange(Exchange {
+            listener: Front::Http1 {
+                sends: 0,
+                gets: SMALL,
+            },
+            upstream: Back::Http1 {
+                gets: 0,
+                sends: SMALL,
+            },
+            clients: 16,
+            setting: Setting::Bare,
+        }),
+        warm: 8,
+        turns: 32,
+        units: 16,
+    },
+    Scenario {
+        name: "grpc-guarded",
+        unit: "call",
+        what: What::Exchange(Exchange {
+            listener: Front::Http2 {
+                streams: 16,
+                script: h2::Script::Grpc,
+            },
+            upstream: Back::Http2(h2::Script::Grpc),
+            clients: 1,
+            setting: Setting::Guarded,
+        }),
+        warm: 8,
+        turns: 64,
+        units: 16,
+    },
+    Scenario {
+        name: "grpc-bare",
+        unit: "call",
+        what: What::Exchange(Exchange {
+            listener: Front::Http2 {
+                streams: 16,
+                script: h2::Script::Grpc,
+            },
+            upstream: Back::Http2(h2::Script::Grpc),
+            clients: 1,
+            setting: Setting::Bare,
         }),
         warm: 8,
         turns: 64,
@@ -139,7 +221,7 @@ pub(crate) const SCENARIOS: [Scenario; 11] = [
                 sends: LARGE,
             },
             clients: 1,
-            paired: false,
+            setting: Setting::Plain,
         }),
         warm: 4,
         turns: 32,
@@ -158,7 +240,7 @@ pub(crate) const SCENARIOS: [Scenario; 11] = [
                 sends: 0,
             },
             clients: 1,
-            paired: false,
+            setting: Setting::Plain,
         }),
         warm: 4,
         turns: 32,
@@ -171,7 +253,7 @@ pub(crate) const SCENARIOS: [Scenario; 11] = [
             listener: Front::Tcp,
             upstream: Back::Tcp,
             clients: 8,
-            paired: false,
+            setting: Setting::Plain,
         }),
         warm: 8,
         turns: 32,
@@ -190,7 +272,7 @@ pub(crate) const SCENARIOS: [Scenario; 11] = [
                 sends: SMALL,
             },
             clients: 16,
-            paired: true,
+            setting: Setting::Paired,
         }),
         warm: 8,
         turns: 32,
@@ -209,7 +291,7 @@ pub(crate) const SCENARIOS: [Scenario; 11] = [
                 sends: LARGE,
             },
             clients: 1,
-            paired: true,
+            setting: Setting::Paired,
         }),
         warm: 4,
         turns: 16,

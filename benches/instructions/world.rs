@@ -22,11 +22,21 @@ use tokio::net::{UnixListener, UnixStream};
 
 use crate::{
     h1, h2, pki,
-    scenario::{Back, Client, Exchange, Front},
+    scenario::{Back, Client, Exchange, Front, Setting},
     tcp,
 };
 
 const NEAR: ListenerId = ListenerId(0);
+/// A rule that takes everything.
+const RULE: &str = "
+routes:
+  - rules:
+      - backendRefs: [{ name: app }]";
+/// And lets it pass unguarded.
+const OFF: &str = "
+        retry: { attempts: 1 }
+        timeouts: { request: 0s, idle: 0s }";
+
 /// The far end of a pair, by the order of the configuration.
 const FAR: ListenerId = ListenerId(1);
 
@@ -60,7 +70,17 @@ listeners: [{{ name: web, address: \"unix:web\", protocol: {front}, upstream: ap
 upstreams: [{{ name: app, endpoints: [\"unix:{}\"], protocol: {back} }}]",
             socket.display()
         );
-        let link = exchange.paired.then(|| directory.join("link"));
+        match exchange.setting {
+            Setting::Guarded => text.push_str(RULE),
+            Setting::Bare => {
+                let end = text.len() - "}]".len();
+                text.insert_str(end, ", breaker: off, ejection: off ");
+                text.push_str(RULE);
+                text.push_str(OFF);
+            }
+            Setting::Plain | Setting::Paired => {}
+        }
+        let link = (exchange.setting == Setting::Paired).then(|| directory.join("link"));
         if let Some(link) = &link {
             pki::make(&directory);
             text = paired(&directory, link, &socket);
