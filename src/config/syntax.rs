@@ -6,10 +6,11 @@
 use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    str::FromStr,
     sync::Arc,
 };
 
-use http::{HeaderName, HeaderValue, Method, Uri};
+use http::{HeaderName, HeaderValue, Method, Uri, uri::Authority};
 use ipnet::IpNet;
 
 use super::{
@@ -179,6 +180,33 @@ pub(super) fn path(text: &str) -> Parsed<String> {
         }
         _ => Err(fault("it does not begin with `/`").hint(format!("write /{text}"))),
     }
+}
+
+/// What a request that Pillion makes by itself asks for: a path, and a query if it needs one.
+pub(super) fn path_and_query(text: &str) -> Parsed<Arc<str>> {
+    let (alone, query) = match text.split_once('?') {
+        Some((alone, query)) => (alone, Some(query)),
+        None => (text, None),
+    };
+    let path = path(alone)?;
+    let Some(query) = query else {
+        return Ok(path.into());
+    };
+    if !query.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
+        return Err(Fault::new(format!("{} has no valid query", quote(text)))
+            .hint("printable ASCII; anything else as `%` and two hexadecimal digits"));
+    }
+    Ok(format!("{path}?{query}").into())
+}
+
+/// A host to ask for, with or without a port.
+pub(super) fn authority(text: &str) -> Parsed<Arc<str>> {
+    let fault = || Fault::new(format!("{} is not a host", quote(text)));
+    let authority = Authority::from_str(text).map_err(|_| fault())?;
+    if text.contains('@') {
+        return Err(fault().hint("a name or an address, with a port if it needs one"));
+    }
+    Ok(authority.as_str().into())
 }
 
 /// A path without the slash at its end, unless that is all there is.

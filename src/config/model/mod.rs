@@ -7,6 +7,7 @@
 
 mod access;
 mod balancing;
+mod checks;
 mod fallback;
 mod fault;
 mod health;
@@ -20,7 +21,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use serde::{Serialize, Serializer};
 
 pub use self::{
-    access::*, balancing::*, fallback::*, fault::*, health::*, protect::*, retry::*, tls::*,
+    access::*, balancing::*, checks::*, fallback::*, fault::*, health::*, protect::*, retry::*, tls::*,
 };
 
 /// One whole configuration.
@@ -459,6 +460,8 @@ pub struct Upstream {
     pub breaker: Option<Breaker>,
     /// `None`: off.
     pub ejection: Option<Ejection>,
+    /// None: nothing but requests tells how endpoints are.
+    pub health_checks: Vec<HealthCheck>,
     /// A PROXY protocol header sent first on each new connection.
     pub proxy_protocol: Option<ProxyVersion>,
     pub dns: DnsPolicy,
@@ -493,6 +496,7 @@ impl Upstream {
             retry_budget: RetryBudget::default(),
             breaker: Some(Breaker::default()),
             ejection: Some(Ejection::default()),
+            health_checks: Vec::new(),
             proxy_protocol: None,
             dns: DnsPolicy {
                 min_ttl: Duration::from_secs(1),

@@ -5,6 +5,7 @@
 
 mod access;
 mod balancing;
+mod checks;
 mod either;
 mod fallback;
 mod filter;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use super::{decode::At, units::Duration};
 pub(super) use access::*;
 pub(super) use balancing::*;
+pub(super) use checks::*;
 pub(super) use fallback::*;
 pub(super) use filter::*;
 pub(super) use health::*;

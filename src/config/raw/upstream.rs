@@ -4,7 +4,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::{
-    Balancer, Breaker, Ejection, OrOff, RetryBudget, UpstreamTls,
+    Balancer, Breaker, Ejection, HealthCheck, OrOff, RetryBudget, UpstreamTls,
     either::{Shortened, either},
 };
 use crate::config::{
@@ -53,6 +53,10 @@ pub(crate) struct Upstream {
     /// Sends nothing to endpoints that are worse than the others, or `off`.
     #[serde(default)]
     pub(crate) ejection: OrOff<Ejection>,
+    /// Questions that Pillion asks the endpoints by itself; one that fails takes no requests. At
+    /// most 8. None unless written.
+    #[serde(default)]
+    pub(crate) health_checks: At<Vec<At<HealthCheck>>>,
     /// Version of a PROXY protocol header that is sent first on each connection. None unless
     /// written.
     #[serde(skip_serializing_if = "Option::is_none")]

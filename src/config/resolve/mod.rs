@@ -6,6 +6,7 @@
 
 mod access;
 mod balancing;
+mod checks;
 mod fallback;
 mod filters;
 mod listeners;

@@ -59,6 +59,7 @@ impl Resolver<'_> {
                 retry_budget: retry_budget(&raw.retry_budget),
                 breaker: self.breaker(&raw.breaker),
                 ejection: self.ejection(&raw.ejection),
+                health_checks: self.health_checks(&raw.health_checks),
                 proxy_protocol: raw.proxy_protocol.map(|version| match version {
                     raw::ProxyVersion::V1 => ProxyVersion::V1,
                     raw::ProxyVersion::V2 => ProxyVersion::V2,
