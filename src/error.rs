@@ -42,6 +42,7 @@ pub enum Reason {
     // The upstream's side.
     NoEndpoints,
     BreakerOpen,
+    NoHealthyEndpoints,
     DnsUnresolved,
     ConnectFailed,
     ConnectTimeout,
@@ -134,6 +135,7 @@ reasons! {
     Internal: "internal", Here, INTERNAL_SERVER_ERROR, 13, "proxy_internal_error", "LR";
     NoEndpoints: "no_endpoints", Upstream, SERVICE_UNAVAILABLE, 14, "destination_unavailable", "UH";
     BreakerOpen: "breaker_open", Upstream, SERVICE_UNAVAILABLE, 14, "destination_unavailable", "UH";
+    NoHealthyEndpoints: "no_healthy_endpoints", Upstream, SERVICE_UNAVAILABLE, 14, "destination_unavailable", "UH";
     DnsUnresolved: "dns_unresolved", Upstream, SERVICE_UNAVAILABLE, 14, "dns_error", "DF";
     ConnectFailed: "connect_failed", Upstream, SERVICE_UNAVAILABLE, 14, "connection_refused", "UF";
     ConnectTimeout: "connect_timeout", Upstream, GATEWAY_TIMEOUT, 14, "connection_timeout", "UF";

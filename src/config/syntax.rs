@@ -192,7 +192,10 @@ pub(super) fn path_and_query(text: &str) -> Parsed<Arc<str>> {
     let Some(query) = query else {
         return Ok(path.into());
     };
-    if !query.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
+    if !query
+        .bytes()
+        .all(|byte| byte.is_ascii_graphic() && byte != b'#')
+    {
         return Err(Fault::new(format!("{} has no valid query", quote(text)))
             .hint("printable ASCII; anything else as `%` and two hexadecimal digits"));
     }

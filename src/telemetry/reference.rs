@@ -203,6 +203,9 @@ const fn meaning(reason: Reason) -> &'static str {
         Reason::BreakerOpen => {
             "Every endpoint of the upstream is broken; the detail says why, and when one is probed."
         }
+        Reason::NoHealthyEndpoints => {
+            "Health checks find every endpoint of the upstream unhealthy."
+        }
         Reason::DnsUnresolved => "No name of the upstream has been resolved yet.",
         Reason::ConnectFailed => "The endpoint refused the connection or can't be reached.",
         Reason::ConnectTimeout => "No connection within `timeouts.connect`.",

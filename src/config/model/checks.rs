@@ -61,12 +61,19 @@ pub struct StatusRange {
 }
 
 impl Question {
+    pub const NAMES: [&str; 3] = ["http", "tcp", "grpc"];
+
     /// The type, as the configuration, metrics and `GET /upstreams` have it.
     pub const fn name(&self) -> &'static str {
+        Self::NAMES[self.index()]
+    }
+
+    /// Position in [`Question::NAMES`].
+    pub const fn index(&self) -> usize {
         match self {
-            Self::Http(_) => "http",
-            Self::Tcp => "tcp",
-            Self::Grpc { .. } => "grpc",
+            Self::Http(_) => 0,
+            Self::Tcp => 1,
+            Self::Grpc { .. } => 2,
         }
     }
 }

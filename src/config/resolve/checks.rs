@@ -75,11 +75,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn http_question(
-        &mut self,
-        raw: &raw::HealthCheck,
-        host: Option<Arc<str>>,
-    ) -> HttpQuestion {
+    fn http_question(&mut self, raw: &raw::HealthCheck, host: Option<Arc<str>>) -> HttpQuestion {
         let method = raw.method.as_ref();
         let path = raw.path.as_ref();
         let expected = raw.expected_statuses.as_ref();

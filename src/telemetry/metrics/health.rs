@@ -1,7 +1,10 @@
 //! What an upstream counts of the health of its endpoints.
 
 use super::cells::Count;
-use crate::upstream::health::{Cause, Tally};
+use crate::{
+    config::model::Question,
+    upstream::health::{Cause, CheckResult, Opinion, Tally},
+};
 
 /// Written under the lock of the upstream's health board: one writer at a time.
 #[derive(Debug, Default)]
@@ -9,11 +12,14 @@ pub struct HealthMetrics {
     available: Count,
     open: Count,
     ejected: Count,
+    unhealthy: Count,
     opened: ByCause,
     reopened: ByCause,
     probed: ByCause,
     closed: ByCause,
     would_eject: ByCause,
+    checks: [[Count; CheckResult::ALL.len()]; Question::NAMES.len()],
+    opinions: [Count; Opinion::ALL.len()],
 }
 
 type ByCause = [Count; Cause::ALL.len()];
@@ -49,6 +55,21 @@ impl HealthMetrics {
         self.available.set(tally.available() as u64);
         self.open.set(tally.open as u64);
         self.ejected.set(tally.ejected as u64);
+        self.unhealthy.set(tally.unhealthy as u64);
+    }
+
+    /// A check has ended.
+    pub fn checked(&self, question: &Question, result: CheckResult) {
+        self.checks[question.index()][result as usize].increment();
+    }
+
+    /// What checks say of each endpoint that is checked.
+    pub fn set_checked(&self, opinions: impl Iterator<Item = Opinion>) {
+        let mut counts = [0; Opinion::ALL.len()];
+        opinions.for_each(|opinion| counts[opinion as usize] += 1);
+        for (shown, count) in self.opinions.iter().zip(counts) {
+            shown.set(count);
+        }
     }
 
     /// What a dry run would have ejected.
@@ -63,7 +84,32 @@ impl HealthMetrics {
             (["available"], self.available.get()),
             (["open"], self.open.get()),
             (["ejected"], self.ejected.get()),
+            (["unhealthy"], self.unhealthy.get()),
         ]
+    }
+
+    /// Endpoints by what checks say; nothing where there are none.
+    pub(super) fn opinions(&self) -> Vec<([&'static str; 1], u64)> {
+        let counts = Opinion::ALL.map(|opinion| {
+            let count = self.opinions[opinion as usize].get();
+            ([opinion.name()], count)
+        });
+        match counts.iter().any(|&(_, count)| count > 0) {
+            true => counts.into(),
+            false => Vec::new(),
+        }
+    }
+
+    /// Checks by type and result; what never happened is left out.
+    pub(super) fn checks(&self) -> Vec<([&'static str; 2], u64)> {
+        let types = Question::NAMES.into_iter().zip(&self.checks);
+        types
+            .flat_map(|(name, counts)| {
+                CheckResult::ALL
+                    .map(|result| ([name, result.name()], counts[result as usize].get()))
+            })
+            .filter(|&(_, count)| count > 0)
+            .collect()
     }
 
     /// Changes by new state and cause; what never happened is left out.

@@ -377,9 +377,21 @@ impl Scraped for UpstreamMetrics {
         )?;
         families.gauges(
             "pillion_upstream_endpoints",
-            "Endpoints now, by whether they take requests: `available`, `open` (the breaker) or `ejected`.",
+            "Endpoints now, by whether they take requests: `available`, `open` (the breaker), `ejected` or `unhealthy` (by checks alone).",
             ["state"],
             |metrics| metrics.health.endpoints(),
+        )?;
+        families.gauges(
+            "pillion_upstream_endpoints_checked",
+            "Endpoints now, by what health checks say of them.",
+            ["state"],
+            |metrics| metrics.health.opinions(),
+        )?;
+        families.counters(
+            "pillion_upstream_health_checks",
+            "Health checks that have ended, by type and result.",
+            ["type", "result"],
+            |metrics| metrics.health.checks(),
         )?;
         families.counters(
             "pillion_upstream_breaker_transitions",

@@ -9,16 +9,17 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    OPEN,
+    OPEN, UNHEALTHY,
+    checked::{CheckResult, Finding, Opinion},
     ejection::Tally,
     machine::{Cause, Found, Probe, State},
     members::{Member, Members, longest_probe},
 };
 use crate::{
-    config::model::{self, Breaker, Ejection},
+    config::model::{self, Breaker, Ejection, HealthCheck},
     error::{Error, Reason, Replay},
     telemetry::UpstreamMetrics,
     upstream::endpoint::{Endpoint, EndpointId},
@@ -46,6 +47,12 @@ pub struct Board {
     probes: AtomicBool,
     /// For what an endpoint was last closed to requests: a [`Cause`].
     last_cause: AtomicU8,
+    /// Checks have taken out every endpoint.
+    all_unhealthy: AtomicBool,
+    /// What the last check that took one out had found: a [`CheckResult`].
+    last_result: AtomicU8,
+    /// Endpoints have come or gone.
+    changed: Notify,
     /// The breaker's limits, where settling can see them without the lock.
     consecutive_failures: AtomicU32,
     connect_failures: AtomicU32,
@@ -66,11 +73,15 @@ impl Board {
             panics: AtomicBool::new(false),
             probes: AtomicBool::new(false),
             last_cause: AtomicU8::new(Cause::Unreachable as u8),
+            all_unhealthy: AtomicBool::new(false),
+            last_result: AtomicU8::new(CheckResult::Failure as u8),
+            changed: Notify::new(),
             consecutive_failures: AtomicU32::new(u32::MAX),
             connect_failures: AtomicU32::new(u32::MAX),
             inside: Mutex::new(Members {
                 breaker: None,
                 ejection: None,
+                checks: Vec::new(),
                 members: Vec::new(),
                 rng: fastrand::Rng::new(),
             }),
@@ -84,6 +95,10 @@ impl Board {
         let inside = &mut *self.lock();
         inside.breaker = config.breaker;
         inside.ejection = config.ejection;
+        inside.checks.clone_from(&config.health_checks);
+        for member in &mut inside.members {
+            member.check_by(&config.health_checks);
+        }
         let limit = |of: fn(&Breaker) -> u32| config.breaker.as_ref().map_or(u32::MAX, of);
         self.consecutive_failures
             .store(limit(|breaker| breaker.consecutive_failures), Relaxed);
@@ -115,17 +130,20 @@ impl Board {
                     // Endpoints never change their upstream, so it is this board if it is one.
                     endpoint.health.board.get_or_init(|| Arc::clone(self));
                     endpoint.health.since.store(self.stamp(now), Relaxed);
-                    Member::new(endpoint, now)
+                    let mut member = Member::new(endpoint, now);
+                    member.check_by(&inside.checks);
+                    member
                 }
             });
         }
         for member in before {
             // Who still has an old set may use it.
             if let Some(endpoint) = member.endpoint.upgrade() {
-                endpoint.health.gate.fetch_and(!OPEN, Relaxed);
+                endpoint.health.gate.store(0, Relaxed);
             }
         }
         self.refresh(inside, now);
+        self.changed.notify_one();
     }
 
     /// Every endpoint takes requests. One relaxed load.
@@ -172,7 +190,8 @@ impl Board {
             }
         }
         let probe = inside.members.iter_mut().find_map(|member| {
-            if !suits(member.id) {
+            // A probe is a request, and a check has said that it is in vain.
+            if !suits(member.id) || member.is_unhealthy() {
                 return None;
             }
             let endpoint = member.endpoint.upgrade()?;
@@ -187,6 +206,16 @@ impl Board {
 
     /// What a request is told when no endpoint takes it.
     pub(in crate::upstream) fn refusal(&self, endpoints: usize, now: Instant) -> Error {
+        if self.all_unhealthy.load(Relaxed) {
+            let result = CheckResult::ALL[usize::from(self.last_result.load(Relaxed))].name();
+            let detail = format!(
+                "upstream {}: health checks find none of {endpoints} endpoints healthy, last: {result}",
+                self.upstream
+            );
+            return Error::new(Reason::NoHealthyEndpoints, "")
+                .detail(detail)
+                .replay(Replay::NeverSent);
+        }
         let due = self.attention.load(Relaxed);
         let next = if self.probes.load(Relaxed) || due >= NOTHING_DUE {
             "a probe is on its way".to_owned()
@@ -268,6 +297,67 @@ impl Board {
         self.refresh(inside, now);
     }
 
+    /// Takes what a check of an endpoint has found. One that is no longer asked says nothing.
+    pub(in crate::upstream) fn checked(
+        &self,
+        id: EndpointId,
+        check: &HealthCheck,
+        finding: Finding,
+        now: Instant,
+    ) {
+        let inside = &mut *self.lock();
+        let Some(index) = inside.index(id) else {
+            return;
+        };
+        let member = &mut inside.members[index];
+        let before = member.opinion();
+        let kind = &check.question;
+        let asked = member.checks.iter_mut();
+        let Some(checked) = asked.into_iter().find(|checked| checked.check == *check) else {
+            return;
+        };
+        let (result, error) = (finding.result, finding.error.clone());
+        self.metrics.health.checked(kind, result);
+        if !checked.take(finding) {
+            return;
+        }
+        let opinion = member.opinion();
+        match (before, opinion) {
+            (_, Some(Opinion::Unhealthy)) if before != opinion => {
+                self.last_result.store(result as u8, Relaxed);
+                tracing::warn!(upstream = %self.upstream, endpoint = %member.label(),
+                    check = kind.name(), result = result.name(), error,
+                    "an endpoint is unhealthy");
+            }
+            (Some(Opinion::Unhealthy), _) if before != opinion => {
+                if let Some(endpoint) = member.endpoint.upgrade() {
+                    endpoint.ramp.begin(now);
+                }
+                tracing::info!(upstream = %self.upstream, endpoint = %member.label(),
+                    check = kind.name(), "an endpoint is healthy again");
+            }
+            _ => {}
+        }
+        self.refresh(inside, now);
+    }
+
+    /// When the last check of this kind began that has ended.
+    pub(in crate::upstream) fn last_checked(
+        &self,
+        id: EndpointId,
+        check: &HealthCheck,
+    ) -> Option<Instant> {
+        let inside = self.lock();
+        let member = &inside.members[inside.index(id)?];
+        let mut checks = member.checks.iter();
+        checks.find(|checked| checked.check == *check)?.last_began()
+    }
+
+    /// Waits until endpoints have come or gone since the last time this was waited for.
+    pub(in crate::upstream) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
     /// Compares the endpoints, and ejects. For the control thread, once a second.
     pub fn examine(&self, now: Instant) {
         let inside = &mut *self.lock();
@@ -327,6 +417,15 @@ impl Board {
             (
                 "successRate",
                 json!(member.window.counts().success().share()),
+            ),
+            ("checked", member.opinion().map(Opinion::name).into()),
+            (
+                "checks",
+                member
+                    .checks
+                    .iter()
+                    .map(|checked| checked.describe(now))
+                    .collect(),
             ),
         ]
     }
@@ -398,17 +497,27 @@ impl Board {
         for member in &inside.members {
             let state = member.machine.state();
             probes |= matches!(state, State::HalfOpen { .. });
+            let unhealthy = member.is_unhealthy();
             let gate = match state {
                 State::Closed => 0,
                 State::Open { until, .. } | State::HalfOpen { until, .. } => {
-                    attention = attention.min(self.stamp(until)).min(NOTHING_DUE);
+                    // None that is unhealthy is probed.
+                    if !unhealthy {
+                        attention = attention.min(self.stamp(until));
+                    }
                     OPEN
                 }
-            };
+            } | if unhealthy { UNHEALTHY } else { 0 };
+            if gate != 0 {
+                attention = attention.min(NOTHING_DUE);
+            }
             if let Some(endpoint) = member.endpoint.upgrade() {
                 let health = &endpoint.health;
-                if health.gate.load(Relaxed) & OPEN != gate {
-                    health.gate.fetch_xor(OPEN, Relaxed);
+                let before = health.gate.load(Relaxed);
+                if before != gate {
+                    health.gate.store(gate, Relaxed);
+                }
+                if (before ^ gate) & OPEN != 0 {
                     health.since.store(self.stamp(now), Relaxed);
                     health.forgive();
                 }
@@ -420,7 +529,11 @@ impl Board {
             .map_or(0, |ejection| ejection.panic_threshold);
         self.probes.store(probes, Relaxed);
         self.panics.store(tally.is_panic(threshold), Relaxed);
+        let all_unhealthy = inside.members.iter().all(Member::is_unhealthy);
+        self.all_unhealthy.store(all_unhealthy, Relaxed);
         self.metrics.health.set(tally);
+        let opinions = inside.members.iter().filter_map(Member::opinion);
+        self.metrics.health.set_checked(opinions);
         // Last: who sees it sees the gates.
         self.attention.store(attention, Relaxed);
     }

@@ -13,21 +13,23 @@ pub struct Tally {
     /// By the breaker.
     pub open: usize,
     pub ejected: usize,
+    /// By checks, of the others.
+    pub unhealthy: usize,
 }
 
 impl Tally {
     pub const fn available(self) -> usize {
-        self.total - self.open - self.ejected
+        self.total - self.open - self.ejected - self.unhealthy
     }
 
-    /// Whether one more may be ejected. Those that the breaker opened are counted as well, and the
-    /// last available one stays.
+    /// Whether one more may be ejected. Those that the breaker or a check took out are counted as
+    /// well, and the last available one stays.
     pub const fn may_eject(self, percent: u8) -> bool {
-        self.available() > 1 && self.open + self.ejected < share(self.total, percent)
+        self.available() > 1 && self.total - self.available() < share(self.total, percent)
     }
 
-    /// Whether one of those ejected has to come back: endpoints went, or the breaker took all the
-    /// others.
+    /// Whether one of those ejected has to come back: endpoints went, or all the others were taken
+    /// out.
     pub const fn must_readmit(self, percent: u8) -> bool {
         self.ejected > 0 && (self.available() == 0 || self.ejected > share(self.total, percent))
     }
@@ -100,7 +102,7 @@ mod tests {
                 let mut tally = Tally {
                     total,
                     open,
-                    ejected: 0,
+                    ..Tally::default()
                 };
                 while tally.may_eject(percent) {
                     tally.ejected += 1;
@@ -119,6 +121,7 @@ mod tests {
             total,
             open,
             ejected,
+            ..Tally::default()
         };
         assert!(tally(2, 1, 1).must_readmit(50));
         assert!(tally(2, 0, 2).must_readmit(50));
@@ -132,7 +135,7 @@ mod tests {
         let tally = |open| Tally {
             total: 4,
             open,
-            ejected: 0,
+            ..Tally::default()
         };
         assert!(!tally(2).is_panic(50));
         assert!(tally(3).is_panic(50));

@@ -8,12 +8,13 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
+    checked::{self, Checked, Opinion},
     ejection::{self, Tally},
     machine::{Cause, Machine, State},
     window::{Counts, Window},
 };
 use crate::{
-    config::model::{Backoff, Breaker, Ejection},
+    config::model::{Backoff, Breaker, Ejection, HealthCheck},
     upstream::endpoint::{Endpoint, EndpointId, Started},
 };
 
@@ -27,6 +28,7 @@ const SLOW: u32 = 3;
 pub(super) struct Members {
     pub(super) breaker: Option<Breaker>,
     pub(super) ejection: Option<Ejection>,
+    pub(super) checks: Vec<HealthCheck>,
     pub(super) members: Vec<Member>,
     pub(super) rng: fastrand::Rng,
 }
@@ -38,6 +40,8 @@ pub(super) struct Member {
     /// Weak, as the endpoint has the board.
     pub(super) endpoint: Weak<Endpoint>,
     pub(super) machine: Machine,
+    /// One for each check of the upstream, in their order.
+    pub(super) checks: Vec<Checked>,
     pub(super) window: Window,
     seen: Seen,
     /// A dry run takes it to be ejected until then.
@@ -88,11 +92,12 @@ impl Members {
             total: self.members.len(),
             ..Tally::default()
         };
-        for cause in self.members.iter().filter_map(Member::cause) {
-            if cause.is_ejection() {
-                tally.ejected += 1;
-            } else {
-                tally.open += 1;
+        for member in &self.members {
+            match member.cause() {
+                Some(cause) if cause.is_ejection() => tally.ejected += 1,
+                Some(_) => tally.open += 1,
+                None if member.is_unhealthy() => tally.unhealthy += 1,
+                None => {}
             }
         }
         tally
@@ -146,6 +151,7 @@ impl Member {
             id: endpoint.id,
             endpoint: Arc::downgrade(endpoint),
             machine: Machine::new(now),
+            checks: Vec::new(),
             window: Window::new(now),
             seen: Seen::of(endpoint),
             would_be_ejected: None,
@@ -156,6 +162,28 @@ impl Member {
         self.machine.state().cause()
     }
 
+    /// What checks say; `None`: there are none.
+    pub(super) fn opinion(&self) -> Option<Opinion> {
+        checked::together(&self.checks)
+    }
+
+    pub(super) fn is_unhealthy(&self) -> bool {
+        self.opinion() == Some(Opinion::Unhealthy)
+    }
+
+    /// From now on by these checks. What those of before have found is kept.
+    pub(super) fn check_by(&mut self, checks: &[HealthCheck]) {
+        let mut before = std::mem::take(&mut self.checks);
+        let known = |check: &HealthCheck| {
+            let index = before.iter().position(|checked| checked.check == *check);
+            index.map_or_else(
+                || Checked::new(check.clone()),
+                |index| before.swap_remove(index),
+            )
+        };
+        self.checks = checks.iter().map(known).collect();
+    }
+
     pub(super) fn label(&self) -> Arc<str> {
         let endpoint = self.endpoint.upgrade();
         endpoint.map_or_else(|| "(gone)".into(), |endpoint| Arc::clone(&endpoint.label))
@@ -163,6 +191,7 @@ impl Member {
 
     pub(super) fn is_compared(&self, now: Instant) -> bool {
         self.machine.state() == State::Closed
+            && !self.is_unhealthy()
             && self.would_be_ejected.is_none_or(|until| until <= now)
     }
 

@@ -9,6 +9,7 @@
 //! The gate is a set of bits so that health from other sources can close it as well, kept apart.
 
 mod board;
+mod checked;
 mod ejection;
 mod machine;
 mod members;
@@ -31,6 +32,7 @@ use tokio::time::Instant;
 
 pub use self::{
     board::Board,
+    checked::{CheckResult, Finding, Opinion},
     ejection::Tally,
     machine::{Cause, Found, Probe},
 };
@@ -62,6 +64,8 @@ pub(super) struct Health {
 
 /// The bit of the gate that the state machine sets while it isn't closed.
 const OPEN: u8 = 1;
+/// The one that checks set.
+const UNHEALTHY: u8 = 2;
 
 impl Health {
     pub(super) const fn new() -> Self {
@@ -149,7 +153,7 @@ impl Health {
 
     /// A request that began under another state says nothing about this one.
     fn counts(&self, began: Instant) -> bool {
-        self.is_available()
+        self.gate.load(Relaxed) & OPEN == 0
             && self
                 .board
                 .get()
