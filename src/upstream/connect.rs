@@ -141,16 +141,20 @@ async fn unix(path: &Path) -> Result<Stream> {
 }
 
 fn failed(address: &dyn std::fmt::Display, error: &io::Error) -> Error {
+    // What this side lacks is no fault of the endpoint: a breaker or a check that took it for one
+    // would take out every endpoint there is.
+    let shortage = match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::MFILE) => Some(" (this process has no file descriptor left)"),
+        Some(Errno::NFILE) => Some(" (this machine has no file descriptor left)"),
+        Some(Errno::ADDRNOTAVAIL) => Some(" (no local port left towards it)"),
+        _ => None,
+    };
     let reason = match error.kind() {
+        _ if shortage.is_some() => Reason::Overloaded,
         io::ErrorKind::TimedOut => Reason::ConnectTimeout,
         _ => Reason::ConnectFailed,
     };
-    let hint = match error.raw_os_error().map(Errno::from_raw_os_error) {
-        Some(Errno::MFILE) => " (this process has no file descriptor left)",
-        Some(Errno::NFILE) => " (this machine has no file descriptor left)",
-        Some(Errno::ADDRNOTAVAIL) => " (no local port left towards it)",
-        _ => "",
-    };
+    let hint = shortage.unwrap_or_default();
     Error::new(reason, "")
         .detail(format!("{address}: {error}{hint}"))
         .replay(Replay::NeverSent)
