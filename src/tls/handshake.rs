@@ -35,10 +35,10 @@ use crate::{
 /// The type of the record that a handshake begins with (RFC 8446 section 5.1). No method of HTTP
 /// begins with it.
 pub const HANDSHAKE: u8 = 22;
-/// Steps of handshakes that one worker takes before it looks after everything else: each is a
+/// Steps of handshakes that one thread takes before it looks after everything else: each is a
 /// signature or two, some hundred microseconds, and a flood of them must not keep established
 /// connections waiting.
-const STEPS: usize = 2;
+pub const STEPS: usize = 2;
 /// Failures are told this far apart.
 const TELL: Duration = Duration::from_secs(1);
 
@@ -124,7 +124,7 @@ impl Desk {
         let session =
             UnbufferedServerConnection::new(side.rustls()).map_err(|error| Fault::of(&error))?;
         let mut stream = TlsStream::new(socket, Session::Server(session), input);
-        let Shaken { asked, peer } = self.shake(&mut stream, limit).await?;
+        let Shaken { asked, peer } = shake(&self.turns, &mut stream, limit).await?;
         let own = Own {
             shown: side.shown(asked.as_deref()),
             end: side.credential(asked.as_deref()).leaf().not_after,
@@ -150,7 +150,7 @@ impl Desk {
             UnbufferedClientConnection::new_with_alpn(side.rustls(), dialled.clone(), offered)
                 .map_err(|error| Fault::of(&error))?;
         let mut stream = TlsStream::new(socket, Session::Client(session), Input::default());
-        let Shaken { peer, .. } = self.shake(&mut stream, limit).await?;
+        let Shaken { peer, .. } = shake(&self.turns, &mut stream, limit).await?;
         let end = side.credential().map(|shown| shown.leaf().not_after);
         let own = Own {
             shown: side.shown(),
@@ -167,36 +167,6 @@ impl Desk {
         Ok((Stream::Tls(Box::new(stream)), secured))
     }
 
-    /// One flight after the other, each in its turn.
-    async fn shake(&self, stream: &mut TlsStream, limit: Duration) -> Result<Shaken, Fault> {
-        let mut shaken = Shaken::default();
-        let flights = async {
-            loop {
-                poll_fn(|cx| stream.poll_next_flight(cx))
-                    .await
-                    .map_err(of)?;
-                let turn = self.turns.acquire().await;
-                let over = stream.take_flight().map_err(of);
-                shaken.asked = server::asked().or_else(|| shaken.asked.take());
-                shaken.peer = verify::admitted().or_else(|| shaken.peer.take());
-                if !matches!(over, Ok(false)) {
-                    // Also the alert that says what was wrong.
-                    let said = poll_fn(|cx| stream.poll_drain(cx)).await;
-                    over?;
-                    return said.map_err(of);
-                }
-                // Held until all others had theirs: without that, whoever waits next would go on
-                // in this very turn.
-                tokio::task::yield_now().await;
-                drop(turn);
-            }
-        };
-        timeout(limit, flights)
-            .await
-            .unwrap_or_else(|_| Err(Fault::timeout()))?;
-        Ok(shaken)
-    }
-
     fn settle(
         &self,
         stream: &mut TlsStream,
@@ -207,15 +177,7 @@ impl Desk {
         let state = stream.session().state();
         let chain: Box<[CertificateDer<'static>]> =
             state.peer_certificates().unwrap_or_default().into();
-        let spoken = match state.alpn_protocol() {
-            None => None,
-            agreed => Some(Spoken::agreed(agreed).ok_or_else(|| {
-                Fault::new(
-                    FaultKind::NoApplicationProtocol,
-                    "the peer chose a protocol that it was not offered",
-                )
-            })?),
-        };
+        let spoken = spoken(state.alpn_protocol())?;
         let peer = match (peer, chain.first()) {
             // Of a session that was resumed nothing was verified anew.
             (None, Some(leaf)) => Some(Certificate::leaf(leaf).map_err(|_| {
@@ -246,6 +208,70 @@ impl Desk {
             peer: peer.map(Arc::new),
             spoken,
         })
+    }
+}
+
+/// The handshake with an endpoint for a connection that lives a moment: nobody counts or reviews it.
+pub async fn connect_briefly(
+    turns: &Semaphore,
+    socket: Stream,
+    side: &ClientSide,
+    offered: Vec<Vec<u8>>,
+    dialled: ServerName<'static>,
+    limit: Duration,
+) -> Result<(Stream, Option<Spoken>), Fault> {
+    let session = UnbufferedClientConnection::new_with_alpn(side.rustls(), dialled, offered)
+        .map_err(|error| Fault::of(&error))?;
+    let mut stream = TlsStream::new(socket, Session::Client(session), Input::default());
+    shake(turns, &mut stream, limit).await?;
+    let spoken = spoken(stream.session().state().alpn_protocol())?;
+    Ok((Stream::Tls(Box::new(stream)), spoken))
+}
+
+/// One flight after the other, each in its turn.
+async fn shake(
+    turns: &Semaphore,
+    stream: &mut TlsStream,
+    limit: Duration,
+) -> Result<Shaken, Fault> {
+    let mut shaken = Shaken::default();
+    let flights = async {
+        loop {
+            poll_fn(|cx| stream.poll_next_flight(cx))
+                .await
+                .map_err(of)?;
+            let turn = turns.acquire().await;
+            let over = stream.take_flight().map_err(of);
+            shaken.asked = server::asked().or_else(|| shaken.asked.take());
+            shaken.peer = verify::admitted().or_else(|| shaken.peer.take());
+            if !matches!(over, Ok(false)) {
+                // Also the alert that says what was wrong.
+                let said = poll_fn(|cx| stream.poll_drain(cx)).await;
+                over?;
+                return said.map_err(of);
+            }
+            // Held until all others had theirs: without that, whoever waits next would go on
+            // in this very turn.
+            tokio::task::yield_now().await;
+            drop(turn);
+        }
+    };
+    timeout(limit, flights)
+        .await
+        .unwrap_or_else(|_| Err(Fault::timeout()))?;
+    Ok(shaken)
+}
+
+/// What was agreed to speak.
+fn spoken(agreed: Option<&[u8]>) -> Result<Option<Spoken>, Fault> {
+    match agreed {
+        None => Ok(None),
+        agreed => Spoken::agreed(agreed).map(Some).ok_or_else(|| {
+            Fault::new(
+                FaultKind::NoApplicationProtocol,
+                "the peer chose a protocol that it was not offered",
+            )
+        }),
     }
 }
 

@@ -19,7 +19,7 @@ const PREFIX: usize = 5;
 
 /// A message that may hold private keys: wiped when it is dropped, and without `Debug`.
 #[derive(Default)]
-pub(super) struct Message(Zeroizing<Vec<u8>>);
+pub(crate) struct Message(Zeroizing<Vec<u8>>);
 
 impl Deref for Message {
     type Target = [u8];
@@ -31,7 +31,7 @@ impl Deref for Message {
 
 /// Cuts what comes into messages.
 #[derive(Default)]
-pub(super) struct Deframer {
+pub(crate) struct Deframer {
     prefix: [u8; PREFIX],
     /// Octets of the prefix that have come.
     got: usize,
@@ -41,7 +41,7 @@ pub(super) struct Deframer {
 
 /// Why what comes is no message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum BadFrame {
+pub(crate) enum BadFrame {
     /// We have offered no compression.
     #[error("a compressed message")]
     Compressed,
@@ -53,7 +53,7 @@ pub(super) enum BadFrame {
 
 impl Deframer {
     /// Takes from `data` up to the end of a message, and returns that.
-    pub(super) fn push(&mut self, data: &mut &[u8]) -> Result<Option<Message>, BadFrame> {
+    pub(crate) fn push(&mut self, data: &mut &[u8]) -> Result<Option<Message>, BadFrame> {
         if self.got < PREFIX {
             let taken = take(data, PREFIX - self.got);
             self.prefix[self.got..][..taken.len()].copy_from_slice(taken);
@@ -104,18 +104,19 @@ fn take<'a>(data: &mut &'a [u8], most: usize) -> &'a [u8] {
 
 /// How a call has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Status {
-    pub(super) code: u32,
+pub(crate) struct Status {
+    pub(crate) code: u32,
     text: Box<str>,
 }
 
 impl Status {
+    pub(crate) const OK: u32 = 0;
     pub(super) const INVALID_ARGUMENT: u32 = 3;
     pub(super) const PERMISSION_DENIED: u32 = 7;
     pub(super) const UNIMPLEMENTED: u32 = 12;
 
     /// `None`: there is none, or none that can be read.
-    pub(super) fn of(fields: &Fields) -> Option<Self> {
+    pub(crate) fn of(fields: &Fields) -> Option<Self> {
         let code = std::str::from_utf8(fields.get(&GRPC_STATUS)?).ok()?;
         let text = fields.get(&GRPC_MESSAGE).unwrap_or_default();
         Some(Self {

@@ -9,8 +9,8 @@
 mod backoff;
 mod call;
 mod follow;
-mod grpc;
-mod protobuf;
+pub(crate) mod grpc;
+pub(crate) mod protobuf;
 mod state;
 #[cfg(test)]
 mod tests;

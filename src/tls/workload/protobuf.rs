@@ -34,7 +34,7 @@ pub(super) struct Svid<'a> {
 
 /// Why a message can't be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Malformed {
+pub(crate) enum Malformed {
     #[error("the message ends inside a field")]
     Truncated,
     #[error("a number of more than 64 bits")]
@@ -114,17 +114,26 @@ fn push<T>(entries: &mut Vec<T>, entry: T) -> Result<(), Malformed> {
 }
 
 /// What is left of a message.
-struct Fields<'a>(&'a [u8]);
+pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
 
-struct Field<'a> {
-    number: u32,
-    /// `None`: a number, which no field that we know is.
-    value: Option<&'a [u8]>,
+pub(crate) struct Field<'a> {
+    pub(crate) number: u32,
+    pub(crate) value: Value<'a>,
+}
+
+pub(crate) enum Value<'a> {
+    Varint(u64),
+    /// Of four or eight bytes, which no field that we know is.
+    Fixed,
+    Bytes(&'a [u8]),
 }
 
 impl<'a> Field<'a> {
     fn bytes(&self) -> Result<&'a [u8], Malformed> {
-        self.value.ok_or(Malformed::NotBytes)
+        match self.value {
+            Value::Bytes(bytes) => Ok(bytes),
+            Value::Varint(_) | Value::Fixed => Err(Malformed::NotBytes),
+        }
     }
 
     fn text(&self) -> Result<&'a str, Malformed> {
@@ -133,7 +142,7 @@ impl<'a> Field<'a> {
 }
 
 impl<'a> Fields<'a> {
-    fn next(&mut self) -> Result<Option<Field<'a>>, Malformed> {
+    pub(crate) fn next(&mut self) -> Result<Option<Field<'a>>, Malformed> {
         if self.0.is_empty() {
             return Ok(None);
         }
@@ -143,21 +152,18 @@ impl<'a> Fields<'a> {
             return Err(Malformed::Number);
         }
         let value = match tag & 7 {
-            0 => {
-                self.varint()?;
-                None
-            }
+            0 => Value::Varint(self.varint()?),
             1 => {
                 self.take(8)?;
-                None
+                Value::Fixed
             }
             2 => {
                 let length = self.varint()?;
-                Some(self.take(usize::try_from(length).map_err(|_| Malformed::Truncated)?)?)
+                Value::Bytes(self.take(usize::try_from(length).map_err(|_| Malformed::Truncated)?)?)
             }
             5 => {
                 self.take(4)?;
-                None
+                Value::Fixed
             }
             _ => return Err(Malformed::WireType),
         };
