@@ -66,6 +66,14 @@ pub fn encode(version: ProxyVersion, source: &Address, destination: &Address) ->
     }
 }
 
+/// The header of a connection that nobody's is but ours (version 2: `LOCAL`).
+pub const fn own(version: ProxyVersion) -> &'static [u8] {
+    match version {
+        ProxyVersion::V1 => b"PROXY UNKNOWN\r\n",
+        ProxyVersion::V2 => b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",
+    }
+}
+
 fn encode_v1(ends: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
     let Some((source, destination)) = ends else {
         return b"PROXY UNKNOWN\r\n".to_vec();

@@ -9,6 +9,7 @@ use std::{
 use rustls::pki_types::UnixTime;
 use serde_json::Value;
 use tokio::{
+    runtime::LocalOptions,
     sync::{Notify, mpsc, oneshot},
     time::Instant,
 };
@@ -38,7 +39,7 @@ const LOG_TIMEOUT: Duration = Duration::from_secs(2);
 pub fn run(path: PathBuf, log_level: LogLevel) -> Result<(), StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()
+        .build_local(LocalOptions::default())
         .map_err(|error| StartError::System {
             what: "start the control thread",
             error,

@@ -21,6 +21,7 @@ use crate::{
     snapshot::Snapshot,
     telemetry::{LogWriter, Registry},
     tls::Materials,
+    upstream::{Upstream, checks::Checks},
     worker::Shared,
 };
 
@@ -46,6 +47,7 @@ pub struct Live {
     pub log: LogWriter,
     path: PathBuf,
     discovery: Discovery,
+    checks: Checks,
     pub security: Security,
     keeper: Keeper,
     /// What the files held when they were last read, whether that was accepted or not.
@@ -96,6 +98,8 @@ impl Live {
         let snapshot = shared.snapshot.load_full();
         let mut discovery = Discovery::new();
         discovery.reconcile(&upstreams(&snapshot));
+        let mut checks = Checks::default();
+        checks.reconcile(&upstreams(&snapshot));
         let mut keeper = Keeper::default();
         keeper.reconcile(&snapshot.jwt_providers);
         sockets.commit(prepared, &snapshot, &shared).await;
@@ -110,6 +114,7 @@ impl Live {
             log,
             path,
             discovery,
+            checks,
             security,
             keeper,
             read,
@@ -200,6 +205,7 @@ impl Live {
         access::keeper::install(keys, &snapshot.jwt_providers);
         shared.snapshot.store(Arc::clone(&snapshot));
         self.discovery.reconcile(&upstreams(&snapshot));
+        self.checks.reconcile(&upstreams(&snapshot));
         self.keeper.reconcile(&snapshot.jwt_providers);
         self.log.apply(log);
         self.admin.commit(admin);
@@ -244,7 +250,7 @@ fn publish(snapshot: &Snapshot, mut materials: Materials, shared: &Shared) -> bo
     true
 }
 
-fn upstreams(snapshot: &Snapshot) -> Vec<Arc<crate::upstream::Upstream>> {
+fn upstreams(snapshot: &Snapshot) -> Vec<Arc<Upstream>> {
     snapshot.upstreams.values().cloned().collect()
 }
 

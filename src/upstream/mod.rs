@@ -7,6 +7,7 @@
 
 pub mod balancer;
 pub mod budget;
+pub mod checks;
 mod connect;
 pub mod dial;
 pub mod endpoint;

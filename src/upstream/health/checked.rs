@@ -96,10 +96,6 @@ impl Checked {
         }
     }
 
-    pub(super) const fn opinion(&self) -> Opinion {
-        self.opinion
-    }
-
     /// When the last check began.
     pub(super) fn last_began(&self) -> Option<Instant> {
         self.last.as_ref().map(|last| last.began)
@@ -191,10 +187,10 @@ pub(super) mod tests {
     fn opinions(results: &str) -> String {
         let mut checked = Checked::new(check(3, 2));
         let opinion = |result| {
-            let before = checked.opinion();
+            let before = checked.opinion;
             let changed = checked.take(finding(result == '+'));
-            assert_eq!(changed, before != checked.opinion());
-            match checked.opinion() {
+            assert_eq!(changed, before != checked.opinion);
+            match checked.opinion {
                 Opinion::Unknown => '?',
                 Opinion::Healthy => 'h',
                 Opinion::Unhealthy => 'u',
@@ -227,7 +223,7 @@ pub(super) mod tests {
             let mut results: Vec<bool> = Vec::new();
             for _ in 0..100 {
                 let proven = results.contains(&true);
-                let before = checked.opinion();
+                let before = checked.opinion;
                 results.push(rng.bool());
                 let success = *results.last().unwrap();
                 let changed = checked.take(finding(success));
