@@ -40,7 +40,7 @@ pub(crate) struct HealthCheck {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) port: Option<Count<1, 65_535>>,
     /// From the begin of one to that of the next, up to a tenth more or less by chance. The first
-    /// one comes within this time, by chance. More than 0s.
+    /// one comes at any point of this time. More than 0s.
     #[serde(default = "interval")]
     pub(crate) interval: At<Duration>,
     /// For all of it, connecting included. More than 0s, not longer than `interval`.
