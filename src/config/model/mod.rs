@@ -21,7 +21,8 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use serde::{Serialize, Serializer};
 
 pub use self::{
-    access::*, balancing::*, checks::*, fallback::*, fault::*, health::*, protect::*, retry::*, tls::*,
+    access::*, balancing::*, checks::*, fallback::*, fault::*, health::*, protect::*, retry::*,
+    tls::*,
 };
 
 /// One whole configuration.
