@@ -68,25 +68,7 @@ pub(crate) enum Back {
 }
 
 pub(crate) const SCENARIOS: [Scenario; 15] = [
-    Scenario {
-        name: "h1-h1",
-        unit: "request",
-        what: What::Exchange(Exchange {
-            listener: Front::Http1 {
-                sends: 0,
-                gets: SMALL,
-            },
-            upstream: Back::Http1 {
-                gets: 0,
-                sends: SMALL,
-            },
-            clients: 16,
-            setting: Setting::Plain,
-        }),
-        warm: 8,
-        turns: 32,
-        units: 16,
-    },
+    h1("h1-h1", Setting::Plain),
     Scenario {
         name: "h2-h1",
         unit: "request",
@@ -122,92 +104,11 @@ pub(crate) const SCENARIOS: [Scenario; 15] = [
         turns: 32,
         units: 16,
     },
-    Scenario {
-        name: "grpc",
-        unit: "call",
-        what: What::Exchange(Exchange {
-            listener: Front::Http2 {
-                streams: 16,
-                script: h2::Script::Grpc,
-            },
-            upstream: Back::Http2(h2::Script::Grpc),
-            clients: 1,
-            setting: Setting::Plain,
-        }),
-        warm: 8,
-        turns: 64,
-        units: 16,
-    },
-    Scenario {
-        name: "h1-guarded",
-        unit: "request",
-        what: What::Exchange(Exchange {
-            listener: Front::Http1 {
-                sends: 0,
-                gets: SMALL,
-            },
-            upstream: Back::Http1 {
-                gets: 0,
-                sends: SMALL,
-            },
-            clients: 16,
-            setting: Setting::Guarded,
-        }),
-        warm: 8,
-        turns: 32,
-        units: 16,
-    },
-    Scenario {
-        name: "h1-bare",
-        unit: "request",
-        what: What::Exchange(Exchange {
-            listener: Front::Http1 {
-                sends: 0,
-                gets: SMALL,
-            },
-            upstream: Back::Http1 {
-                gets: 0,
-                sends: SMALL,
-            },
-            clients: 16,
-            setting: Setting::Bare,
-        }),
-        warm: 8,
-        turns: 32,
-        units: 16,
-    },
-    Scenario {
-        name: "grpc-guarded",
-        unit: "call",
-        what: What::Exchange(Exchange {
-            listener: Front::Http2 {
-                streams: 16,
-                script: h2::Script::Grpc,
-            },
-            upstream: Back::Http2(h2::Script::Grpc),
-            clients: 1,
-            setting: Setting::Guarded,
-        }),
-        warm: 8,
-        turns: 64,
-        units: 16,
-    },
-    Scenario {
-        name: "grpc-bare",
-        unit: "call",
-        what: What::Exchange(Exchange {
-            listener: Front::Http2 {
-                streams: 16,
-                script: h2::Script::Grpc,
-            },
-            upstream: Back::Http2(h2::Script::Grpc),
-            clients: 1,
-            setting: Setting::Bare,
-        }),
-        warm: 8,
-        turns: 64,
-        units: 16,
-    },
+    grpc("grpc", Setting::Plain),
+    h1("h1-guarded", Setting::Guarded),
+    h1("h1-bare", Setting::Bare),
+    grpc("grpc-guarded", Setting::Guarded),
+    grpc("grpc-bare", Setting::Bare),
     Scenario {
         name: "download",
         unit: "64 KiB",
@@ -314,6 +215,49 @@ pub(crate) const SCENARIOS: [Scenario; 15] = [
         units: 1,
     },
 ];
+
+/// Small responses, HTTP/1.1 on both sides.
+const fn h1(name: &'static str, setting: Setting) -> Scenario {
+    Scenario {
+        name,
+        unit: "request",
+        what: What::Exchange(Exchange {
+            listener: Front::Http1 {
+                sends: 0,
+                gets: SMALL,
+            },
+            upstream: Back::Http1 {
+                gets: 0,
+                sends: SMALL,
+            },
+            clients: 16,
+            setting,
+        }),
+        warm: 8,
+        turns: 32,
+        units: 16,
+    }
+}
+
+/// Calls, HTTP/2 on both sides.
+const fn grpc(name: &'static str, setting: Setting) -> Scenario {
+    Scenario {
+        name,
+        unit: "call",
+        what: What::Exchange(Exchange {
+            listener: Front::Http2 {
+                streams: 16,
+                script: h2::Script::Grpc,
+            },
+            upstream: Back::Http2(h2::Script::Grpc),
+            clients: 1,
+            setting,
+        }),
+        warm: 8,
+        turns: 64,
+        units: 16,
+    }
+}
 
 /// One client, between two turns.
 pub(crate) enum Client {
