@@ -7,7 +7,7 @@ import pytest
 from support.client import RawClient, chunked, fetch
 from support.config import http_config
 from support.fleet import Fleet, answers, breaks_off_in_the_head, closes, hangs, resets
-from support.h2raw import Code, Upstream, dial
+from support.h2raw import CONTINUATION, END_HEADERS, END_STREAM, HEADERS, Code, Upstream, dial, frame
 from support.ports import free_port
 from support.reactor import Tick
 from support.wait import eventually
@@ -472,7 +472,7 @@ def test_a_client_that_leaves_between_attempts_gets_none_more(pillion, fleet):
     assert value(proxy, "requests") == 1 and len(app.attempts) == 1
 
 
-@pytest.mark.parametrize("version", ["h1", "h2"])
+@pytest.mark.parametrize("version", ["h1", "h2", "h2-continuation"])
 def test_a_deadline_runs_from_the_first_byte_of_the_head(pillion, echo, version):
     """A head that dawdles has used up the time it brought along."""
     proxy = pillion(config(echo.address, timeouts={"header": "x-request-timeout"}))
@@ -490,12 +490,16 @@ def test_a_deadline_runs_from_the_first_byte_of_the_head(pillion, echo, version)
             stream = client.reserve()
             fields = [(":method", "GET"), (":scheme", "http"), (":authority", "app.test"), (":path", "/slow"),
                       ("x-request-timeout", "200ms")]
-            frames = client.head_frames(stream.id, fields, True)
-            # The frame's own header and a byte of its content, and after a while the rest.
-            client.send(frames[:10])
+            frames, at = client.head_frames(stream.id, fields, True), 10
+            if version == "h2-continuation":
+                block = frames[9:]
+                first = frame(HEADERS, END_STREAM, stream.id, block[:4])
+                frames, at = first + frame(CONTINUATION, END_HEADERS, stream.id, block[4:]), len(first)
+            # The beginning, and after a while the rest.
+            client.send(frames[:at])
             end = time.monotonic() + 0.3
             client.until(lambda: time.monotonic() > end, tick)
-            client.send(frames[10:])
+            client.send(frames[at:])
             assert client.response(stream).status == 504
             fast = client.request(path="/fast", headers=[("x-request-timeout", "5s")])
             assert client.response(fast).status == 200

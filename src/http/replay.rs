@@ -309,6 +309,7 @@ mod tests {
             match recording.play() {
                 Some(mut again) => {
                     prop_assert!(sum <= limit);
+                    prop_assert_eq!(again.length(), None, "trailers may follow");
                     prop_assert_eq!(read(&mut again, usize::MAX), data);
                 }
                 None => prop_assert!(sum > limit),
