@@ -52,6 +52,7 @@ pub enum Reason {
     ConnectionLimit,
     PendingLimit,
     RequestLimit,
+    ConcurrencyLimit,
     UpstreamClosed,
     UpstreamReset,
     UpstreamProtocol,
@@ -145,6 +146,7 @@ reasons! {
     ConnectionLimit: "connection_limit", Upstream, SERVICE_UNAVAILABLE, 14, "connection_limit_reached", "UO";
     PendingLimit: "pending_limit", Upstream, SERVICE_UNAVAILABLE, 14, "connection_limit_reached", "UO";
     RequestLimit: "request_limit", Upstream, SERVICE_UNAVAILABLE, 14, "connection_limit_reached", "UO";
+    ConcurrencyLimit: "concurrency_limit", Upstream, SERVICE_UNAVAILABLE, 14, "connection_limit_reached", "UO";
     UpstreamClosed: "upstream_closed", Upstream, BAD_GATEWAY, 14, "connection_terminated", "UC";
     UpstreamReset: "upstream_reset", Upstream, BAD_GATEWAY, 14, "connection_terminated", "UR";
     UpstreamProtocol: "upstream_protocol", Upstream, BAD_GATEWAY, 14, "http_protocol_error", "UPE";

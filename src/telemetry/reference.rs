@@ -212,6 +212,10 @@ const fn meaning(reason: Reason) -> &'static str {
         Reason::ConnectionLimit => "`limits.connections` of the upstream is reached.",
         Reason::PendingLimit => "`limits.pending` requests wait for a connection already.",
         Reason::RequestLimit => "`limits.requests` of the upstream is reached.",
+        Reason::ConcurrencyLimit => {
+            "More requests at once than the upstream bears, by how long its answers take \
+             (`limits.adaptive`)."
+        }
         Reason::UnexpectedTls => {
             "The client began with a TLS handshake, and the listener takes plaintext only."
         }

@@ -18,8 +18,10 @@ use serde_json::{Value, json};
 use tokio::{
     sync::{Semaphore, watch},
     task::coop::unconstrained,
+    time::Instant,
 };
 
+use super::concurrency::Concurrency;
 use crate::{
     config::model,
     error::{Error, Reason, Replay, Result},
@@ -31,6 +33,7 @@ pub struct Limits {
     requests: Counter,
     pending: Counter,
     retries: Counter,
+    pub concurrency: Concurrency,
     connections: AtomicUsize,
     max_connections: AtomicUsize,
     /// Free connections. Hands a permit that is given back to the one who has waited longest.
@@ -51,6 +54,7 @@ impl Limits {
             requests: Counter::new(limits.requests),
             pending: Counter::new(limits.pending),
             retries: Counter::new(limits.retries),
+            concurrency: Concurrency::new(limits.adaptive, Instant::now()),
             connections: AtomicUsize::new(0),
             max_connections: AtomicUsize::new(connections),
             free: Semaphore::new(connections),
@@ -67,6 +71,7 @@ impl Limits {
         self.requests.max.store(limits.requests, Ordering::Relaxed);
         self.pending.max.store(limits.pending, Ordering::Relaxed);
         self.retries.max.store(limits.retries, Ordering::Relaxed);
+        self.concurrency.set(limits.adaptive, Instant::now());
         let new = limits.connections.min(Semaphore::MAX_PERMITS);
         let old = self.max_connections.swap(new, Ordering::Relaxed);
         if new < old {
@@ -82,10 +87,13 @@ impl Limits {
 
     /// Counts a request until the permit is dropped.
     pub fn request(self: &Arc<Self>) -> Result<RequestPermit> {
-        if self.requests.acquire() {
-            Ok(RequestPermit(self.clone()))
-        } else {
-            Err(self.requests.full(Reason::RequestLimit, "requests"))
+        if !self.requests.acquire() {
+            return Err(self.requests.full(Reason::RequestLimit, "requests"));
+        }
+        let permit = RequestPermit(self.clone());
+        match self.concurrency.limit() {
+            Some(limit) if self.requests() > limit => Err(crowded(limit)),
+            _ => Ok(permit),
         }
     }
 
@@ -170,6 +178,7 @@ impl Limits {
             "connections": row(self.connections(), &self.max_connections),
             "pending": row(self.pending_requests(), &self.pending.max),
             "requests": row(self.requests(), &self.requests.max),
+            "concurrency": self.concurrency.limit(),
             "retries": row(self.retries.used.load(Ordering::Relaxed), &self.retries.max),
         })
     }
@@ -291,6 +300,13 @@ impl Drop for Waiting<'_> {
     }
 }
 
+/// The upstream bears no more at present.
+fn crowded(limit: usize) -> Error {
+    Error::new(Reason::ConcurrencyLimit, "")
+        .detail(format!("{limit} requests at once, by how long they take"))
+        .replay(Replay::NeverSent)
+}
+
 #[derive(Debug)]
 struct Counter {
     used: AtomicUsize,
@@ -341,6 +357,7 @@ mod tests {
             pending,
             requests,
             retries: 1,
+            adaptive: false,
         })
     }
 
@@ -418,6 +435,7 @@ mod tests {
                 pending: 9,
                 requests: 9,
                 retries: 9,
+                adaptive: false,
             });
         };
         let mut held: Vec<_> = (0..3).map(|_| limits.try_connection().unwrap()).collect();
@@ -444,6 +462,7 @@ mod tests {
             pending: 9,
             requests: 9,
             retries: 9,
+            adaptive: false,
         });
         let mut wait = std::pin::pin!(limits.connection());
         loop {

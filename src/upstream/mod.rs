@@ -8,6 +8,7 @@
 pub mod balancer;
 pub mod budget;
 pub mod checks;
+pub mod concurrency;
 mod connect;
 pub mod dial;
 pub mod endpoint;

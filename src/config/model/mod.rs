@@ -493,6 +493,7 @@ impl Upstream {
                 pending: 10_000,
                 requests: 10_000,
                 retries: 1000,
+                adaptive: false,
             },
             retry_budget: RetryBudget::default(),
             breaker: Some(Breaker::default()),
@@ -587,6 +588,8 @@ pub struct Limits {
     pub requests: usize,
     /// Retries and hedges.
     pub retries: usize,
+    /// Fewer requests where the upstream bears no more.
+    pub adaptive: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -38,6 +38,7 @@ fn on() -> At<Vec<At<Trigger>>> {
         "connection_limit",
         "pending_limit",
         "request_limit",
+        "concurrency_limit",
     ];
     let triggers = reasons.map(|name| Trigger(name.to_owned()).into());
     Vec::from(triggers).into()

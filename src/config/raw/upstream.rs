@@ -189,6 +189,9 @@ pub(crate) struct Limits {
     pub(crate) requests: Count<1, 10_000_000>,
     /// Retries and hedges in flight; further ones are left out.
     pub(crate) retries: Count<0, 10_000_000>,
+    /// Whether fewer requests than `requests` are let in where the upstream bears no more, which is
+    /// found out from how long its answers take.
+    pub(crate) adaptive: bool,
 }
 
 impl Default for Limits {
@@ -198,6 +201,7 @@ impl Default for Limits {
             pending: Count(10_000),
             requests: Count(10_000),
             retries: Count(1000),
+            adaptive: false,
         }
     }
 }

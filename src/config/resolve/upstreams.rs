@@ -55,6 +55,7 @@ impl Resolver<'_> {
                     pending: raw.limits.pending.get(),
                     requests: raw.limits.requests.get(),
                     retries: raw.limits.retries.get(),
+                    adaptive: raw.limits.adaptive,
                 },
                 retry_budget: retry_budget(&raw.retry_budget),
                 breaker: self.breaker(&raw.breaker),
