@@ -13,8 +13,8 @@ use crate::{
     access::{self, Policy, Provider},
     config::model::{
         self, Action, Address, Backend, BackendFilters, Config, DirectResponse, Fallback, Filters,
-        HttpListener, ListenerKind, Reasons, Redirect, Resort, Retry, Route, Rule, TcpListener,
-        Timeouts,
+        HttpListener, Importance, ListenerKind, Reasons, Redirect, Resort, Retry, Route, Rule,
+        TcpListener, Timeouts,
     },
     error::Result,
     policy::Answer,
@@ -100,6 +100,7 @@ pub struct RoutePlan {
     /// A header by which a client says how long it will wait.
     pub deadline_header: Option<HeaderName>,
     pub retry: Retry,
+    pub importance: Importance,
     pub fallback: Option<Box<PlannedFallback>>,
     /// `None`: whatever matches goes on.
     pub guard: Option<Arc<Guard>>,
@@ -409,6 +410,7 @@ impl<'a> Compiler<'a> {
             timeouts: rule.timeouts,
             deadline_header: rule.deadline_header.clone(),
             retry: rule.retry.clone(),
+            importance: rule.importance,
             fallback: rule
                 .fallback
                 .as_ref()
@@ -444,6 +446,7 @@ impl<'a> Compiler<'a> {
             timeouts: Timeouts::default(),
             deadline_header: None,
             retry: Retry::default(),
+            importance: Importance::default(),
             fallback: None,
             guard: None,
             metrics: self.registry.route(listener),

@@ -21,6 +21,7 @@ use crate::{
     config::model::Address,
     listener::accept::{Accepted, Acceptor},
     policy::Timers,
+    protect::Pressure,
     snapshot::{ListenerId, ListenerPlan, Snapshot},
     telemetry::{ListenerMetrics, Registry, access_log::AccessLog},
     tls::{Certificate, Desk, Manner, Materials, Secured},
@@ -140,6 +141,8 @@ pub struct Shared {
     /// What was loaded of identities and trust; what uses them takes them from its plan.
     pub materials: ArcSwap<Materials>,
     pub registry: Arc<Registry>,
+    /// How hard pressed the process is.
+    pub pressure: Pressure,
     /// Random, made at start: part of the `Via` pseudonym and of request ids.
     pub process_id: u64,
     workers: Box<[Seat]>,
@@ -200,6 +203,7 @@ impl Shared {
             snapshot: Arc::new(ArcSwap::from_pointee(first)),
             materials: ArcSwap::from_pointee(materials),
             registry,
+            pressure: Pressure::default(),
             process_id: fastrand::u64(..),
             workers: seats.into(),
             lifecycle: AtomicU8::new(Lifecycle::Running as u8),

@@ -79,3 +79,12 @@ def test_a_reload_switches_it(pillion, echo):
     config["upstreams"][0]["limits"] = {}
     proxy.must_reload(config)
     assert concurrency(proxy) is None
+
+
+@pytest.mark.parametrize("priority", ["low", "normal", "high"])
+def test_without_pressure_nobody_is_refused(pillion, echo, priority):
+    """How pressure is seen and what it does are unit tests: a cgroup to fill is not at hand here."""
+    routes = [{"rules": [{"backendRefs": [{"name": "app"}], "priority": priority}]}]
+    proxy = pillion(http_config(echo.address, routes=routes))
+    assert eventually(lambda: fetch(proxy.address()).status == 200)
+    assert proxy.admin_get("/config").json()["routes"][0]["rules"][0]["importance"] == priority

@@ -187,6 +187,8 @@ async fn serve(
     let route = Arc::clone(route);
     let total = total_deadline(&route, &request.head.fields, start);
     completion.matched(&route, total);
+    // Before anything that costs time, such as looking at tokens.
+    client.worker.shared.pressure.admit(route.importance)?;
     if let Some(policy) = &plan.access {
         admit(client, policy, request, target, &host, completion)?;
     }

@@ -6,6 +6,7 @@
 mod bucket;
 mod fault;
 mod keyed;
+mod pressure;
 mod throttle;
 
 use std::{net::IpAddr, sync::Arc};
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 
 pub use self::{
     fault::{End, Fate, Faults, Kind as FaultKind},
+    pressure::{Level, Load, Pressure},
     throttle::Throttle,
 };
 use crate::{

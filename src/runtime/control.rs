@@ -18,6 +18,7 @@ use super::{
     drain::{Ended, drain},
     ebb, examine, limits,
     live::{Live, StartError},
+    pressure,
     security::Told,
     signals::{Asked, Signals},
     watch::watch,
@@ -66,6 +67,7 @@ async fn control(path: PathBuf, log_level: LogLevel) -> Result<(), StartError> {
     live.admin.start(Arc::clone(&handle) as Arc<dyn Control>);
     tokio::spawn(ebb::watch(Arc::clone(&live.shared)));
     tokio::spawn(examine::watch(Arc::clone(&live.shared)));
+    tokio::spawn(pressure::watch(Arc::clone(&live.shared)));
     let (admin, probes) = live.admin.describe();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),

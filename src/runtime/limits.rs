@@ -55,7 +55,7 @@ fn usable_processors() -> usize {
 }
 
 /// The groups that this process is in: `/proc/self/cgroup`.
-fn own_cgroups() -> String {
+pub(super) fn own_cgroups() -> String {
     fs::read_to_string("/proc/self/cgroup").unwrap_or_default()
 }
 

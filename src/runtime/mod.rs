@@ -8,6 +8,7 @@ pub mod ebb;
 mod examine;
 pub mod limits;
 pub mod live;
+mod pressure;
 mod security;
 pub mod signals;
 pub mod watch;

@@ -192,7 +192,9 @@ const fn meaning(reason: Reason) -> &'static str {
         Reason::UpgradeRefused => {
             "The upgrade that was asked for can't be carried to this upstream."
         }
-        Reason::Overloaded => "Pillion is at a limit of its own.",
+        Reason::Overloaded => {
+            "Pillion is short of memory or time, and refuses by the `priority` of rules."
+        }
         Reason::RateLimited => "The rule is asked more often than its `rateLimit` allows.",
         Reason::FaultInjected => {
             "A `fault` of the rule ended it on purpose; status and gRPC status are what it says."

@@ -229,6 +229,7 @@ pub struct Rule {
     #[serde(serialize_with = "option_display")]
     pub deadline_header: Option<HeaderName>,
     pub retry: Retry,
+    pub importance: Importance,
     pub fallback: Option<Fallback>,
 }
 
@@ -243,6 +244,7 @@ impl Rule {
             timeouts: Timeouts::default(),
             deadline_header: None,
             retry: Retry::default(),
+            importance: Importance::default(),
             fallback: None,
         }
     }

@@ -23,6 +23,17 @@ pub struct RateLimit {
     pub max_keys: usize,
 }
 
+/// Which requests are refused first where there is too much of everything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Importance {
+    Low,
+    #[default]
+    Normal,
+    /// Never refused for that.
+    High,
+}
+
 /// What has a limit of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RateKey {

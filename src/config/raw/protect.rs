@@ -45,6 +45,19 @@ fn max_keys() -> Count<1, 1_000_000> {
     Count(10_000)
 }
 
+/// Which requests are refused first when memory or processor time runs out.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Importance {
+    /// First.
+    Low,
+    /// When memory is nearly gone.
+    #[default]
+    Normal,
+    /// Never.
+    High,
+}
+
 /// The name of a key, or a mapping for a header.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Fallback, Filter, Retry};
+use super::{Fallback, Filter, Importance, Retry};
 use crate::config::{
     decode::At,
     units::{Count, Duration},
@@ -50,6 +50,9 @@ pub(crate) struct Rule {
     /// When a failed attempt is followed by another.
     #[serde(default)]
     pub(crate) retry: Retry,
+    /// Which requests are refused first when Pillion itself is overloaded.
+    #[serde(default)]
+    pub(crate) priority: Importance,
     /// What answers when the upstream can't. None unless written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) fallback: Option<At<Fallback>>,

@@ -5,7 +5,9 @@ use http::StatusCode;
 use super::Resolver;
 use crate::config::{
     decode::At,
-    model::{AbortWith, Fault, FaultAbort, FaultDelay, FaultSlowBody, RateKey, RateLimit},
+    model::{
+        AbortWith, Fault, FaultAbort, FaultDelay, FaultSlowBody, Importance, RateKey, RateLimit,
+    },
     raw::{self, RateKeyName},
     report, syntax,
 };
@@ -77,5 +79,13 @@ impl Resolver<'_> {
             percent: abort.percent.get(),
             with,
         })
+    }
+}
+
+pub(super) fn importance(raw: raw::Importance) -> Importance {
+    match raw {
+        raw::Importance::Low => Importance::Low,
+        raw::Importance::Normal => Importance::Normal,
+        raw::Importance::High => Importance::High,
     }
 }

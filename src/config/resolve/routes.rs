@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{Known, Resolver, listeners::Placed};
+use super::{Known, Resolver, listeners::Placed, protect::importance};
 use crate::config::{
     decode::At,
     model::{
@@ -189,6 +189,7 @@ impl Resolver<'_> {
             },
             deadline_header,
             retry,
+            importance: importance(raw.priority),
             fallback,
         })
     }
