@@ -10,6 +10,7 @@ pub mod head;
 pub mod output;
 mod rest;
 pub mod scan;
+mod sender;
 pub mod server;
 pub mod trailers;
 pub mod wire;
