@@ -32,6 +32,7 @@ fn on() -> At<Vec<At<Trigger>>> {
     let reasons = [
         "no_endpoints",
         "breaker_open",
+        "no_healthy_endpoints",
         "dns_unresolved",
         "connect_failed",
         "connect_timeout",
