@@ -31,7 +31,7 @@ pub(crate) struct HealthCheck {
     /// For type `http`: statuses of a healthy endpoint, such as `[200-299, 404]`. `[200-299]`
     /// unless written.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) expected_statuses: Option<At<Vec<StatusRange>>>,
+    pub(crate) expected_statuses: Option<At<Vec<At<StatusRange>>>>,
     /// For type `grpc`: the service that is asked for. Empty, the server as a whole, unless
     /// written.
     #[serde(skip_serializing_if = "Option::is_none")]

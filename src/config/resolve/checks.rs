@@ -11,6 +11,7 @@ use crate::config::{
     raw::{self, CheckType},
     report::Fault,
     syntax,
+    tree::Kind,
 };
 
 /// More questions than these hardly say more, and each is asked of every endpoint.
@@ -30,8 +31,14 @@ impl Resolver<'_> {
         }
         let mut checks: Vec<HealthCheck> = Vec::with_capacity(raw.value.len());
         for At { value: raw, node } in &raw.value {
+            // One of a type that can't be read is told already.
+            let r#type = raw.r#type.node;
+            if r#type.is_some_and(|node| self.tree.is_hole(node)) {
+                continue;
+            }
+            let problems = self.problems.len();
             let check = self.health_check(raw);
-            if checks.contains(&check) {
+            if self.problems.len() == problems && checks.contains(&check) {
                 self.fault(*node, Fault::new("the same check stands before it"));
             }
             checks.push(check);
@@ -79,9 +86,11 @@ impl Resolver<'_> {
         let method = raw.method.as_ref();
         let path = raw.path.as_ref();
         let expected = raw.expected_statuses.as_ref();
-        if let Some(expected) = expected.filter(|expected| expected.value.is_empty()) {
+        // One whose entries can't be read is not empty.
+        let is_empty = |node| matches!(self.tree.kind(node), Kind::List(list) if list.is_empty());
+        if let Some(expected) = expected.filter(|expected| expected.node.is_some_and(is_empty)) {
             let fault = Fault::new("no status is one of a healthy endpoint");
-            self.fault(expected.node, fault);
+            self.fault(expected.node, fault.hint("leave it out for 200-299"));
         }
         HttpQuestion {
             method: method
@@ -98,7 +107,10 @@ impl Resolver<'_> {
                 }],
                 Some(At { value, .. }) => value
                     .iter()
-                    .map(|&raw::StatusRange { first, last }| StatusRange { first, last })
+                    .map(|range| StatusRange {
+                        first: range.value.first,
+                        last: range.value.last,
+                    })
                     .collect(),
             },
         }
@@ -108,10 +120,6 @@ impl Resolver<'_> {
     fn only_of_type(&mut self, raw: &raw::HealthCheck) {
         use CheckType::{Grpc, Http};
         let r#type = raw.r#type.value;
-        // One that can't be read is told already.
-        if raw.r#type.node.is_some_and(|node| self.tree.is_hole(node)) {
-            return;
-        }
         let node = |text: &Option<At<String>>| text.as_ref().map(|text| text.node);
         let statuses = raw.expected_statuses.as_ref().map(|statuses| statuses.node);
         let keys = [
