@@ -8,9 +8,10 @@ import grpc
 import pytest
 from support.client import RawClient, fetch
 from support.config import http_config, tcp_config
+from support.dns import DnsServer
 from support.ports import free_port
 from support.tls import TlsEcho, context
-from support.upstream import EchoUpstream, RawUpstream, header
+from support.upstream import RawUpstream, header
 from support.wait import eventually
 from support.wire import Closed
 
@@ -384,6 +385,24 @@ def test_checks_taken_away_let_requests_through(pillion, patient):
     assert fetch(proxy.address()).status == 200
 
 
+def test_what_discovery_finds_is_asked(pillion, patient):
+    first = patient(address="127.0.0.1")
+    second = patient(address="127.0.0.2", port=first.port)
+    with DnsServer() as dns:
+        dns.set("app.test", "127.0.0.1")
+        proxy = pillion(
+            http_config(f"app.test:{first.port}", upstream=checked_by({"type": "http", **OFTEN}, dns={"minTtl": "100ms"})),
+            env={"PILLION_DNS": dns.address})
+        eventually(lambda: {one["checked"] for one in proxy.endpoints().values()} == {"healthy"}, "the first one")
+        assert first.checks[0].header("host") == f"app.test:{first.port}"
+        dns.set("app.test", "127.0.0.2")
+        eventually(lambda: [one["checked"] for one in proxy.endpoints().values()] == ["healthy"]
+                   and second.address in proxy.endpoints(), "the second one")
+        gone, stays = len(first.checks), len(second.checks)
+        eventually(lambda: len(second.checks) > stays + 3, "checks of the second one")
+        assert len(first.checks) <= gone + 1
+
+
 def test_many_endpoints_at_once(pillion):
     """More checks than may run at once, all of them silent: every endpoint is asked."""
     lock, asked = threading.Lock(), set()
@@ -400,11 +419,20 @@ def test_many_endpoints_at_once(pillion):
     assert len(asked) == 100
 
 
-def test_an_answer_is_taken_to_its_end(pillion, echo):
-    """The endpoint of a check whose answer has a body sees an ordinary end of the connection."""
-    proxy = pillion(http_config(echo.address, upstream=checked_by(
-        {"type": "http", "path": "/healthz?size=20000", **OFTEN})))
-    wait_state(proxy, echo.address, "healthy")
-    first = echo.connection()
-    assert first.finished.wait(20)
-    assert isinstance(echo, EchoUpstream) and echo.failures == []
+@pytest.mark.parametrize("status", [200, 503])
+def test_an_answer_is_taken_to_its_end(pillion, raw_upstream, status):
+    """Whoever answers a check with a body sees an ordinary end of the connection, no reset."""
+    ends = []
+
+    def script(connection):
+        connection.read_request()
+        connection.send(f"HTTP/1.1 {status} Said\r\nContent-Length: 20000\r\n\r\n" + "x" * 20000)
+        connection.half_close()
+        # A reset would be an error.
+        ends.append(connection.sock.recv(1))
+
+    app = raw_upstream(script)
+    proxy = pillion(http_config(app.address, upstream=checked_by({"type": "http", **OFTEN})))
+    wait_state(proxy, app.address, "healthy" if status == 200 else "unhealthy")
+    eventually(lambda: len(ends) > 2, "checks to end")
+    assert set(ends) == {b""}

@@ -132,15 +132,16 @@ async fn ask(upstream: Arc<Upstream>, endpoint: Arc<Endpoint>, index: usize, mea
     loop {
         let due = schedule::next(check.interval, last, rng.u32(..), Instant::now());
         sleep_until(due).await;
-        let Ok(_room) = means.room.acquire().await else {
+        let Ok(room) = means.room.acquire().await else {
             return;
         };
         let began = Instant::now();
         last = Some(began);
         let answer = timeout(check.timeout, asker.ask()).await;
-        let (result, error, connection) = match answer {
-            Ok(Answer::Good(connection)) => (CheckResult::Success, None, connection),
-            Ok(Answer::Bad(result, error)) => (result, Some(error), None),
+        let (result, error, rest) = match answer {
+            Ok(Answer::Heard(Ok(()), rest)) => (CheckResult::Success, None, rest),
+            Ok(Answer::Heard(Err(error), rest)) => (CheckResult::Failure, Some(error), rest),
+            Ok(Answer::NotReached(result, error)) => (result, Some(error), None),
             Ok(Answer::NotAsked(why)) => {
                 tracing::debug!(upstream = %upstream.config.name, endpoint = %endpoint.label, why,
                     "a health check could not be made");
@@ -159,8 +160,9 @@ async fn ask(upstream: Arc<Upstream>, endpoint: Arc<Endpoint>, index: usize, mea
             took: now.saturating_duration_since(began),
         };
         upstream.health.checked(endpoint.id, check, finding, now);
-        if let Some(connection) = connection {
-            connection.take_leave().await;
+        drop(room);
+        if let Some(rest) = rest {
+            rest.take_leave().await;
         }
     }
 }

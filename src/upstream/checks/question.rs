@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::Method;
+use http::{Method, StatusCode};
 use tokio::sync::Semaphore;
 
 use super::{dial::dial, grpc, http1, http2};
@@ -30,12 +30,16 @@ pub(super) struct Asker<'a> {
 
 /// What has come of it.
 pub(super) enum Answer {
-    /// With the connection, where the rest of an answer may still come.
-    Good(Option<http1::Rest>),
-    Bad(CheckResult, Box<str>),
+    /// It answered, as a healthy endpoint does or not; the rest of that may still come.
+    Heard(Verdict, Option<http1::Rest>),
+    /// There was nobody to ask.
+    NotReached(CheckResult, Box<str>),
     /// For something that is missing here. It says nothing of the endpoint.
     NotAsked(Box<str>),
 }
+
+/// What is wrong with an answer, if anything.
+type Verdict = Result<(), Box<str>>;
 
 impl<'a> Asker<'a> {
     pub(super) fn new(
@@ -67,46 +71,37 @@ impl<'a> Asker<'a> {
             (_, UpstreamProtocol::Http1 | UpstreamProtocol::Auto) => Offer::Http1,
         };
         let dialled = dial(self.upstream, &self.endpoint, self.handshakes, offer).await;
-        let Opened { stream, spoken } = match dialled {
+        let Opened { mut stream, spoken } = match dialled {
             Ok(opened) => opened,
             Err(error) => return not_reached(&error),
         };
         let is_http2 =
             offer == Offer::Http2 || matches!(spoken, Some(Spoken::Http2 | Spoken::Link));
-        let answered = match &self.check.question {
+        match &self.check.question {
             Question::Tcp => {
-                let mut stream = stream;
                 stream.take_leave();
-                return Answer::Good(None);
+                Answer::Heard(Ok(()), None)
             }
-            Question::Http(question) if is_http2 => self.http2(question, stream).await,
+            Question::Http(question) if is_http2 => {
+                Answer::Heard(self.http2(question, stream).await, None)
+            }
             Question::Http(question) => self.http1(question, stream).await,
             Question::Grpc { service, .. } => {
                 let scheme = self.scheme();
-                let asked = grpc::check(stream, scheme, &self.host, service).await;
-                asked.map(|()| None)
+                let verdict = grpc::check(stream, scheme, &self.host, service).await;
+                Answer::Heard(verdict, None)
             }
-        };
-        match answered {
-            Ok(rest) => Answer::Good(rest),
-            Err(error) => Answer::Bad(CheckResult::Failure, error),
         }
     }
 
-    async fn http1(
-        &self,
-        question: &HttpQuestion,
-        stream: Stream,
-    ) -> Result<Option<http1::Rest>, Box<str>> {
-        let (status, rest) = http1::ask(stream, question, &self.host).await?;
-        expected(question, status).map(|()| Some(rest))
+    async fn http1(&self, question: &HttpQuestion, stream: Stream) -> Answer {
+        match http1::ask(stream, question, &self.host).await {
+            Ok((status, rest)) => Answer::Heard(expected(question, status), Some(rest)),
+            Err(error) => Answer::Heard(Err(error), None),
+        }
     }
 
-    async fn http2(
-        &self,
-        question: &HttpQuestion,
-        stream: Stream,
-    ) -> Result<Option<http1::Rest>, Box<str>> {
+    async fn http2(&self, question: &HttpQuestion, stream: Stream) -> Verdict {
         let head_only = question.method == Method::HEAD;
         let wanted = http2::Wanted::Head { head_only };
         let answer = http2::ask(stream, wanted, None, |block| {
@@ -116,7 +111,7 @@ impl<'a> Asker<'a> {
             block.field(b":path", question.path.as_bytes());
             block.field(b"user-agent", AGENT.as_bytes());
         });
-        expected(question, answer.await?.status).map(|()| None)
+        expected(question, answer.await?.status)
     }
 
     const fn scheme(&self) -> &'static str {
@@ -127,7 +122,7 @@ impl<'a> Asker<'a> {
     }
 }
 
-fn expected(question: &HttpQuestion, status: http::StatusCode) -> Result<(), Box<str>> {
+fn expected(question: &HttpQuestion, status: StatusCode) -> Verdict {
     match question.expects(status) {
         true => Ok(()),
         false => Err(format!("status {}", status.as_u16()).into()),
@@ -138,8 +133,8 @@ fn not_reached(error: &Error) -> Answer {
     let text = error.to_string().into();
     match error.reason {
         Reason::NoIdentity | Reason::Overloaded => Answer::NotAsked(text),
-        Reason::ConnectTimeout => Answer::Bad(CheckResult::Timeout, text),
-        _ => Answer::Bad(CheckResult::Unreachable, text),
+        Reason::ConnectTimeout => Answer::NotReached(CheckResult::Timeout, text),
+        _ => Answer::NotReached(CheckResult::Unreachable, text),
     }
 }
 
