@@ -35,6 +35,8 @@ impl Class {
     pub fn of(error: &Error) -> Self {
         match (error.replay, error.reason) {
             (Replay::NeverSent, reason) if is_unreachable(reason) => Self::NeverSent,
+            // No descriptor or port was left to connect: another endpoint may have a connection.
+            (Replay::NeverSent, Reason::Overloaded) => Self::NeverSent,
             (Replay::Refused, _) => Self::Refused,
             (Replay::Reused, _) => Self::Raced,
             // What breaks the protocol would break it again.
@@ -271,6 +273,8 @@ mod tests {
         let class = |reason, replay| Class::of(&error(reason, replay));
         for (reason, replay, unsafe_too, idempotent) in [
             (Reason::ConnectFailed, Replay::NeverSent, true, true),
+            (Reason::Overloaded, Replay::NeverSent, true, true),
+            (Reason::Overloaded, Replay::Unsafe, false, false),
             (Reason::UpstreamReset, Replay::Refused, true, true),
             (Reason::UpstreamClosed, Replay::Reused, false, true),
             (Reason::UpstreamReset, Replay::Unsafe, false, true),

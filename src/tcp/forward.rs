@@ -197,7 +197,10 @@ async fn connect<'a>(plan: &'a TcpPlan, conn: &Conn, worker: &Worker) -> Result<
                 });
             }
             Err(error) => {
-                in_flight.settle(Verdict::Unreachable, Instant::now());
+                // A shortage on this side says nothing of it.
+                if error.reason != Reason::Overloaded {
+                    in_flight.settle(Verdict::Unreachable, Instant::now());
+                }
                 metrics.connection_failed(worker.id, error.reason);
                 tracing::debug!(endpoint = %endpoint.label, %error, "could not connect");
                 tried.push(endpoint.id);

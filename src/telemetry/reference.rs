@@ -193,7 +193,8 @@ const fn meaning(reason: Reason) -> &'static str {
             "The upgrade that was asked for can't be carried to this upstream."
         }
         Reason::Overloaded => {
-            "Pillion is short of memory or time, and refuses by the `priority` of rules."
+            "Pillion is short of memory or time, and refuses by the `priority` of rules; or it has no \
+             file descriptor or local port left to connect with."
         }
         Reason::RateLimited => "The rule is asked more often than its `rateLimit` allows.",
         Reason::FaultInjected => {
