@@ -25,12 +25,12 @@ const SHORTEST: Duration = Duration::from_micros(100);
 pub struct IdleAge(Mutex<Known>);
 
 impl IdleAge {
-    /// See [`Known::closed`].
+    /// The endpoint closed a connection that had been idle for at least and at most so long.
     pub fn closed(&self, least: Duration, most: Duration, now: Instant) {
         self.known().closed(least, most, now);
     }
 
-    /// See [`Known::outlived`].
+    /// A connection that had been idle for so long was still good.
     pub fn outlived(&self, age: Duration, now: Instant) {
         self.known().outlived(age, now);
     }

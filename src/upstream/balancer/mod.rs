@@ -5,7 +5,7 @@
 //! peak EWMA and least request move load away from those that are slower or busier. A weight of 0
 //! takes nothing.
 //!
-//! A [`Gate`] may keep endpoints out, or let them in for a part of their weight only. Where there
+//! A `Gate` may keep endpoints out, or let them in for a part of their weight only. Where there
 //! is none, nothing of it is left in the code.
 
 mod ewma;

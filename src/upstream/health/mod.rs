@@ -1,7 +1,7 @@
 //! Which endpoints take requests: the breaker and outlier ejection, one state machine an endpoint
 //! with two causes.
 //!
-//! Each endpoint has a [`Health`]: a gate that is looked at before it is picked, and counts. A
+//! Each endpoint has a `Health`: a gate that is looked at before it is picked, and counts. A
 //! [`Board`] has the machines of all endpoints of an upstream, over all workers, and outlives
 //! reloads as they do. Where all is well, a pick reads one word of the board and a good answer one
 //! of its endpoint's, and nothing is written. Only a change of state takes the board's lock.
