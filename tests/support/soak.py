@@ -91,7 +91,7 @@ def limits_used(proxy: Pillion) -> dict[str, dict[str, int]]:
     """Upstream to what is held of each of its limits."""
     told = proxy.admin_get("/upstreams").json()
     told = told["upstreams"] if isinstance(told, dict) else told
-    return {upstream["name"]: {limit: row["used"] for limit, row in upstream["limits"].items()}
+    return {upstream["name"]: {limit: row["used"] for limit, row in upstream["limits"].items() if row}
             | {"active": sum(endpoint["active"] for endpoint in upstream["endpoints"])} for upstream in told}
 
 
