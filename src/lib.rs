@@ -15,10 +15,14 @@
 //! 2. [`http`] tells HTTP/1.1 from HTTP/2 by the first bytes and reads the head; [`tcp`] carries
 //!    what is not HTTP.
 //! 3. The worker's [`snapshot`] is loaded once; [`router`] finds the plan of the request:
-//!    everything that was decided before it came; [`access`] says whether its caller may.
-//! 4. [`policy`] is the stack that the request passes: limits, deadlines, the attempt.
-//! 5. [`upstream`] picks an endpoint; a connection comes from the worker's pool or is made.
-//! 6. The response streams back with a guard in its body that, at its end or when it is dropped,
+//!    everything that was decided before it came; [`access`] says whether its caller may,
+//!    [`protect`] whether it comes too often, or too much does.
+//! 4. [`policy`] is the stack that the request passes: limits, the deadline, attempts until one
+//!    stands. Each attempt tells what it found of its endpoint, and what a failure proves.
+//! 5. [`upstream`] picks an endpoint that is neither broken nor worse than the others; a connection
+//!    comes from the worker's pool or is made.
+//! 6. Where no attempt stands, the rule's fallback may answer.
+//! 7. The response streams back with a guard in its body that, at its end or when it is dropped,
 //!    counts, logs and releases what was held ([`telemetry`]).
 //!
 //! What fails on the way is an [`error::Error`], turned into a response by one table.
