@@ -376,12 +376,7 @@ async fn forwarded(
     copies::send(client, &route.mirrors, request, deadline, nature.now);
 
     // As it is sent: after the rule's filters.
-    let sticky = backend.upstream.sticky(
-        &request.head.fields,
-        client.address,
-        client.conn.secured.is_some(),
-        || client.worker.rng.borrow_mut().u128(..),
-    );
+    let sticky = client.sticky(&backend.upstream, &request.head.fields);
     let terms = Terms {
         client,
         upstream: &backend.upstream,

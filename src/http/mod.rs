@@ -56,6 +56,7 @@ use crate::{
     snapshot::{HttpPlan, ListenerPlan, PlanKind},
     telemetry::access_log::Protocol,
     tls::{alpn::Spoken, handshake::HANDSHAKE},
+    upstream::{Sticky, Upstream},
     worker::{Conn, Worker},
 };
 
@@ -198,6 +199,12 @@ impl Client {
     /// What the listener allows its clients.
     pub fn limits(&self) -> HttpListener {
         http_plan(&self.plan()).http.clone()
+    }
+
+    /// What keeps a request with these fields to one endpoint.
+    pub fn sticky(&self, upstream: &Upstream, fields: &Fields) -> Sticky {
+        let random = || self.worker.rng.borrow_mut().u128(..);
+        upstream.sticky(fields, self.address, self.conn.secured.is_some(), random)
     }
 
     /// Writes or drops `X-Forwarded-Client-Cert`, as the listener says. Where it has no TLS to speak

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::{Method, StatusCode};
+use http::StatusCode;
 
 use crate::{
     config::model::{Idempotent, Retry},
@@ -120,14 +120,10 @@ pub fn is_idempotent(policy: &Retry, head: &RequestHead, grpc: bool) -> bool {
         Idempotent::Never => false,
         Idempotent::ByMethod if grpc => false,
         Idempotent::ByMethod => {
-            is_idempotent_method(&head.method) || head.fields.contains(&name::IDEMPOTENCY_KEY)
+            // RFC 9110 section 9.2.2, for the methods that it defines.
+            head.method.is_idempotent() || head.fields.contains(&name::IDEMPOTENCY_KEY)
         }
     }
-}
-
-/// RFC 9110 section 9.2.2, for the methods that it defines.
-fn is_idempotent_method(method: &Method) -> bool {
-    method.is_idempotent()
 }
 
 /// How long the upstream asks to be left alone, by what it writes.
@@ -262,6 +258,8 @@ pub fn backoff(policy: &Retry, number: u8, random: u32) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use http::Method;
+
     use super::*;
 
     fn error(reason: Reason, replay: Replay) -> Error {

@@ -62,13 +62,7 @@ impl Spare {
         if let Some(head) = self.head {
             request.head = head;
         }
-        let client = terms.client;
-        let sticky = upstream.sticky(
-            &request.head.fields,
-            client.address,
-            client.conn.secured.is_some(),
-            || client.worker.rng.borrow_mut().u128(..),
-        );
+        let sticky = terms.client.sticky(upstream, &request.head.fields);
         let terms = Terms {
             upstream,
             start: now,

@@ -75,14 +75,7 @@ impl Budget {
     pub fn withdraw(&self, now: Instant) -> bool {
         let second = self.second(now);
         let mut retries = self.retries.lock().unwrap_or_else(PoisonError::into_inner);
-        // The seconds are whole, the window is not: of requests those are left out that may lie
-        // before it, of retries those are kept.
-        let spent: u64 = retries
-            .iter()
-            .filter(|(at, _)| at + WINDOW >= second)
-            .map(|(_, count)| count)
-            .sum();
-        if spent >= self.allowed(second) {
+        if self.left_beside(&retries, second) == 0 {
             return false;
         }
         let place = &mut retries[second as usize % RING];
@@ -97,6 +90,12 @@ impl Budget {
     pub fn left(&self, now: Instant) -> u64 {
         let second = self.second(now);
         let retries = self.retries.lock().unwrap_or_else(PoisonError::into_inner);
+        self.left_beside(&retries, second)
+    }
+
+    /// What is left beside those retries. The seconds are whole, the window is not: of requests
+    /// those are left out that may lie before it, of retries those are kept.
+    fn left_beside(&self, retries: &Seconds, second: u64) -> u64 {
         let spent: u64 = retries
             .iter()
             .filter(|(at, _)| at + WINDOW >= second)
