@@ -12,7 +12,7 @@ from support.wire import Closed
 
 KEYS = {"start_time", "listener", "route", "upstream", "endpoint", "method", "authority", "path", "protocol", "status",
         "flags", "reason", "detail", "bytes_received", "bytes_sent", "duration_ms", "upstream_ms", "peer", "peer_identity",
-        "request_id", "user_agent"}
+        "request_id", "user_agent", "trace_id", "span_id"}
 
 
 def test_a_line_tells_everything(pillion, echo):

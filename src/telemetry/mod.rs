@@ -10,9 +10,11 @@ pub mod logging;
 pub mod metrics;
 #[cfg(test)]
 mod reference;
+pub mod trace;
 
 pub use access_log::{AccessLog, LogWriter, Record};
 pub use metrics::{
     AccessDecision, AccessMetrics, Expiring, ListenerMetrics, ProcessMetrics, Registry,
     RouteMetrics, TlsMetrics, UpstreamMetrics,
 };
+pub use trace::TraceRef;

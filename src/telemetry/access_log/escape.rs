@@ -84,7 +84,8 @@ fn escape_char(out: &mut Vec<u8>, character: char, style: Style) {
     }
 }
 
-fn hex(out: &mut Vec<u8>, prefix: &[u8], bytes: &[u8]) {
+/// Appends the prefix and two digits a byte.
+pub(super) fn hex(out: &mut Vec<u8>, prefix: &[u8], bytes: &[u8]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     out.extend_from_slice(prefix);
     for &byte in bytes {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     Record,
-    escape::{Style, address, escape},
+    escape::{Style, address, escape, hex},
     timestamp::Timestamp,
 };
 use crate::config::model::Address;
@@ -53,6 +53,10 @@ pub(super) fn write(out: &mut Vec<u8>, record: &Record, start: Timestamp) {
     );
     object.text("request_id", record.request_id());
     object.text("user_agent", record.user_agent.as_deref());
+    let trace = record.trace;
+    object.id("trace_id", trace.map(|trace| trace.trace_id.to_be_bytes()));
+    let span = trace.filter(|trace| trace.sampled);
+    object.id("span_id", span.map(|span| span.span_id.to_be_bytes()));
     out.extend_from_slice(b"}\n");
 }
 
@@ -96,6 +100,17 @@ impl Object<'_> {
         }
     }
 
+    fn id<const N: usize>(&mut self, key: &str, value: Option<[u8; N]>) {
+        self.key(key);
+        match value {
+            Some(value) => {
+                hex(self.0, b"\"", &value);
+                self.0.push(b'"');
+            }
+            None => self.0.extend_from_slice(b"null"),
+        }
+    }
+
     fn address(&mut self, key: &str, value: Option<&Address>) {
         self.key(key);
         match value {
@@ -124,7 +139,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::{super::tests::*, *};
-    use crate::telemetry::access_log::Protocol;
+    use crate::telemetry::{TraceRef, access_log::Protocol};
 
     fn line(record: &Record) -> Value {
         let mut out = Vec::new();
@@ -168,6 +183,8 @@ mod tests {
                 "peer_identity": null,
                 "request_id": "abc",
                 "user_agent": "curl/8",
+                "trace_id": "0af7651916cd43dd8448eb211c80319c",
+                "span_id": "b7ad6b7169203331",
             })
         );
     }
@@ -193,6 +210,18 @@ mod tests {
         ] {
             assert_eq!(line[key], Value::Null, "{key}");
         }
+    }
+
+    #[test]
+    fn an_unsampled_request_has_a_trace_and_no_span() {
+        let mut record = full();
+        record.trace = record.trace.map(|trace| TraceRef {
+            sampled: false,
+            ..trace
+        });
+        let line = line(&record);
+        assert_eq!(line["trace_id"], "0af7651916cd43dd8448eb211c80319c");
+        assert_eq!(line["span_id"], Value::Null);
     }
 
     #[test]

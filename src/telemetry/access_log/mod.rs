@@ -31,7 +31,10 @@ use self::{
     timestamp::Timestamp,
     writer::{Batch, Mode, Shared},
 };
-use crate::{config::model::Address, error::Reason, http::request_id::RequestId, tls::Certificate};
+use crate::{
+    config::model::Address, error::Reason, http::request_id::RequestId, telemetry::TraceRef,
+    tls::Certificate,
+};
 
 /// A buffer of this many bytes goes to the writer at once.
 const BATCH_BYTES: usize = 16 * 1024;
@@ -82,6 +85,8 @@ pub struct Record {
     pub client: Option<IpAddr>,
     pub request_id: Option<RequestId>,
     pub user_agent: Option<Box<[u8]>>,
+    /// The trace that it belongs to, sampled or not. `None`: tracing is off.
+    pub trace: Option<TraceRef>,
 }
 
 impl Record {
@@ -111,6 +116,7 @@ impl Record {
             client: None,
             request_id: None,
             user_agent: None,
+            trace: None,
         }
     }
 
@@ -313,6 +319,11 @@ mod tests {
             peer: Some(Address::Tcp(([10, 0, 0, 1], 4242).into())),
             request_id: Some(RequestId::Brought(b"abc"[..].into())),
             user_agent: Some(b"curl/8"[..].into()),
+            trace: Some(TraceRef {
+                trace_id: 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c,
+                span_id: 0xb7ad_6b71_6920_3331,
+                sampled: true,
+            }),
             ..minimal()
         }
     }
