@@ -33,6 +33,11 @@ pub enum Kind {
     GrpcTimeout,
     Date,
     IdempotencyKey,
+    Traceparent,
+    Tracestate,
+    Baggage,
+    /// `b3` and `X-B3-*`
+    B3,
 }
 
 impl Kind {
@@ -45,7 +50,7 @@ impl Kind {
     pub const fn is_group(self) -> bool {
         matches!(
             self,
-            Self::Other | Self::XForwarded | Self::XPillion | Self::HopByHop
+            Self::Other | Self::XForwarded | Self::XPillion | Self::HopByHop | Self::B3
         )
     }
 
@@ -57,15 +62,19 @@ impl Kind {
         };
         let (text, kind): (&[u8], Self) = match (name.len(), first | 0x20) {
             (2, b't') => (b"te", Self::Te),
+            (2, b'b') => (b"b3", Self::B3),
             (3, b'v') => (b"via", Self::Via),
             (4, b'h') => (b"host", Self::Host),
             (4, b'd') => (b"date", Self::Date),
             (6, b'e') => (b"expect", Self::Expect),
             (7, b't') => (b"trailer", Self::Trailer),
             (7, b'u') => (b"upgrade", Self::Upgrade),
+            (7, b'b') => (b"baggage", Self::Baggage),
             (9, b'f') => (b"forwarded", Self::Forwarded),
             (10, b'c') => (b"connection", Self::Connection),
             (10, b'k') => (b"keep-alive", Self::HopByHop),
+            (10, b't') => (b"tracestate", Self::Tracestate),
+            (11, b't') => (b"traceparent", Self::Traceparent),
             (12, b'c') => (b"content-type", Self::ContentType),
             (12, b'x') => (b"x-request-id", Self::XRequestId),
             (12, b'g') => (b"grpc-timeout", Self::GrpcTimeout),
@@ -90,9 +99,11 @@ impl Kind {
     fn of_ours(name: &[u8]) -> Self {
         const FORWARDED: &[u8] = b"x-forwarded-";
         const PILLION: &[u8] = b"x-pillion-";
+        const B3: &[u8] = b"x-b3-";
         match name {
             [b'x' | b'X', b'-', b'f' | b'F', ..] if starts(name, FORWARDED) => Self::XForwarded,
             [b'x' | b'X', b'-', b'p' | b'P', ..] if starts(name, PILLION) => Self::XPillion,
+            [b'x' | b'X', b'-', b'b' | b'B', ..] if starts(name, B3) => Self::B3,
             _ => Self::Other,
         }
     }
@@ -215,6 +226,8 @@ macro_rules! names {
 names! {
     ACCEPT_ENCODING = "accept-encoding", "Accept-Encoding", Other;
     ALLOW = "allow", "Allow", Other;
+    B3 = "b3", "b3", B3;
+    BAGGAGE = "baggage", "baggage", Baggage;
     CONNECTION = "connection", "Connection", Connection;
     CONTENT_LENGTH = "content-length", "Content-Length", ContentLength;
     CONTENT_TYPE = "content-type", "Content-Type", ContentType;
@@ -238,12 +251,19 @@ names! {
     SERVER = "server", "Server", Other;
     SET_COOKIE = "set-cookie", "Set-Cookie", Other;
     TE = "te", "TE", Te;
+    TRACEPARENT = "traceparent", "traceparent", Traceparent;
+    TRACESTATE = "tracestate", "tracestate", Tracestate;
     TRAILER = "trailer", "Trailer", Trailer;
     TRANSFER_ENCODING = "transfer-encoding", "Transfer-Encoding", TransferEncoding;
     UPGRADE = "upgrade", "Upgrade", Upgrade;
     USER_AGENT = "user-agent", "User-Agent", Other;
     VIA = "via", "Via", Via;
     WWW_AUTHENTICATE = "www-authenticate", "WWW-Authenticate", Other;
+    X_B3_FLAGS = "x-b3-flags", "X-B3-Flags", B3;
+    X_B3_PARENT_SPAN_ID = "x-b3-parentspanid", "X-B3-ParentSpanId", B3;
+    X_B3_SAMPLED = "x-b3-sampled", "X-B3-Sampled", B3;
+    X_B3_SPAN_ID = "x-b3-spanid", "X-B3-SpanId", B3;
+    X_B3_TRACE_ID = "x-b3-traceid", "X-B3-TraceId", B3;
     X_FORWARDED_CLIENT_CERT = "x-forwarded-client-cert", "X-Forwarded-Client-Cert", XForwarded;
     X_FORWARDED_FOR = "x-forwarded-for", "X-Forwarded-For", XForwarded;
     X_FORWARDED_HOST = "x-forwarded-host", "X-Forwarded-Host", XForwarded;

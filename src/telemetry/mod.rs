@@ -6,6 +6,7 @@
 //! waited for ([`access_log`]).
 
 pub mod access_log;
+pub mod clock;
 pub mod logging;
 pub mod metrics;
 #[cfg(test)]

@@ -19,7 +19,7 @@ use std::{
         Arc,
         mpsc::{SyncSender, TrySendError},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use http::{Method, StatusCode, Uri};
@@ -32,7 +32,10 @@ use self::{
     writer::{Batch, Mode, Shared},
 };
 use crate::{
-    config::model::Address, error::Reason, http::request_id::RequestId, telemetry::TraceRef,
+    config::model::Address,
+    error::Reason,
+    http::request_id::RequestId,
+    telemetry::{TraceRef, clock::Clock},
     tls::Certificate,
 };
 
@@ -223,7 +226,7 @@ impl AccessLog {
         format(
             &mut pending.bytes,
             record,
-            self.clock.get().timestamp(record.start),
+            Timestamp::new(self.clock.get().date(record.start)),
         );
         pending.lines += 1;
         if pending.bytes.len() >= BATCH_BYTES {
@@ -269,34 +272,10 @@ impl fmt::Debug for AccessLog {
     }
 }
 
-/// The two clocks read at once, so that a request's start is known as a date without another read
-/// of the clock. Read anew with each batch, so that it follows corrections of the date.
-#[derive(Clone, Copy)]
-struct Clock {
-    instant: Instant,
-    date: SystemTime,
-}
-
-impl Clock {
-    fn now() -> Self {
-        Self {
-            instant: Instant::now(),
-            date: SystemTime::now(),
-        }
-    }
-
-    fn timestamp(self, instant: Instant) -> Timestamp {
-        let date = if instant <= self.instant {
-            self.date.checked_sub(self.instant - instant)
-        } else {
-            self.date.checked_add(instant - self.instant)
-        };
-        Timestamp::new(date.unwrap_or(self.date))
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
 
     /// A record with every field set.
@@ -346,21 +325,5 @@ mod tests {
         assert_eq!(record.path(), Some(&b"/x"[..]));
         record.uri = Some(Uri::from_static("connect.example:443"));
         assert_eq!(record.path(), None, "CONNECT has no path");
-    }
-
-    #[test]
-    fn a_start_before_or_after_the_reading_of_the_clock_is_dated() {
-        let clock = Clock {
-            instant: Instant::now(),
-            date: SystemTime::UNIX_EPOCH,
-        };
-        let later = clock.timestamp(clock.instant + Duration::from_secs(1));
-        assert_eq!(later.to_string(), "1970-01-01T00:00:01.000Z");
-        let clock = Clock {
-            instant: clock.instant + Duration::from_secs(2),
-            ..clock
-        };
-        let before = clock.timestamp(clock.instant - Duration::from_millis(1500));
-        assert_eq!(before.to_string(), "1969-12-31T23:59:58.500Z");
     }
 }
