@@ -38,6 +38,7 @@ pub mod listener;
 pub mod net;
 pub mod policy;
 pub mod protect;
+mod protobuf;
 pub mod router;
 pub mod runtime;
 pub mod snapshot;

@@ -10,7 +10,7 @@ mod backoff;
 mod call;
 mod follow;
 pub(crate) mod grpc;
-pub(crate) mod protobuf;
+mod message;
 mod state;
 #[cfg(test)]
 mod tests;

@@ -8,10 +8,13 @@ use x509_parser::{
     certificate::X509Certificate, prelude::FromDer, revocation_list::CertificateRevocationList,
 };
 
-use super::protobuf::{Malformed, Response, Svid};
-use crate::tls::{
-    BadSpiffeId, Bundle, Credential, MaterialError, SpiffeId, TrustDomain, Unfit, Warning,
-    split_der,
+use super::message::{Response, Svid};
+use crate::{
+    protobuf::Malformed,
+    tls::{
+        BadSpiffeId, Bundle, Credential, MaterialError, SpiffeId, TrustDomain, Unfit, Warning,
+        split_der,
+    },
 };
 
 /// Revocation lists that no authority here has issued go into every bundle. So many bytes of them,

@@ -10,10 +10,8 @@ use super::{
 use crate::{
     http::grpc::is_grpc,
     net::Stream,
-    tls::workload::{
-        grpc::{Deframer, Status},
-        protobuf::{Fields, Value},
-    },
+    protobuf::{Fields, Value, Writer},
+    tls::workload::grpc::{Deframer, Status},
 };
 
 /// `HealthCheckResponse.ServingStatus`.
@@ -42,21 +40,14 @@ pub(super) async fn check(
 
 /// `HealthCheckRequest`, framed: its one field is the service.
 fn request(service: &str) -> Bytes {
-    let mut message = BytesMut::new();
+    let mut message = Vec::new();
     if !service.is_empty() {
-        message.put_u8(1 << 3 | 2);
-        let mut length = service.len();
-        while length > 0x7f {
-            message.put_u8(length as u8 | 0x80);
-            length >>= 7;
-        }
-        message.put_u8(length as u8);
-        message.put_slice(service.as_bytes());
+        Writer(&mut message).bytes(1, service.as_bytes());
     }
     let mut framed = BytesMut::with_capacity(5 + message.len());
     framed.put_u8(0);
     framed.put_u32(message.len() as u32);
-    framed.put(message);
+    framed.put_slice(&message);
     framed.freeze()
 }
 

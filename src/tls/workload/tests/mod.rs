@@ -5,7 +5,7 @@ mod pki;
 mod refusals;
 mod watch;
 
-use super::protobuf::encode;
+use super::message::encode;
 use pki::{Authority, Identity};
 
 /// The message with that identity alone.
