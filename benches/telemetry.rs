@@ -7,7 +7,7 @@ use http::{Method, StatusCode, Uri};
 use pillion::{
     config::model::{AccessLog as Config, LogFormat, LogOutput},
     http::request_id::RequestId,
-    telemetry::{LogWriter, Record, Registry, access_log::Protocol},
+    telemetry::{LogWriter, Record, Registry, access_log::Protocol, metrics::Done},
 };
 use tokio::time::Instant;
 
@@ -20,15 +20,17 @@ fn count(criterion: &mut Criterion) {
     criterion.bench_function("count/route", |bencher| {
         bencher.iter(|| {
             route.request_started(black_box(1));
-            route.request_done(
-                1,
-                &Method::GET,
-                200,
-                None,
-                black_box(Duration::from_micros(700)),
-                0,
-                1024,
-            );
+            let done = Done {
+                method: &Method::GET,
+                status: 200,
+                reason: None,
+                protocol: Protocol::Http11,
+                duration: black_box(Duration::from_micros(700)),
+                bytes_in: 0,
+                bytes_out: 1024,
+                trace: None,
+            };
+            route.request_done(1, &done);
         });
     });
     criterion.bench_function("count/upstream", |bencher| {

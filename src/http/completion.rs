@@ -12,7 +12,7 @@ use crate::{
     policy::{Held, Trail},
     protect::FaultKind,
     snapshot::RoutePlan,
-    telemetry::{Record, access_log::Protocol},
+    telemetry::{Record, access_log::Protocol, metrics::Done},
 };
 
 /// Travels with a response to its last byte. Dropped before [`Completion::done`] or
@@ -206,15 +206,17 @@ impl Completion {
         let record = &mut inner.record;
         record.duration = record.start.elapsed();
         if let Some(route) = &inner.route {
-            route.metrics.request_done(
-                worker.id,
-                record.method.as_ref().unwrap_or(&Method::GET),
-                record.status.map_or(0, |status| status.as_u16()),
-                record.reason,
-                record.duration,
-                record.bytes_received,
-                record.bytes_sent,
-            );
+            let done = Done {
+                method: record.method.as_ref().unwrap_or(&Method::GET),
+                status: record.status.map_or(0, |status| status.as_u16()),
+                reason: record.reason,
+                protocol: record.protocol,
+                duration: record.duration,
+                bytes_in: record.bytes_received,
+                bytes_out: record.bytes_sent,
+                trace: None,
+            };
+            route.metrics.request_done(worker.id, &done);
         } else if let Some(reason) = record.reason {
             inner
                 .client

@@ -7,7 +7,8 @@ use http::Method;
 
 use super::{
     AccessDecision,
-    metrics::{Format, Registry},
+    access_log::Protocol,
+    metrics::{Done, Format, Registry},
 };
 use crate::{
     error::{Error, Origin, Reason, Replay},
@@ -117,7 +118,17 @@ fn busy_scrape() -> String {
     let upstream = registry.upstream("a");
     listener.refused_head(0, reason);
     route.request_started(0);
-    route.request_done(0, &Method::GET, 200, Some(reason), Duration::ZERO, 0, 0);
+    let done = Done {
+        method: &Method::GET,
+        status: 200,
+        reason: Some(reason),
+        protocol: Protocol::Http11,
+        duration: Duration::ZERO,
+        bytes_in: 0,
+        bytes_out: 0,
+        trace: None,
+    };
+    route.request_done(0, &done);
     route.fault_injected(0, FaultKind::Delay);
     route.fell_back(0, FallbackKind::Upstream);
     upstream.connection_failed(0, reason);

@@ -22,6 +22,6 @@ pub use health::HealthMetrics;
 pub use listener::ListenerMetrics;
 pub use process::{ProcessMetrics, processor_time};
 pub use registry::Registry;
-pub use route::RouteMetrics;
+pub use route::{Done, RouteMetrics};
 pub use tls::{Expiring, TlsMetrics};
 pub use upstream::{CopyFate, UpstreamMetrics};

@@ -9,11 +9,32 @@ use super::{
     histogram::Histogram,
     scrape::{Families, Scraped},
 };
-use crate::{error::Reason, http::fallback::FallbackKind, protect::FaultKind};
+use crate::{
+    error::Reason, http::fallback::FallbackKind, protect::FaultKind,
+    telemetry::access_log::Protocol,
+};
 
 /// The handle of one rule. Every `worker` is the number of the calling worker.
 #[derive(Debug)]
 pub struct RouteMetrics(PerWorker<Cells>);
+
+/// How a request went.
+#[derive(Clone, Copy, Debug)]
+pub struct Done<'a> {
+    pub method: &'a Method,
+    /// 0: there was no response.
+    pub status: u16,
+    pub reason: Option<Reason>,
+    pub protocol: Protocol,
+    /// From the first byte of the request to the last of the response.
+    pub duration: Duration,
+    /// Bytes of the request's body.
+    pub bytes_in: u64,
+    /// Bytes of the response's body.
+    pub bytes_out: u64,
+    /// Ids of the trace and of the server span, where the request was sampled.
+    pub trace: Option<(u128, u64)>,
+}
 
 #[derive(Debug, Default)]
 struct Cells {
@@ -44,32 +65,16 @@ impl RouteMetrics {
 
     /// That request is over: its response went out, or the exchange ended early. To be called once
     /// for each [`RouteMetrics::request_started`].
-    ///
-    /// `status` is 0 when there was no response; `duration` is from the first byte of the request
-    /// to the last of the response; the bytes are those of the bodies.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "one call at the end of a request, all plain numbers"
-    )]
-    pub fn request_done(
-        &self,
-        worker: usize,
-        method: &Method,
-        status: u16,
-        reason: Option<Reason>,
-        duration: Duration,
-        bytes_in: u64,
-        bytes_out: u64,
-    ) {
+    pub fn request_done(&self, worker: usize, done: &Done<'_>) {
         let cells = self.0.of(worker);
         cells.requests.left.increment();
-        cells.done[method_index(method)][status_index(status)].increment();
-        if let Some(reason) = reason {
+        cells.done[method_index(done.method)][status_index(done.status)].increment();
+        if let Some(reason) = done.reason {
             cells.reasons.of(reason).increment();
         }
-        cells.duration.observe(duration);
-        cells.request_bytes.add(bytes_in);
-        cells.response_bytes.add(bytes_out);
+        cells.duration.observe(done.duration);
+        cells.request_bytes.add(done.bytes_in);
+        cells.response_bytes.add(done.bytes_out);
     }
 
     /// A request has met a fault that was injected.
@@ -203,9 +208,25 @@ mod tests {
         }
         assert_eq!(metrics.active(), 2);
         let second = Duration::from_secs(1);
-        metrics.request_done(0, &Method::GET, 204, None, second, 0, 0);
+        let done = Done {
+            method: &Method::GET,
+            status: 204,
+            reason: None,
+            protocol: Protocol::Http11,
+            duration: second,
+            bytes_in: 0,
+            bytes_out: 0,
+            trace: None,
+        };
+        metrics.request_done(0, &done);
         let brew = Method::from_bytes(b"BREW").unwrap();
-        metrics.request_done(1, &brew, 0, Some(Reason::ClientClosed), second, 3, 4);
+        let done = Done {
+            method: &brew,
+            status: 0,
+            reason: Some(Reason::ClientClosed),
+            ..done
+        };
+        metrics.request_done(1, &done);
         assert_eq!(metrics.active(), 0);
         assert_eq!(
             metrics.done(),
