@@ -9,6 +9,7 @@ pub mod access_log;
 pub mod clock;
 pub mod logging;
 pub mod metrics;
+pub mod redact;
 #[cfg(test)]
 mod reference;
 pub mod trace;
@@ -18,4 +19,5 @@ pub use metrics::{
     AccessDecision, AccessMetrics, Expiring, ListenerMetrics, ProcessMetrics, Registry,
     RouteMetrics, TlsMetrics, UpstreamMetrics,
 };
+pub use redact::Redaction;
 pub use trace::TraceRef;

@@ -6,6 +6,7 @@
 //! carry over.
 
 mod access;
+mod access_log;
 mod balancing;
 mod checks;
 mod fallback;
@@ -21,9 +22,11 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use serde::{Serialize, Serializer};
 
+use crate::telemetry::Redaction;
+
 pub use self::{
-    access::*, balancing::*, checks::*, fallback::*, fault::*, health::*, protect::*, retry::*,
-    tls::*, upstream::*,
+    access::*, access_log::*, balancing::*, checks::*, fallback::*, fault::*, health::*,
+    protect::*, retry::*, tls::*, upstream::*,
 };
 
 /// One whole configuration.
@@ -32,6 +35,8 @@ pub use self::{
 pub struct Config {
     pub admin: Admin,
     pub access_log: AccessLog,
+    /// What the access log and spans do not show.
+    pub redact: Arc<Redaction>,
     pub drain: Drain,
     /// Where this process runs.
     pub zone: Option<Arc<str>>,
@@ -54,29 +59,6 @@ pub struct Admin {
     pub address: Option<SocketAddr>,
     /// Only `/livez`, `/readyz` and `/metrics`; may be a public address, for the kubelet.
     pub probes: Option<SocketAddr>,
-}
-
-/// One line a request.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct AccessLog {
-    pub enabled: bool,
-    pub format: LogFormat,
-    pub output: LogOutput,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub enum LogFormat {
-    Json,
-    Text,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub enum LogOutput {
-    Stdout,
-    Stderr,
-    File(PathBuf),
 }
 
 /// How the process leaves.

@@ -4,6 +4,7 @@
 //! the `Default`s are the only place where a default stands.
 
 mod access;
+mod access_log;
 mod balancing;
 mod checks;
 mod either;
@@ -12,6 +13,7 @@ mod filter;
 mod health;
 mod listener;
 mod protect;
+mod redact;
 mod retry;
 mod route;
 mod tls;
@@ -22,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{decode::At, units::Duration};
 pub(super) use access::*;
+pub(super) use access_log::*;
 pub(super) use balancing::*;
 pub(super) use checks::*;
 pub(super) use fallback::*;
@@ -29,6 +32,7 @@ pub(super) use filter::*;
 pub(super) use health::*;
 pub(super) use listener::*;
 pub(super) use protect::*;
+pub(super) use redact::*;
 pub(super) use retry::*;
 pub(super) use route::*;
 pub(super) use tls::*;
@@ -46,6 +50,9 @@ pub(super) struct Config {
     /// One line a request.
     #[serde(default)]
     pub(super) access_log: At<AccessLog>,
+    /// What the access log and spans do not show: credentials, unless written otherwise.
+    #[serde(default)]
+    pub(super) redact: At<Redact>,
     /// How the process leaves after SIGTERM, SIGINT or `POST /drain`.
     #[serde(default)]
     pub(super) drain: At<Drain>,
@@ -95,37 +102,6 @@ impl Default for Admin {
             probes: None,
         }
     }
-}
-
-/// The access log.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub(super) struct AccessLog {
-    /// Whether requests are logged.
-    pub(super) enabled: bool,
-    /// One JSON object a line, or a line of text.
-    pub(super) format: LogFormat,
-    /// `stdout`, `stderr` or the path of a file to append to.
-    pub(super) output: At<String>,
-}
-
-impl Default for AccessLog {
-    fn default() -> Self {
-        Self {
-            enabled: true,
-            format: LogFormat::Json,
-            output: "stdout".to_owned().into(),
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub(super) enum LogFormat {
-    /// One JSON object a line.
-    Json,
-    /// One line of text in the order that Envoy's users know.
-    Text,
 }
 
 /// Leaving without dropping a request.

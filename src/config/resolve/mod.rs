@@ -5,12 +5,14 @@
 //! result only counts if nothing was noted.
 
 mod access;
+mod access_log;
 mod balancing;
 mod checks;
 mod fallback;
 mod filters;
 mod listeners;
 mod protect;
+mod redact;
 mod retry;
 mod routes;
 mod tls;
@@ -26,7 +28,7 @@ use std::{
 use self::tls::Security;
 use super::{
     decode::At,
-    model::{self, Address, LogFormat, LogOutput},
+    model::{self, Address},
     raw,
     report::{Fault, Problems, quote},
     syntax,
@@ -48,6 +50,7 @@ pub(super) fn resolve(
     };
     let admin = resolver.admin(&raw.admin);
     let access_log = resolver.access_log(&raw.access_log.value);
+    let redact = resolver.redact(&raw.redact.value);
     let drain = resolver.drain(&raw.drain.value);
     let security = Security::of(raw);
     let identity = raw
@@ -69,6 +72,7 @@ pub(super) fn resolve(
     model::Config {
         admin,
         access_log,
+        redact: Arc::new(redact),
         drain,
         zone,
         identity,
@@ -171,27 +175,6 @@ impl Resolver<'_> {
         let address = self.parse(written, syntax::socket_address)?;
         self.bound(&Address::Tcp(address), written.node);
         Some(address)
-    }
-
-    fn access_log(&mut self, raw: &raw::AccessLog) -> model::AccessLog {
-        let output = match raw.output.value.as_str() {
-            "stdout" => LogOutput::Stdout,
-            "stderr" => LogOutput::Stderr,
-            _ => self
-                .parse(&raw.output, |text| {
-                    syntax::file_path(text, self.tree.directory(raw.output.node))
-                })
-                .map_or(LogOutput::Stdout, LogOutput::File),
-        };
-        let format = match raw.format {
-            raw::LogFormat::Json => LogFormat::Json,
-            raw::LogFormat::Text => LogFormat::Text,
-        };
-        model::AccessLog {
-            enabled: raw.enabled,
-            format,
-            output,
-        }
     }
 
     fn drain(&mut self, raw: &raw::Drain) -> model::Drain {
