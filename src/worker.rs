@@ -23,7 +23,11 @@ use crate::{
     policy::Timers,
     protect::Pressure,
     snapshot::{ListenerId, ListenerPlan, Snapshot},
-    telemetry::{ListenerMetrics, Registry, access_log::AccessLog},
+    telemetry::{
+        ListenerMetrics, Registry,
+        access_log::AccessLog,
+        otlp::{Exporter, Outlet, Signal},
+    },
     tls::{Certificate, Desk, Manner, Materials, Secured},
     upstream::pool::Pools,
 };
@@ -38,6 +42,8 @@ pub struct Worker {
     pub events: Arc<Notify>,
     pub rng: RefCell<fastrand::Rng>,
     pub access_log: AccessLog,
+    /// Finished spans.
+    pub spans: Outlet,
     pub pools: Rc<Pools>,
     pub timers: Timers,
     /// Its TLS connections.
@@ -57,6 +63,7 @@ impl Worker {
             events: Arc::clone(&shared.workers[id].events),
             rng: RefCell::new(fastrand::Rng::new()),
             access_log,
+            spans: shared.otlp.outlet(Signal::Traces),
             timers: Timers::default(),
             pools: Pools::new(id, Rc::clone(&tls)),
             tls,
@@ -141,6 +148,8 @@ pub struct Shared {
     /// What was loaded of identities and trust; what uses them takes them from its plan.
     pub materials: ArcSwap<Materials>,
     pub registry: Arc<Registry>,
+    /// Sends what goes to a collector.
+    pub otlp: Exporter,
     /// How hard pressed the process is.
     pub pressure: Pressure,
     /// Random, made at start: part of the `Via` pseudonym and of request ids.
@@ -202,6 +211,7 @@ impl Shared {
         let shared = Self {
             snapshot: Arc::new(ArcSwap::from_pointee(first)),
             materials: ArcSwap::from_pointee(materials),
+            otlp: Exporter::new(registry.otlp()),
             registry,
             pressure: Pressure::default(),
             process_id: fastrand::u64(..),

@@ -15,6 +15,7 @@ mod decode;
 mod env;
 mod merge;
 pub mod model;
+mod otel;
 mod raw;
 mod reference;
 mod report;
@@ -36,6 +37,7 @@ use sha1::{Digest, Sha1};
 
 use decode::At;
 pub use env::Environment;
+use otel::Otel;
 pub use reference::{reference, schema};
 use report::Problems;
 pub use report::{Problem, Report};
@@ -49,6 +51,8 @@ pub struct Loaded {
     pub files: Vec<PathBuf>,
     /// Of the names and the text of all files: equal for equal content, on every machine.
     pub hash: u64,
+    /// What was ignored of the environment, for a person.
+    pub warnings: Vec<String>,
 }
 
 /// Why there is no configuration.
@@ -81,14 +85,16 @@ fn build(sources: Vec<Source>, env: Environment<'_>) -> Result<Loaded, LoadError
     let hash = hash(&sources);
     let mut tree = Tree::new(sources);
     let mut problems = Problems::default();
+    let otel = Otel::read(env);
     let config = merge::read(&mut tree, &mut problems, env)
         .and_then(|root| decode::decode(&mut tree, root, &mut problems))
-        .map(|raw: At<raw::Config>| resolve::resolve(&raw, &tree, &mut problems));
+        .map(|raw: At<raw::Config>| resolve::resolve(&raw, &tree, &otel, &mut problems));
     match config {
         Some(config) if problems.is_empty() => Ok(Loaded {
             config,
             files,
             hash,
+            warnings: otel.warnings,
         }),
         _ => Err(LoadError::Invalid(problems.into_report(&tree))),
     }

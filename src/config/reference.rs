@@ -203,6 +203,7 @@ impl<'s> Writer<'s> {
                 items
             }
             Some("boolean") => plain("true or false"),
+            Some("object") => plain("mapping of names to text"),
             _ => plain("text"),
         }
     }

@@ -64,7 +64,12 @@ impl Live {
         workers: usize,
     ) -> Result<(Self, workers::Threads), StartError> {
         let read = fingerprint(&path);
-        let Loaded { config, .. } = config::load(&path)?;
+        let Loaded {
+            config, warnings, ..
+        } = config::load(&path)?;
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
         let registry = Registry::new(workers);
         let log = LogWriter::start(&config.access_log, Arc::clone(registry.process())).map_err(
             |error| StartError::System {
@@ -96,6 +101,7 @@ impl Live {
                 error,
             })?;
         let snapshot = shared.snapshot.load_full();
+        shared.otlp.apply(&snapshot.config);
         let mut discovery = Discovery::new();
         discovery.reconcile(&upstreams(&snapshot));
         let mut checks = Checks::default();
@@ -208,6 +214,7 @@ impl Live {
         self.checks.reconcile(&upstreams(&snapshot));
         self.keeper.reconcile(&snapshot.jwt_providers);
         self.log.apply(log);
+        shared.otlp.apply(&snapshot.config);
         self.admin.commit(admin);
         shared.wake();
         self.sockets.commit(prepared, &snapshot, shared).await;

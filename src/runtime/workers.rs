@@ -71,6 +71,10 @@ fn run(
             let worker = Rc::clone(&worker);
             async move { worker.access_log.flush_when_idle().await }
         });
+        tokio::task::spawn_local({
+            let worker = Rc::clone(&worker);
+            async move { worker.spans.flush_when_idle().await }
+        });
         tokio::task::spawn_local(Rc::clone(&worker.pools).run(Rc::clone(&worker)));
         tokio::task::spawn_local(warden::run(Rc::clone(&worker)));
         while let Some(command) = mailbox.recv().await {

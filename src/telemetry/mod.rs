@@ -3,12 +3,13 @@
 //! Workers pay as little as can be: a metric is a handle that was looked up when the snapshot was
 //! compiled and a cell that only this worker writes ([`metrics`]); a line of the access log is
 //! formatted into a buffer and handed over in batches, and dropped (and counted) rather than
-//! waited for ([`access_log`]).
+//! waited for ([`access_log`]); what goes to a collector takes the same way ([`otlp`]).
 
 pub mod access_log;
 pub mod clock;
 pub mod logging;
 pub mod metrics;
+pub mod otlp;
 pub mod redact;
 #[cfg(test)]
 mod reference;

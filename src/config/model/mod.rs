@@ -12,6 +12,7 @@ mod checks;
 mod fallback;
 mod fault;
 mod health;
+mod otlp;
 mod protect;
 mod retry;
 mod tls;
@@ -25,7 +26,7 @@ use serde::{Serialize, Serializer};
 use crate::telemetry::Redaction;
 
 pub use self::{
-    access::*, access_log::*, balancing::*, checks::*, fallback::*, fault::*, health::*,
+    access::*, access_log::*, balancing::*, checks::*, fallback::*, fault::*, health::*, otlp::*,
     protect::*, retry::*, tls::*, upstream::*,
 };
 
@@ -37,6 +38,7 @@ pub struct Config {
     pub access_log: AccessLog,
     /// What the access log and spans do not show.
     pub redact: Arc<Redaction>,
+    pub otlp: Otlp,
     pub drain: Drain,
     /// Where this process runs.
     pub zone: Option<Arc<str>>,

@@ -12,6 +12,7 @@ mod fallback;
 mod filter;
 mod health;
 mod listener;
+mod otlp;
 mod protect;
 mod redact;
 mod retry;
@@ -31,6 +32,7 @@ pub(super) use fallback::*;
 pub(super) use filter::*;
 pub(super) use health::*;
 pub(super) use listener::*;
+pub(super) use otlp::*;
 pub(super) use protect::*;
 pub(super) use redact::*;
 pub(super) use retry::*;
@@ -53,6 +55,9 @@ pub(super) struct Config {
     /// What the access log and spans do not show: credentials, unless written otherwise.
     #[serde(default)]
     pub(super) redact: At<Redact>,
+    /// Where telemetry is sent.
+    #[serde(default)]
+    pub(super) otlp: At<Otlp>,
     /// How the process leaves after SIGTERM, SIGINT or `POST /drain`.
     #[serde(default)]
     pub(super) drain: At<Drain>,

@@ -11,6 +11,7 @@ mod checks;
 mod fallback;
 mod filters;
 mod listeners;
+mod otlp;
 mod protect;
 mod redact;
 mod retry;
@@ -29,6 +30,7 @@ use self::tls::Security;
 use super::{
     decode::At,
     model::{self, Address},
+    otel::Otel,
     raw,
     report::{Fault, Problems, quote},
     syntax,
@@ -40,17 +42,20 @@ use super::{
 pub(super) fn resolve(
     root: &At<raw::Config>,
     tree: &Tree,
+    otel: &Otel,
     problems: &mut Problems,
 ) -> model::Config {
     let raw = &root.value;
     let mut resolver = Resolver {
         tree,
+        otel,
         problems,
         sockets: HashMap::new(),
     };
     let admin = resolver.admin(&raw.admin);
     let access_log = resolver.access_log(&raw.access_log.value);
     let redact = resolver.redact(&raw.redact.value);
+    let otlp = resolver.otlp(&raw.otlp.value);
     let drain = resolver.drain(&raw.drain.value);
     let security = Security::of(raw);
     let identity = raw
@@ -73,6 +78,7 @@ pub(super) fn resolve(
         admin,
         access_log,
         redact: Arc::new(redact),
+        otlp,
         drain,
         zone,
         identity,
@@ -90,6 +96,8 @@ pub(super) fn resolve(
 
 struct Resolver<'a> {
     tree: &'a Tree,
+    /// What the environment says of telemetry, which goes before the files.
+    otel: &'a Otel,
     problems: &'a mut Problems,
     /// What is bound already, and where that was written.
     sockets: HashMap<Address, Option<NodeId>>,

@@ -210,12 +210,12 @@ impl Resolver<'_> {
         }
     }
 
-    fn file(&mut self, written: &At<String>) -> Option<PathBuf> {
+    pub(super) fn file(&mut self, written: &At<String>) -> Option<PathBuf> {
         let directory = self.tree.directory(written.node);
         self.parse(written, |text| syntax::file_path(text, directory))
     }
 
-    fn files(&mut self, written: &[At<String>]) -> Vec<PathBuf> {
+    pub(super) fn files(&mut self, written: &[At<String>]) -> Vec<PathBuf> {
         written.iter().filter_map(|file| self.file(file)).collect()
     }
 }
@@ -228,7 +228,7 @@ fn version(raw: raw::TlsVersion) -> TlsVersion {
 }
 
 /// A host name, or an IP address.
-fn server_name(text: &str) -> Result<Arc<str>, Fault> {
+pub(super) fn server_name(text: &str) -> Result<Arc<str>, Fault> {
     match text.parse::<std::net::IpAddr>() {
         Ok(address) => Ok(address.to_string().into()),
         Err(_) => syntax::precise_hostname(text),

@@ -9,7 +9,7 @@ use std::{
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder};
 
 use super::{
-    AccessMetrics, Format, ListenerMetrics, ProcessMetrics, RouteMetrics, TlsMetrics,
+    AccessMetrics, Format, ListenerMetrics, OtlpMetrics, ProcessMetrics, RouteMetrics, TlsMetrics,
     UpstreamMetrics, exposition,
     scrape::{Families, Scraped},
 };
@@ -26,6 +26,7 @@ const OVERFLOW: &str = "_overflow";
 pub struct Registry {
     process: Arc<ProcessMetrics>,
     tls: Arc<TlsMetrics>,
+    otlp: Arc<OtlpMetrics>,
     listeners: Arc<Group<ListenerMetrics>>,
     routes: Arc<Group<RouteMetrics>>,
     upstreams: Arc<Group<UpstreamMetrics>>,
@@ -38,6 +39,7 @@ impl Registry {
     pub fn new(workers: usize) -> Arc<Self> {
         let process = Arc::new(ProcessMetrics::new(workers));
         let tls = Arc::new(TlsMetrics::new(workers));
+        let otlp = Arc::new(OtlpMetrics::default());
         let listeners = Arc::new(Group::new(workers));
         let routes = Arc::new(Group::new(workers));
         let upstreams = Arc::new(Group::new(workers));
@@ -46,6 +48,7 @@ impl Registry {
         let mut encoders = prometheus_client::registry::Registry::default();
         encoders.register_collector(Box::new(Arc::clone(&process)));
         encoders.register_collector(Box::new(Arc::clone(&tls)));
+        encoders.register_collector(Box::new(Arc::clone(&otlp)));
         encoders.register_collector(Box::new(Arc::clone(&listeners)));
         encoders.register_collector(Box::new(Arc::clone(&routes)));
         encoders.register_collector(Box::new(Arc::clone(&upstreams)));
@@ -53,6 +56,7 @@ impl Registry {
         Arc::new(Self {
             process,
             tls,
+            otlp,
             listeners,
             routes,
             upstreams,
@@ -69,6 +73,11 @@ impl Registry {
     /// TLS connections, and the certificates behind them.
     pub fn tls(&self) -> &Arc<TlsMetrics> {
         &self.tls
+    }
+
+    /// Telemetry that is sent.
+    pub fn otlp(&self) -> &OtlpMetrics {
+        &self.otlp
     }
 
     /// The listener's handle: the one that is in use under this name, or a new one. Its series end

@@ -1,0 +1,147 @@
+//! Telemetry that is sent by OTLP: what was sent, what was dropped, what waits.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, metrics::MetricType};
+
+use super::scrape::counter;
+use crate::telemetry::otlp::Signal;
+
+/// Counters of all signals. They are written once a batch, by any thread.
+#[derive(Debug, Default)]
+pub struct OtlpMetrics([Arc<SignalMetrics>; Signal::ALL.len()]);
+
+/// Those of one signal. Items are spans, log records or points of metrics.
+#[derive(Debug, Default)]
+pub struct SignalMetrics {
+    exported: AtomicU64,
+    dropped: [AtomicU64; DropCause::ALL.len()],
+    exports: [AtomicU64; ExportResult::ALL.len()],
+    queued: AtomicU64,
+}
+
+/// Why something was not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DropCause {
+    /// More was waiting than may.
+    QueueFull,
+    /// The collector did not want it.
+    Rejected,
+    /// The collector could not be reached, or did not answer well, until the time was over.
+    Failed,
+    /// The process ended before it was sent.
+    Shutdown,
+}
+
+impl DropCause {
+    const ALL: [(Self, &'static str); 4] = [
+        (Self::QueueFull, "queue_full"),
+        (Self::Rejected, "rejected"),
+        (Self::Failed, "failed"),
+        (Self::Shutdown, "shutdown"),
+    ];
+}
+
+/// What became of one request to a collector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExportResult {
+    Ok,
+    Failed,
+    /// It failed, and was made again.
+    Retried,
+}
+
+impl ExportResult {
+    const ALL: [(Self, &'static str); 3] = [
+        (Self::Ok, "ok"),
+        (Self::Failed, "failed"),
+        (Self::Retried, "retried"),
+    ];
+}
+
+impl OtlpMetrics {
+    pub fn of(&self, signal: Signal) -> &Arc<SignalMetrics> {
+        &self.0[signal as usize]
+    }
+}
+
+impl SignalMetrics {
+    /// The collector has taken so many.
+    pub fn exported(&self, items: u64) {
+        self.exported.fetch_add(items, Relaxed);
+    }
+
+    pub fn dropped(&self, cause: DropCause, items: u64) {
+        self.dropped[cause as usize].fetch_add(items, Relaxed);
+    }
+
+    pub fn export(&self, result: ExportResult) {
+        self.exports[result as usize].fetch_add(1, Relaxed);
+    }
+
+    /// So many bytes wait now, or are being sent.
+    pub fn set_queued(&self, bytes: u64) {
+        self.queued.store(bytes, Relaxed);
+    }
+}
+
+impl Collector for OtlpMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut family = encoder.encode_descriptor(
+            "pillion_otlp_exported",
+            "Spans, log records and points of metrics that a collector has taken.",
+            None,
+            MetricType::Counter,
+        )?;
+        for signal in Signal::ALL {
+            let exported = self.of(signal).exported.load(Relaxed);
+            counter(&mut family, &[("signal", signal.name())], exported)?;
+        }
+        let mut family = encoder.encode_descriptor(
+            "pillion_otlp_dropped",
+            "The same that were dropped: too much was waiting, the collector rejected them, it \
+             could not be reached in time, or the process ended.",
+            None,
+            MetricType::Counter,
+        )?;
+        for signal in Signal::ALL {
+            for (cause, name) in DropCause::ALL {
+                let dropped = self.of(signal).dropped[cause as usize].load(Relaxed);
+                let labels = [("signal", signal.name()), ("cause", name)];
+                counter(&mut family, &labels, dropped)?;
+            }
+        }
+        let mut family = encoder.encode_descriptor(
+            "pillion_otlp_exports",
+            "Requests to a collector, by what became of them.",
+            None,
+            MetricType::Counter,
+        )?;
+        for signal in Signal::ALL {
+            for (result, name) in ExportResult::ALL {
+                let exports = self.of(signal).exports[result as usize].load(Relaxed);
+                let labels = [("signal", signal.name()), ("result", name)];
+                counter(&mut family, &labels, exports)?;
+            }
+        }
+        let mut family = encoder.encode_descriptor(
+            "pillion_otlp_queue_bytes",
+            "Bytes that wait for a collector, those that are being sent included.",
+            None,
+            MetricType::Gauge,
+        )?;
+        for signal in Signal::ALL {
+            let queued = self.of(signal).queued.load(Relaxed);
+            family
+                .encode_family(&[("signal", signal.name())])?
+                .encode_gauge(&queued)?;
+        }
+        Ok(())
+    }
+}
