@@ -16,6 +16,7 @@ mod otlp;
 mod protect;
 mod retry;
 mod tls;
+mod tracing;
 mod upstream;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -27,7 +28,7 @@ use crate::telemetry::Redaction;
 
 pub use self::{
     access::*, access_log::*, balancing::*, checks::*, fallback::*, fault::*, health::*, otlp::*,
-    protect::*, retry::*, tls::*, upstream::*,
+    protect::*, retry::*, tls::*, tracing::*, upstream::*,
 };
 
 /// One whole configuration.
@@ -39,6 +40,8 @@ pub struct Config {
     /// What the access log and spans do not show.
     pub redact: Arc<Redaction>,
     pub otlp: Otlp,
+    /// `None`: no request is traced.
+    pub tracing: Option<Arc<Tracing>>,
     pub drain: Drain,
     /// Where this process runs.
     pub zone: Option<Arc<str>>,
@@ -215,6 +218,8 @@ pub struct Rule {
     pub deadline_header: Option<HeaderName>,
     pub retry: Retry,
     pub importance: Importance,
+    /// In place of that of [`Tracing`].
+    pub sampling: Option<Sampling>,
     pub fallback: Option<Fallback>,
 }
 
@@ -230,6 +235,7 @@ impl Rule {
             deadline_header: None,
             retry: Retry::default(),
             importance: Importance::default(),
+            sampling: None,
             fallback: None,
         }
     }

@@ -18,6 +18,7 @@ mod redact;
 mod retry;
 mod route;
 mod tls;
+mod tracing;
 mod upstream;
 
 use schemars::JsonSchema;
@@ -38,6 +39,7 @@ pub(super) use redact::*;
 pub(super) use retry::*;
 pub(super) use route::*;
 pub(super) use tls::*;
+pub(super) use tracing::*;
 pub(super) use upstream::*;
 
 /// A configuration of Pillion. `${NAME}` and `${NAME:-default}` inside a value are replaced from
@@ -58,6 +60,9 @@ pub(super) struct Config {
     /// Where telemetry is sent.
     #[serde(default)]
     pub(super) otlp: At<Otlp>,
+    /// Traces of requests. None unless written, or unless the environment names a collector.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) tracing: Option<At<Tracing>>,
     /// How the process leaves after SIGTERM, SIGINT or `POST /drain`.
     #[serde(default)]
     pub(super) drain: At<Drain>,

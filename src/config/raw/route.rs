@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Fallback, Filter, Importance, Retry};
+use super::{Fallback, Filter, Importance, Retry, RuleTracing};
 use crate::config::{
     decode::At,
     units::{Count, Duration},
@@ -53,6 +53,9 @@ pub(crate) struct Rule {
     /// Which requests are refused first when Pillion itself is overloaded.
     #[serde(default)]
     pub(crate) priority: Importance,
+    /// What is said of tracing for this rule alone.
+    #[serde(default)]
+    pub(crate) tracing: RuleTracing,
     /// What answers when the upstream can't. None unless written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) fallback: Option<At<Fallback>>,

@@ -17,6 +17,7 @@ mod redact;
 mod retry;
 mod routes;
 mod tls;
+mod tracing;
 mod upstreams;
 
 use std::{
@@ -56,6 +57,7 @@ pub(super) fn resolve(
     let access_log = resolver.access_log(&raw.access_log.value);
     let redact = resolver.redact(&raw.redact.value);
     let otlp = resolver.otlp(&raw.otlp.value);
+    let tracing = resolver.tracing(raw.tracing.as_ref());
     let drain = resolver.drain(&raw.drain.value);
     let security = Security::of(raw);
     let identity = raw
@@ -79,6 +81,7 @@ pub(super) fn resolve(
         access_log,
         redact: Arc::new(redact),
         otlp,
+        tracing: tracing.map(Arc::new),
         drain,
         zone,
         identity,
