@@ -14,7 +14,7 @@ use crate::{
     config::model::{
         self, Action, Address, Backend, BackendFilters, Config, DirectResponse, Fallback, Filters,
         HttpListener, Importance, ListenerKind, Reasons, Redirect, Resort, Retry, Route, Rule,
-        TcpListener, Timeouts,
+        Sampling, TcpListener, Timeouts, Tracing,
     },
     error::Result,
     policy::Answer,
@@ -64,6 +64,8 @@ pub struct ListenerPlan {
     pub metrics: Arc<ListenerMetrics>,
     /// `None`: plaintext.
     pub tls: Option<Arc<ServerTls>>,
+    /// `None`: requests are not traced.
+    pub tracing: Option<Arc<Tracing>>,
     /// Who may call; `None`: whoever can connect. The same one as before as long as it decides
     /// alike.
     pub access: Option<Arc<Policy>>,
@@ -101,6 +103,10 @@ pub struct RoutePlan {
     pub deadline_header: Option<HeaderName>,
     pub retry: Retry,
     pub importance: Importance,
+    /// In place of the sampling that holds for all.
+    pub sampling: Option<Sampling>,
+    /// The paths that it is for, where that is one kind: `/items/*`.
+    pub pattern: Option<Arc<str>>,
     pub fallback: Option<Box<PlannedFallback>>,
     /// `None`: whatever matches goes on.
     pub guard: Option<Arc<Guard>>,
@@ -208,6 +214,7 @@ impl Snapshot {
                     address,
                     config: Arc::clone(listener),
                     metrics: registry.listener(&listener.name),
+                    tracing: config.tracing.clone(),
                     tls: server_tls(listener, id, previous, materials),
                     kind: compiler.kind(listener, &rules),
                 };
@@ -411,6 +418,8 @@ impl<'a> Compiler<'a> {
             deadline_header: rule.deadline_header.clone(),
             retry: rule.retry.clone(),
             importance: rule.importance,
+            sampling: rule.sampling,
+            pattern: rule.pattern(),
             fallback: rule
                 .fallback
                 .as_ref()
@@ -447,6 +456,8 @@ impl<'a> Compiler<'a> {
             deadline_header: None,
             retry: Retry::default(),
             importance: Importance::default(),
+            sampling: None,
+            pattern: Some("/*".into()),
             fallback: None,
             guard: None,
             metrics: self.registry.route(listener),

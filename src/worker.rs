@@ -26,7 +26,8 @@ use crate::{
     telemetry::{
         ListenerMetrics, Registry,
         access_log::AccessLog,
-        otlp::{Exporter, Outlet, Signal},
+        otlp::{Exporter, Signal},
+        trace::Tracer,
     },
     tls::{Certificate, Desk, Manner, Materials, Secured},
     upstream::pool::Pools,
@@ -42,8 +43,7 @@ pub struct Worker {
     pub events: Arc<Notify>,
     pub rng: RefCell<fastrand::Rng>,
     pub access_log: AccessLog,
-    /// Finished spans.
-    pub spans: Outlet,
+    pub tracer: Tracer,
     pub pools: Rc<Pools>,
     pub timers: Timers,
     /// Its TLS connections.
@@ -63,7 +63,7 @@ impl Worker {
             events: Arc::clone(&shared.workers[id].events),
             rng: RefCell::new(fastrand::Rng::new()),
             access_log,
-            spans: shared.otlp.outlet(Signal::Traces),
+            tracer: Tracer::new(shared.otlp.outlet(Signal::Traces)),
             timers: Timers::default(),
             pools: Pools::new(id, Rc::clone(&tls)),
             tls,

@@ -5,14 +5,15 @@ use std::{borrow::Cow, num::NonZeroU32, rc::Rc, sync::Arc};
 use http::{Method, StatusCode};
 use tokio::time::Instant;
 
-use super::{Client, pace::Pacing, request_id::RequestId};
+use super::{Client, fields::Fields, name, pace::Pacing, request_id::RequestId};
 use crate::{
     access::Standing,
+    config::model::{Sampling, Tracing},
     error::{Error, Origin, Reason},
-    policy::{Held, Trail},
+    policy::{Held, Note, Trail},
     protect::FaultKind,
     snapshot::RoutePlan,
-    telemetry::{Record, access_log::Protocol, metrics::Done},
+    telemetry::{Record, access_log::Protocol, metrics::Done, trace::Place},
 };
 
 /// Travels with a response to its last byte. Dropped before [`Completion::done`] or
@@ -65,10 +66,29 @@ impl Completion {
         &self.0.trail
     }
 
+    /// Finds the request's place in a trace.
+    pub fn trace(&mut self, tracing: &Tracing, fields: &Fields) {
+        let place = Place::begin(tracing, fields, &mut self.0.client.worker.rng.borrow_mut());
+        self.0.trail.set_place(Some(place));
+        if place.is_recorded() {
+            self.0.trail.set_state(fields.get(&name::TRACESTATE));
+        }
+    }
+
+    /// Its rule has an own mind about which requests are recorded.
+    pub fn resample(&mut self, tracing: &Tracing, sampling: Sampling) {
+        let mut place = self.0.trail.place();
+        if let Some(place) = &mut place {
+            place.decide(sampling, tracing);
+        }
+        self.0.trail.set_place(place);
+    }
+
     /// The request met this rule.
     pub fn matched(&mut self, route: &Arc<RoutePlan>, deadline: Option<Instant>) {
         route.metrics.request_started(self.0.client.worker.id);
         self.0.record.route = Some(Arc::clone(&route.name));
+        self.0.record.pattern.clone_from(&route.pattern);
         self.0.route = Some(Arc::clone(route));
         self.0.deadline = deadline;
     }
@@ -176,6 +196,7 @@ impl Completion {
 
     /// The gRPC status that trailers told, if there were any.
     pub fn ended(&mut self, status: Option<u8>) {
+        self.0.record.grpc_status = status.or(self.0.record.grpc_status);
         if let (Some(code), Some(held)) = (status, &self.0.held) {
             held.ended(code);
         }
@@ -205,6 +226,13 @@ impl Completion {
         let worker = &inner.client.worker;
         let record = &mut inner.record;
         record.duration = record.start.elapsed();
+        let place = inner.trail.place().map(|mut place| {
+            let keep = place.is_tentative() && keeps(&inner.client, record);
+            place.settle(keep);
+            record.trace = Some(place.reference());
+            place
+        });
+        let sampled = place.filter(Place::is_recorded);
         if let Some(route) = &inner.route {
             let done = Done {
                 method: record.method.as_ref().unwrap_or(&Method::GET),
@@ -214,7 +242,9 @@ impl Completion {
                 duration: record.duration,
                 bytes_in: record.bytes_received,
                 bytes_out: record.bytes_sent,
-                trace: None,
+                trace: sampled
+                    .and(record.trace)
+                    .map(|trace| (trace.trace_id, trace.span_id)),
             };
             route.metrics.request_done(worker.id, &done);
         } else if let Some(reason) = record.reason {
@@ -225,14 +255,39 @@ impl Completion {
                 .metrics
                 .refused_head(worker.id, reason);
         }
-        if worker.access_log.is_enabled() {
+        let logged = worker.access_log.is_enabled();
+        if logged || sampled.is_some() {
             inner.trail.tell(record);
             record.peer = Some(inner.client.conn.source());
             record.identity = inner.client.conn.identity();
+        }
+        if let Some(place) = sampled {
+            let secured = inner.client.conn.secured.as_ref();
+            let leash = secured.map(|secured| &*secured.leash);
+            let redaction = worker.with_snapshot(|snapshot| Arc::clone(&snapshot.config.redact));
+            let state = inner.trail.state();
+            worker
+                .tracer
+                .write(&place, record, state.as_deref(), leash, &redaction);
+        }
+        if logged {
+            if !record.evidence.iter().any(Note::is_failure) {
+                record.evidence.clear();
+            }
+            record.trace = record
+                .trace
+                .or_else(|| record.own_trace(&mut worker.rng.borrow_mut()));
             worker.access_log.write(record);
         }
         inner.held = None;
     }
+}
+
+/// The tail decision: whether a request that was not sampled is kept for how it went.
+fn keeps(client: &Client, record: &Record) -> bool {
+    let plan = client.plan();
+    let keep = plan.tracing.as_ref().map(|tracing| tracing.keep);
+    keep.is_some_and(|keep| keep.takes(record.error_type().is_some(), record.duration))
 }
 
 impl Drop for Completion {

@@ -107,6 +107,7 @@ async fn run(
         spent: 0,
         grpc: false,
         key: None,
+        tracing: None,
         trail: &trail,
     };
     let (request, terms) = (&mut copy, &terms);

@@ -37,7 +37,7 @@ use crate::{
     policy::{self, Call, Deadline, Terms},
     router::{self, Lookup},
     snapshot::{Forward, ListenerPlan, PlannedAction, RoutePlan},
-    telemetry::access_log::Protocol,
+    telemetry::{Record, access_log::Protocol, trace::Incoming},
 };
 
 /// A response to be written, and what is to be done when it has been.
@@ -62,8 +62,9 @@ pub async fn handle(
         Protocol::from(request.head.version),
         start,
     );
-    describe(&mut completion, &request.head, &client);
     let grpc = grpc::is_grpc(&request.head.fields);
+    completion.record().grpc = grpc;
+    describe(&mut completion, &request.head, &client, &plan);
     let is_head = request.head.method == Method::HEAD;
     let nature = Nature {
         now,
@@ -95,6 +96,9 @@ pub async fn handle(
         leave_out_body(&mut response);
     }
     completion.answered(response.head.status);
+    if grpc {
+        completion.ended(grpc::status(&response.head.fields));
+    }
     Reply {
         response,
         completion,
@@ -110,7 +114,7 @@ pub fn refused_head(
 ) -> Reply {
     let mut completion = Completion::new(Rc::clone(client), protocol, Instant::now());
     match head {
-        Some(head) => describe(&mut completion, head, client),
+        Some(head) => describe(&mut completion, head, client, &client.plan()),
         None => completion.record().request_id = Some(client.new_request_id()),
     }
     completion.blame(error);
@@ -130,17 +134,31 @@ pub fn refused_head(
 }
 
 /// What the access log will say of the request, whatever becomes of it.
-fn describe(completion: &mut Completion, head: &RequestHead, client: &Client) {
+fn describe(completion: &mut Completion, head: &RequestHead, client: &Client, plan: &ListenerPlan) {
+    let logged = client.worker.access_log.is_enabled();
+    match &plan.tracing {
+        Some(tracing) => completion.trace(tracing, &head.fields),
+        None if logged => {
+            let incoming = Incoming::read_any(&head.fields);
+            completion.record().trace = incoming.and_then(|incoming| incoming.reference());
+        }
+        None => {}
+    }
+    let recorded = completion.trail().is_recorded();
     let record = completion.record();
     record.method = Some(head.method.clone());
-    if client.worker.access_log.is_enabled() {
-        record.uri = Some(head.uri.clone());
-        record.host = head.fields.get(&name::HOST).map(Box::from);
-        record.user_agent = head.fields.get(&name::USER_AGENT).map(Box::from);
+    if logged || recorded {
+        describe_target(record, head);
     }
     // Known before anything can go wrong, so that a refusal has one too.
     let brought = RequestId::brought(&head.fields);
     record.request_id = Some(brought.unwrap_or_else(|| client.new_request_id()));
+}
+
+fn describe_target(record: &mut Record, head: &RequestHead) {
+    record.uri = Some(head.uri.clone());
+    record.host = head.fields.get(&name::HOST).map(Box::from);
+    record.user_agent = head.fields.get(&name::USER_AGENT).map(Box::from);
 }
 
 /// What is to be known of a request before its head is changed.
@@ -187,6 +205,14 @@ async fn serve(
     let route = Arc::clone(route);
     let total = total_deadline(&route, &request.head.fields, start);
     completion.matched(&route, total);
+    if let (Some(tracing), Some(sampling)) = (&plan.tracing, route.sampling) {
+        completion.resample(tracing, sampling);
+        let recorded = completion.trail().is_recorded();
+        let record = completion.record();
+        if recorded && record.uri.is_none() {
+            describe_target(record, &request.head);
+        }
+    }
     // Before anything that costs time, such as looking at tokens.
     client.worker.shared.pressure.admit(route.importance)?;
     if let Some(policy) = &plan.access {
@@ -226,7 +252,7 @@ async fn serve(
             let answer = {
                 // Pinned where it is made: a future that is handed on has its space twice.
                 let forwarded = pin!(forwarded(
-                    client,
+                    (client, plan),
                     &route,
                     forward,
                     request,
@@ -355,7 +381,7 @@ fn restore_protocol(client: &Client, head: &mut RequestHead) {
 }
 
 async fn forwarded(
-    client: &Rc<Client>,
+    (client, plan): (&Rc<Client>, &ListenerPlan),
     route: &Arc<RoutePlan>,
     forward: &Forward,
     request: &mut Request,
@@ -370,6 +396,10 @@ async fn forwarded(
     let filters = &route.filters;
     rewrite(filters, request, prefix)?;
     router::edit_headers(&filters.request_headers, &mut request.head.fields);
+    let tracing = plan.tracing.as_deref();
+    if let (Some(tracing), Some(place)) = (tracing, completion.trail().place()) {
+        place.tell(&mut request.head.fields, &tracing.propagators);
+    }
     let resort = route.fallback.as_deref();
     let plain = resort.and_then(|resort| resort.head(backend, request));
     router::edit_headers(&backend.filters.request_headers, &mut request.head.fields);
@@ -389,6 +419,7 @@ async fn forwarded(
         spent: nature.spent,
         grpc: nature.grpc,
         key: sticky.key,
+        tracing,
         trail: completion.trail(),
     };
     let terms = &terms;

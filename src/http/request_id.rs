@@ -44,6 +44,24 @@ impl RequestId {
         }
     }
 
+    /// Its 128 bits, if it is a UUID: what relates the log lines of a request at several hops where
+    /// nothing else does.
+    pub fn bits(&self) -> Option<u128> {
+        let text = std::str::from_utf8(self.as_bytes()).ok()?;
+        if text.len() != 36
+            || [8, 13, 18, 23]
+                .iter()
+                .any(|&at| text.as_bytes()[at] != b'-')
+        {
+            return None;
+        }
+        let digits = text.split('-').try_fold(0_u128, |bits, part| {
+            let digits = u64::from_str_radix(part, 16).ok()?;
+            Some(bits << (4 * part.len()) | u128::from(digits))
+        });
+        digits.filter(|&bits| bits != 0)
+    }
+
     pub fn is_new(&self) -> bool {
         matches!(self, Self::New(_))
     }
@@ -67,6 +85,19 @@ mod tests {
             RequestId::new(0x0123_4567_89ab_cdef, 0x0123_4567_89ab_cdef).as_bytes(),
             b"01234567-89ab-4def-8123-456789abcdef"
         );
+    }
+
+    #[test]
+    fn a_uuid_is_a_number_too() {
+        let id = RequestId::new(0x0123_4567_89ab_cdef, 0x0123_4567_89ab_cdef);
+        assert_eq!(id.bits(), Some(0x0123_4567_89ab_4def_8123_4567_89ab_cdef));
+        for other in [
+            &b"abc"[..],
+            b"01234567-89ab-4def-8123-456789abcde",
+            b"0123456789ab-4def-8123-456789abcdef-",
+        ] {
+            assert_eq!(RequestId::Brought(other.into()).bits(), None);
+        }
     }
 
     #[test]

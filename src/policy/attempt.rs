@@ -4,9 +4,11 @@
 //! [`attempts`](super::attempts).
 
 use std::{
+    cell::RefCell,
     fmt,
     future::poll_fn,
     pin::pin,
+    rc::Rc,
     task::{Context, Poll, Waker},
     time::SystemTime,
 };
@@ -15,8 +17,9 @@ use http::Version;
 use tokio::time::Instant;
 
 use super::{
-    Answer, Held, Terms,
+    Answer, Held, Line, Outcome, Terms,
     retry::{self, Asked, Class},
+    trail::Mark,
 };
 use crate::{
     config::model::UpstreamProtocol,
@@ -26,7 +29,7 @@ use crate::{
         message::{Begun, Body, Frame, Request, Response, Upgrade},
         name, upgrade,
     },
-    tls::alpn::Offer,
+    tls::{Leash, alpn::Offer},
     upstream::{EndpointId, InFlight, Upstream, Verdict, Wish, pool::Way},
 };
 
@@ -80,16 +83,23 @@ pub(super) async fn run(
     let in_flight = terms
         .upstream
         .pick(now, &mut worker.rng.borrow_mut(), wish)
-        .map_err(|error| Failed::of(error, None))?;
-    terms.trail.attempt(&in_flight, now);
+        .map_err(|error| {
+            terms.trail.nowhere(terms, error.reason, now);
+            Failed::of(error, None)
+        })?;
+    let course = Course {
+        mark: terms.trail.attempt(terms, request, &in_flight, now),
+        line: RefCell::default(),
+        terms,
+    };
     if let Some(crosses) = in_flight.crosses_zones() {
         terms.upstream.metrics.zone_chosen(worker.id, crosses);
     }
     terms.tell_deadline(request, now);
     let outcome = {
         let _counted = terms.upstream.metrics.running(worker.id);
-        let watched = Watched(Some(&in_flight), terms);
-        let outcome = in_time(terms, request, &in_flight, turn.fresh, now).await;
+        let watched = Watched(Some(&in_flight), &course);
+        let outcome = in_time(&course, request, &in_flight, turn.fresh, now).await;
         watched.ended();
         outcome
     };
@@ -98,12 +108,13 @@ pub(super) async fn run(
         Ok(response) => {
             in_flight.head_received(now);
             terms.trail.head(now);
-            judge(terms, request, response, in_flight, turn.last, now)
+            judge(&course, request, response, in_flight, turn.last, now)
         }
         Err(error) => {
             if let Some(verdict) = retry::verdict(&error) {
                 in_flight.settle(verdict, now);
             }
+            course.ended(&in_flight, Outcome::Failed(error.reason));
             Err(Failed::of(error, Some(in_flight.endpoint().id)))
         }
     }
@@ -130,10 +141,37 @@ impl Failed {
     }
 }
 
+/// An attempt under way, and what is found out about it.
+struct Course<'a> {
+    terms: &'a Terms<'a>,
+    mark: Mark,
+    line: RefCell<Line>,
+}
+
+impl Course<'_> {
+    /// It goes over this connection.
+    fn takes(&self, reused: bool, http2: bool, leash: impl FnOnce() -> Option<Rc<Leash>>) {
+        let leash = self.mark.is_recorded().then(leash).flatten();
+        self.line.replace(Line {
+            reused: Some(reused),
+            http2,
+            leash,
+        });
+    }
+
+    fn ended(&self, in_flight: &InFlight, outcome: Outcome) {
+        if self.mark.is_recorded() || outcome.is_failure() {
+            let Self { terms, mark, line } = self;
+            let trail = terms.trail;
+            trail.ended(*mark, terms, in_flight.endpoint(), line.take(), outcome);
+        }
+    }
+}
+
 /// An attempt that may be cut by its client, by its deadline, or by another one that won. The
 /// endpoint has then not answered for so long; without this one that never answers would keep
 /// looking fast. Only a deadline is held against it.
-struct Watched<'a>(Option<&'a InFlight>, &'a Terms<'a>);
+struct Watched<'a>(Option<&'a InFlight>, &'a Course<'a>);
 
 impl Watched<'_> {
     fn ended(mut self) {
@@ -146,22 +184,27 @@ impl Drop for Watched<'_> {
         let Some(in_flight) = self.0 else { return };
         let now = Instant::now();
         in_flight.cut(now);
-        if self.1.deadline.is_some_and(|deadline| deadline.at <= now) {
+        let deadline = self.1.terms.deadline;
+        let missed = deadline.filter(|deadline| deadline.at <= now);
+        if missed.is_some() {
             in_flight.settle(Verdict::Failure, now);
         }
+        let outcome = missed.map_or(Outcome::Cut, |deadline| Outcome::Failed(deadline.reason));
+        self.1.ended(in_flight, outcome);
     }
 }
 
 /// Guards the attempts that may follow against one that never answers.
 async fn in_time(
-    terms: &Terms<'_>,
+    course: &Course<'_>,
     request: &mut Request,
     in_flight: &InFlight,
     fresh: bool,
     now: Instant,
 ) -> Result<Response> {
+    let terms = course.terms;
     let limit = terms.attempt_timeout;
-    let mut sent = pin!(send(terms, request, in_flight, fresh, now));
+    let mut sent = pin!(send(course, request, in_flight, fresh, now));
     if limit.is_zero() {
         return sent.await;
     }
@@ -181,7 +224,7 @@ async fn in_time(
 }
 
 async fn send(
-    terms: &Terms<'_>,
+    course: &Course<'_>,
     request: &mut Request,
     in_flight: &InFlight,
     fresh: bool,
@@ -189,7 +232,7 @@ async fn send(
 ) -> Result<Response> {
     let Terms {
         client, upstream, ..
-    } = terms;
+    } = course.terms;
     let endpoint = in_flight.endpoint();
     let pools = &client.worker.pools;
     let conn = &client.conn;
@@ -214,10 +257,12 @@ async fn send(
     };
     match way {
         Way::Connection(conn) => {
+            course.takes(conn.reused, false, || conn.wire.stream.leash());
             let restore = upgrade::towards_http1(request, || worker_random(client));
             restore.response(h1::client::send(conn, request, pools).await?)
         }
         Way::Stream(slot) => {
+            course.takes(slot.is_older_than(now), true, || slot.leash());
             let restore = upgrade::towards_http2(request);
             restore.response(h2::client::send(slot, request).await?)
         }
@@ -242,34 +287,42 @@ fn worker_random(client: &Client) -> u128 {
 
 /// Tells what a response says of the endpoint, and whether it counts as a failed attempt.
 fn judge(
-    terms: &Terms<'_>,
+    course: &Course<'_>,
     request: &Request,
     mut response: Response,
     in_flight: InFlight,
     last: bool,
     now: Instant,
 ) -> Result<Answer, Box<Failed>> {
+    let terms = course.terms;
     let policy = terms.retry;
     let endpoint = in_flight.endpoint().id;
     let may_follow = !last && Class::Perhaps.allows(terms.is_idempotent(request));
     let is_grpc = terms.grpc && grpc::is_grpc(&response.head.fields);
     let mut is_open = false;
-    let failed = if is_grpc {
-        let mut code = grpc::status(&response.head.fields);
-        if code.is_none() && may_follow {
-            code = peek(&mut response.body);
+    let status = response.head.status;
+    let code = status.as_u16();
+    let (outcome, failed) = if is_grpc {
+        let mut grpc_status = grpc::status(&response.head.fields);
+        if grpc_status.is_none() && may_follow {
+            grpc_status = peek(&mut response.body);
         }
-        match code {
+        match grpc_status {
             Some(code) => in_flight.settle(retry::verdict_of_grpc(code), now),
             None => is_open = true,
         }
-        code.is_some_and(|code| policy.grpc_codes.contains(code))
+        let failed = grpc_status.is_some_and(|code| policy.grpc_codes.contains(code));
+        let outcome = match grpc_status {
+            Some(code) => Outcome::Grpc { code, failed },
+            None => Outcome::Status { code, failed },
+        };
+        (outcome, failed)
     } else {
-        let status = response.head.status;
         in_flight.settle(retry::verdict_of_status(status), now);
-        let is_failure = || policy.codes.binary_search(&status.as_u16()).is_ok();
-        status.as_u16() >= 400 && is_failure()
+        let failed = code >= 400 && policy.codes.binary_search(&code).is_ok();
+        (Outcome::Status { code, failed }, failed)
     };
+    course.ended(&in_flight, outcome);
     let asked = (failed && may_follow)
         .then(|| retry::asked(&response.head.fields, SystemTime::now()))
         .flatten();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
-    Answer, Call, Terms,
+    Answer, Call, Terms, Then,
     attempt::{self, Failed, Turn, What},
     deadline::missed,
     hedge,
@@ -151,10 +151,14 @@ impl History {
             self.note(&failed);
             let (wait, _permit) = match self.next(terms, request, &body, &failed) {
                 Ok(next) => {
+                    terms.trail.then(Then::Retried);
                     self.tell_race(terms, &failed, true);
                     next
                 }
                 Err(withheld) => {
+                    if failed.class != Class::Final {
+                        terms.trail.then(Then::Withheld(withheld));
+                    }
                     self.tell_race(terms, &failed, false);
                     if failed.class != Class::Final {
                         let metrics = &terms.upstream.metrics;

@@ -13,9 +13,9 @@ mod limit;
 pub mod retry;
 mod spare;
 mod stack;
+mod trail;
 
 use std::{
-    cell::{Cell, RefCell},
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -25,17 +25,22 @@ use std::{
 use http::HeaderName;
 use tokio::time::Instant;
 
-pub use self::{alarm::Timers, deadline::missed, spare::Spare, stack::stack};
+pub use self::{
+    alarm::Timers,
+    deadline::missed,
+    spare::Spare,
+    stack::stack,
+    trail::{Line, Note, Outcome, Sent, Then, Trail},
+};
 use crate::{
-    config::model::Retry,
+    config::model::{Retry, Tracing},
     error::Reason,
     http::{
         Client, grpc,
         message::{Frame, Request, Response},
         name,
     },
-    telemetry::Record,
-    upstream::{EndpointId, InFlight, RequestPermit, Upstream, Verdict},
+    upstream::{InFlight, RequestPermit, Upstream, Verdict},
 };
 
 /// A request on its way to an upstream, and all that decides about it.
@@ -65,6 +70,8 @@ pub struct Terms<'a> {
     pub grpc: bool,
     /// See [`Wish::key`](crate::upstream::Wish::key).
     pub key: Option<u64>,
+    /// `None`: nobody asks for traces.
+    pub tracing: Option<&'a Tracing>,
     pub trail: &'a Trail,
 }
 
@@ -146,80 +153,5 @@ impl Held {
         if let Some(in_flight) = &self.in_flight {
             in_flight.settle(Verdict::Failure, Instant::now());
         }
-    }
-}
-
-/// What attempts leave behind, for whoever asks why: also when they are cut short.
-#[derive(Default)]
-pub struct Trail {
-    upstream: RefCell<Option<Arc<str>>>,
-    endpoint: RefCell<Option<Arc<str>>>,
-    endpoint_id: Cell<Option<EndpointId>>,
-    attempts: Cell<u8>,
-    /// What others behind the endpoints have spent beyond the one attempt each.
-    behind: Cell<u8>,
-    sent_at: Cell<Option<Instant>>,
-    took: Cell<Option<Duration>>,
-}
-
-impl Trail {
-    /// The request is for this upstream.
-    pub fn upstream(&self, upstream: &Upstream) {
-        *self.upstream.borrow_mut() = Some(Arc::clone(&upstream.config.name));
-    }
-
-    fn attempt(&self, in_flight: &InFlight, now: Instant) {
-        let endpoint = in_flight.endpoint();
-        *self.endpoint.borrow_mut() = Some(Arc::clone(&endpoint.label));
-        self.endpoint_id.set(Some(endpoint.id));
-        self.attempts.set(self.attempts.get().saturating_add(1));
-        self.sent_at.set(Some(now));
-    }
-
-    fn spent_behind(&self, attempts: u8) {
-        let more = attempts.saturating_sub(1);
-        self.behind.set(self.behind.get().saturating_add(more));
-    }
-
-    fn head(&self, now: Instant) {
-        self.took.set(
-            self.sent_at
-                .get()
-                .map(|sent| now.saturating_duration_since(sent)),
-        );
-    }
-
-    /// An earlier answer than that of the last attempt is taken.
-    fn stands(&self, answer: &Answer) {
-        if let Some(in_flight) = &answer.held.in_flight {
-            *self.endpoint.borrow_mut() = Some(Arc::clone(&in_flight.endpoint().label));
-        }
-    }
-
-    fn endpoint_id(&self) -> Option<EndpointId> {
-        self.endpoint_id.get()
-    }
-
-    /// How many attempts there were.
-    pub fn attempts(&self) -> u8 {
-        self.attempts.get()
-    }
-
-    /// The same with those of others behind: what the request has cost from here on.
-    pub fn spent(&self) -> u8 {
-        self.attempts.get().saturating_add(self.behind.get())
-    }
-
-    /// Where the last attempt went.
-    pub fn endpoint(&self) -> Option<Arc<str>> {
-        self.endpoint.borrow().clone()
-    }
-
-    /// Writes it into an access log line.
-    pub fn tell(&self, record: &mut Record) {
-        record.upstream = self.upstream.take();
-        record.endpoint = self.endpoint.take();
-        record.upstream_duration = self.took.get();
-        record.attempts = self.attempts.get();
     }
 }

@@ -73,7 +73,7 @@ fn run(
         });
         tokio::task::spawn_local({
             let worker = Rc::clone(&worker);
-            async move { worker.spans.flush_when_idle().await }
+            async move { worker.tracer.outlet.flush_when_idle().await }
         });
         tokio::task::spawn_local(Rc::clone(&worker.pools).run(Rc::clone(&worker)));
         tokio::task::spawn_local(warden::run(Rc::clone(&worker)));

@@ -184,7 +184,8 @@ impl Desk {
                 Fault::new(FaultKind::BadCertificate, "the certificate can't be read")
             })?),
             (verified, _) => verified,
-        };
+        }
+        .map(Arc::new);
         let end = match &peer {
             Some(peer) => own.end.as_secs().min(peer.not_after.as_secs()),
             None => own.end.as_secs(),
@@ -195,6 +196,8 @@ impl Desk {
             shown: own.shown,
             chain,
             trust: own.trust,
+            peer: peer.clone(),
+            version: state.protocol_version(),
         };
         let term = Term::new(Instant::now(), Duration::from_secs(left));
         let leash = self.roster.hold(bond, term);
@@ -205,7 +208,7 @@ impl Desk {
         }
         Ok(Secured {
             leash,
-            peer: peer.map(Arc::new),
+            peer,
             spoken,
         })
     }

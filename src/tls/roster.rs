@@ -14,7 +14,10 @@ use std::{
     task::Waker,
 };
 
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{
+    ProtocolVersion,
+    pki_types::{CertificateDer, ServerName, UnixTime},
+};
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
@@ -24,7 +27,7 @@ use super::{
     still_admits,
     term::{Stage, Term},
 };
-use crate::{snapshot::ListenerId, telemetry::TlsMetrics};
+use crate::{snapshot::ListenerId, telemetry::TlsMetrics, tls::Certificate};
 
 /// With whom a connection was made, and what has to hold for it to last.
 pub struct Bond {
@@ -35,6 +38,10 @@ pub struct Bond {
     pub chain: Box<[CertificateDer<'static>]>,
     /// The trust by which it was admitted.
     pub trust: Option<[u8; 32]>,
+    /// The peer, if it showed a certificate.
+    pub peer: Option<Arc<Certificate>>,
+    /// What is spoken.
+    pub version: Option<ProtocolVersion>,
 }
 
 /// The other side, what was asked of it, and where to look up what holds for it now.
@@ -83,6 +90,16 @@ impl Leash {
             refused: Cell::new(false),
             waker: RefCell::new(None),
         })
+    }
+
+    /// What the peer showed of itself.
+    pub fn peer(&self) -> Option<&Arc<Certificate>> {
+        self.bond.peer.as_ref()
+    }
+
+    /// The version of TLS.
+    pub fn version(&self) -> Option<ProtocolVersion> {
+        self.bond.version
     }
 
     /// Takes no new request.

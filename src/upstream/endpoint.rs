@@ -120,6 +120,11 @@ impl Endpoint {
         })
     }
 
+    /// Whether it takes requests: neither its breaker nor a health check speaks against it.
+    pub fn is_available(&self) -> bool {
+        self.health.is_available()
+    }
+
     /// Requests in flight, over all workers. A hint: it may be old by the time it is used.
     pub fn active(&self) -> u32 {
         self.requests.load(Ordering::Relaxed) as u32

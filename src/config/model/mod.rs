@@ -224,6 +224,20 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// The paths that it is for, if all of its matches are for the same: `/items`, or `/items/*` for
+    /// all that begins so.
+    pub fn pattern(&self) -> Option<Arc<str>> {
+        let (first, others) = self.matches.split_first()?;
+        if others.iter().any(|other| other.path != first.path) {
+            return None;
+        }
+        Some(match &first.path {
+            PathMatch::Exact(path) => Arc::clone(path),
+            PathMatch::Prefix(path) => format!("{}/*", path.trim_end_matches('/')).into(),
+            PathMatch::Regex(Pattern(regex)) => regex.as_str().into(),
+        })
+    }
+
     /// One that says nothing else.
     pub fn plain(name: &str, matches: Vec<Match>, action: Action) -> Self {
         Self {

@@ -141,9 +141,15 @@ mod tests {
         let second = Duration::from_secs(1);
         let off = Keep::default();
         assert!(!off.is_on() && !off.takes(true, second * 100));
-        let errors = Keep { errors: true, ..off };
+        let errors = Keep {
+            errors: true,
+            ..off
+        };
         assert!(errors.takes(true, second) && !errors.takes(false, second));
-        let slow = Keep { slower_than: second, ..off };
+        let slow = Keep {
+            slower_than: second,
+            ..off
+        };
         assert!(slow.takes(false, second * 2) && !slow.takes(true, second));
     }
 }

@@ -102,7 +102,9 @@ impl Serialize for Sampling {
         match self {
             Self::Always => serializer.serialize_str("always"),
             Self::Never => serializer.serialize_str("never"),
-            Self::Share(share) => serializer.collect_str(&format_args!("{}%", share.0 as f64 / 10_000.0)),
+            Self::Share(share) => {
+                serializer.collect_str(&format_args!("{}%", share.0 as f64 / 10_000.0))
+            }
         }
     }
 }
@@ -134,10 +136,21 @@ mod tests {
 
     #[test]
     fn shares_are_read() {
-        for (text, share) in [("0%", 0), ("0.1%", 1000), ("1%", 10_000), ("100%", 1_000_000)] {
-            assert_eq!(Sampling::read(text), Some(Sampling::Share(Count(share))), "{text}");
+        for (text, share) in [
+            ("0%", 0),
+            ("0.1%", 1000),
+            ("1%", 10_000),
+            ("100%", 1_000_000),
+        ] {
+            assert_eq!(
+                Sampling::read(text),
+                Some(Sampling::Share(Count(share))),
+                "{text}"
+            );
         }
-        for wrong in ["", "%", "1", "-1%", "101%", "1e1%", "inf%", "NaN%", "Always"] {
+        for wrong in [
+            "", "%", "1", "-1%", "101%", "1e1%", "inf%", "NaN%", "Always",
+        ] {
             assert_eq!(Sampling::read(wrong), None, "{wrong}");
         }
     }

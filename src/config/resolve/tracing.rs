@@ -1,34 +1,49 @@
-//! Traces of requests.
+//! Traces of requests: the file's word, and before it the environment's.
 
 use super::Resolver;
-use crate::config::{
-    decode::At,
-    model::{Keep, Propagator, Sampling, Tracing},
-    raw,
-    report::Fault,
+use crate::{
+    config::{
+        decode::At,
+        model::{Keep, Propagator, Sampling, Tracing},
+        otel, raw,
+        report::Fault,
+    },
+    telemetry::otlp::Signal,
 };
 
 impl Resolver<'_> {
+    /// On where the file has it, or where the environment wants spans exported and the file doesn't
+    /// say no.
     pub(super) fn tracing(&mut self, raw: Option<&At<raw::Tracing>>) -> Option<Tracing> {
-        let raw = &raw?.value;
-        let written = &raw.propagators.value;
-        if written.is_empty() {
+        let wanted = self.otel.exports(Signal::Traces);
+        let default = raw::Tracing::default();
+        let written = raw.map_or(&default, |raw| &raw.value);
+        let propagators = &written.propagators;
+        if propagators.value.is_empty() {
             let fault = Fault::new("no propagator is named");
-            self.fault(raw.propagators.node, fault.hint("`tracecontext` is what OpenTelemetry speaks"));
+            let hint = "`tracecontext` is what OpenTelemetry speaks";
+            self.fault(propagators.node, fault.hint(hint));
         }
-        raw.enabled.then(|| Tracing {
-            sampling: sampling(raw.sampling),
-            propagators: written.iter().filter_map(|&each| propagator(each)).collect(),
+        let on = wanted.unwrap_or(raw.is_some()) && written.enabled;
+        on.then(|| Tracing {
+            sampling: self
+                .otel
+                .sampler
+                .map_or_else(|| sampling(written.sampling), of_environment),
+            propagators: match &self.otel.propagators {
+                Some(named) => named.iter().filter_map(named_propagator).collect(),
+                None => propagators.value.iter().filter_map(propagator).collect(),
+            },
             keep: Keep {
-                errors: raw.keep.errors,
-                slower_than: raw.keep.slower_than.0,
+                errors: written.keep.errors,
+                slower_than: written.keep.slower_than.0,
             },
         })
     }
 }
 
-const fn propagator(raw: raw::Propagator) -> Option<Propagator> {
-    match raw {
+const fn propagator(written: &raw::Propagator) -> Option<Propagator> {
+    match written {
         raw::Propagator::TraceContext => Some(Propagator::TraceContext),
         raw::Propagator::Baggage => None,
         raw::Propagator::B3 => Some(Propagator::B3),
@@ -36,13 +51,29 @@ const fn propagator(raw: raw::Propagator) -> Option<Propagator> {
     }
 }
 
-pub(super) fn sampling(raw: raw::Sampling) -> Sampling {
-    match raw {
+const fn named_propagator(named: &otel::Propagator) -> Option<Propagator> {
+    match named {
+        otel::Propagator::TraceContext => Some(Propagator::TraceContext),
+        otel::Propagator::Baggage => None,
+        otel::Propagator::B3 => Some(Propagator::B3),
+        otel::Propagator::B3Multi => Some(Propagator::B3Multi),
+    }
+}
+
+pub(super) fn sampling(written: raw::Sampling) -> Sampling {
+    match written {
         raw::Sampling::Always => Sampling::ALWAYS,
         raw::Sampling::Never => Sampling::NEVER,
         raw::Sampling::Share(share) => Sampling {
             share: share.get(),
             follows_parent: true,
         },
+    }
+}
+
+fn of_environment(sampler: otel::Sampler) -> Sampling {
+    Sampling {
+        share: (sampler.ratio * 1_000_000.0).round() as u32,
+        follows_parent: sampler.parent_based,
     }
 }

@@ -274,6 +274,16 @@ impl Slot {
         self.0.knows_extended_connect().await
     }
 
+    /// Whether its connection was there before `moment`.
+    pub fn is_older_than(&self, moment: Instant) -> bool {
+        self.0.born < moment
+    }
+
+    /// How its connection is held, where there is TLS.
+    pub fn leash(&self) -> Option<Rc<Leash>> {
+        self.0.leash.clone()
+    }
+
     pub fn take(conn: &Rc<Http2>) -> Self {
         conn.active.set(conn.active.get() + 1);
         Self(Rc::clone(conn))

@@ -34,7 +34,8 @@ use self::{
 use crate::{
     config::model::Address,
     error::Reason,
-    http::request_id::RequestId,
+    http::{grpc, request_id::RequestId},
+    policy::Note,
     telemetry::{TraceRef, clock::Clock},
     tls::Certificate,
 };
@@ -56,6 +57,8 @@ pub struct Record {
     pub listener: Arc<str>,
     /// The rule that matched.
     pub route: Option<Arc<str>>,
+    /// The paths that the rule is for, where it is for one kind.
+    pub pattern: Option<Arc<str>>,
     pub upstream: Option<Arc<str>>,
     /// Address of the endpoint that was chosen.
     pub endpoint: Option<Arc<str>>,
@@ -67,6 +70,10 @@ pub struct Record {
     pub protocol: Protocol,
     /// What the client was told. `None`: nothing.
     pub status: Option<StatusCode>,
+    /// It is a call of gRPC.
+    pub grpc: bool,
+    /// How that call ended, if it came so far.
+    pub grpc_status: Option<u8>,
     pub reason: Option<Reason>,
     /// A fault that was injected made it slower.
     pub slowed: bool,
@@ -80,6 +87,8 @@ pub struct Record {
     pub upstream_duration: Option<Duration>,
     /// Attempts made at an upstream.
     pub attempts: u8,
+    /// What attempts met that failed; of a request that is traced, all of them.
+    pub evidence: Vec<Note>,
     /// The other end of the connection, or who that says it speaks for.
     pub peer: Option<Address>,
     /// What the client's certificate says, where it showed one.
@@ -100,6 +109,7 @@ impl Record {
             duration: Duration::ZERO,
             listener,
             route: None,
+            pattern: None,
             upstream: None,
             endpoint: None,
             method: None,
@@ -107,6 +117,8 @@ impl Record {
             host: None,
             protocol,
             status: None,
+            grpc: false,
+            grpc_status: None,
             reason: None,
             slowed: false,
             detail: Cow::Borrowed(""),
@@ -114,6 +126,7 @@ impl Record {
             bytes_sent: 0,
             upstream_duration: None,
             attempts: 0,
+            evidence: Vec::new(),
             peer: None,
             identity: None,
             client: None,
@@ -133,7 +146,31 @@ impl Record {
         }
     }
 
-    fn authority(&self) -> Option<&[u8]> {
+    /// What went wrong, as `error.type` of OpenTelemetry's conventions: the reason, a status that is
+    /// the server's failure, or such a status of gRPC. `None`: nothing did.
+    pub fn error_type(&self) -> Option<Cow<'static, str>> {
+        if let Some(reason) = self.reason {
+            return Some(reason.name().into());
+        }
+        if let Some(code) = self.grpc_status {
+            return grpc::is_failure(code).then(|| grpc::name(code).into());
+        }
+        let status = self.status.filter(StatusCode::is_server_error)?;
+        Some(status.as_str().to_owned().into())
+    }
+
+    /// The trace of a request that brought none to a process that does not trace: its request id,
+    /// which stays the same at every hop, or a new one.
+    pub fn own_trace(&self, rng: &mut fastrand::Rng) -> Option<TraceRef> {
+        let id = self.request_id.as_ref()?;
+        Some(TraceRef {
+            trace_id: id.bits().unwrap_or_else(|| rng.u128(1..)),
+            span_id: 0,
+            sampled: false,
+        })
+    }
+
+    pub(super) fn authority(&self) -> Option<&[u8]> {
         let of_uri = self.uri.as_ref().and_then(Uri::authority);
         of_uri
             .map(|authority| authority.as_str().as_bytes())
@@ -145,7 +182,7 @@ impl Record {
         Some(path.as_str().as_bytes())
     }
 
-    fn request_id(&self) -> Option<&[u8]> {
+    pub(super) fn request_id(&self) -> Option<&[u8]> {
         self.request_id.as_ref().map(RequestId::as_bytes)
     }
 }

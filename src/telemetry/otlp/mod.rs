@@ -40,7 +40,7 @@ impl Signal {
 /// Where a signal is exported to under this configuration; `None`: it is not.
 fn destination(config: &Config, signal: Signal) -> Option<&Export> {
     let (wanted, export) = match signal {
-        Signal::Traces => (false, &config.otlp.traces),
+        Signal::Traces => (config.tracing.is_some(), &config.otlp.traces),
         Signal::Metrics => (false, &config.otlp.metrics),
         Signal::Logs => (false, &config.otlp.logs),
     };

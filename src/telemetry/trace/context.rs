@@ -5,6 +5,7 @@
 
 use opentelemetry::{SpanId, TraceFlags, TraceId};
 
+use super::TraceRef;
 use crate::{
     config::model::Propagator,
     http::{
@@ -64,6 +65,16 @@ impl Incoming {
                 Propagator::B3Multi,
             ],
         )
+    }
+
+    /// Where it came from, for a process that doesn't trace.
+    pub fn reference(&self) -> Option<TraceRef> {
+        let (trace_id, span_id) = self.parent?;
+        Some(TraceRef {
+            trace_id: u128::from_be_bytes(trace_id.to_bytes()),
+            span_id: u64::from_be_bytes(span_id.to_bytes()),
+            sampled: self.sampled.unwrap_or(false),
+        })
     }
 
     pub const fn is_random(&self) -> bool {
@@ -130,7 +141,7 @@ impl Outgoing {
 }
 
 /// Drops what the sender's vendor said of a trace that goes on no further.
-pub fn forget_state(fields: &mut Fields) {
+pub(super) fn forget_state(fields: &mut Fields) {
     if fields.may_have(Kind::Tracestate.bit()) {
         fields.remove(&name::TRACESTATE);
     }
@@ -210,11 +221,7 @@ fn open(parent: Option<(TraceId, SpanId)>, form: Propagator) -> Incoming {
     }
 }
 
-fn decided(
-    text: &[u8],
-    parent: Option<(TraceId, SpanId)>,
-    form: Propagator,
-) -> Option<Incoming> {
+fn decided(text: &[u8], parent: Option<(TraceId, SpanId)>, form: Propagator) -> Option<Incoming> {
     let (sampled, debug) = match text {
         b"1" | b"true" => (true, false),
         b"d" => (true, true),
@@ -263,7 +270,7 @@ const fn digit(byte: u8) -> Option<u8> {
 }
 
 /// Writes bytes into twice as many digits.
-pub fn hex<const N: usize>(bytes: [u8; N], text: &mut [u8]) {
+fn hex<const N: usize>(bytes: [u8; N], text: &mut [u8]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
         pair[0] = DIGITS[usize::from(byte >> 4)];
@@ -334,11 +341,15 @@ mod tests {
 
     #[test]
     fn b3_is_read_in_both_forms() {
-        let of = |found: Option<Incoming>| found.map(|found| (found.parent, found.sampled, found.debug));
+        let of =
+            |found: Option<Incoming>| found.map(|found| (found.parent, found.sampled, found.debug));
         for (text, expected) in [
             (format!("{TRACE}-{SPAN}-1"), (known(), Some(true), false)),
             (format!("{TRACE}-{SPAN}-0"), (known(), Some(false), false)),
-            (format!("{TRACE}-{SPAN}-d-{SPAN}"), (known(), Some(true), true)),
+            (
+                format!("{TRACE}-{SPAN}-d-{SPAN}"),
+                (known(), Some(true), true),
+            ),
             (format!("{TRACE}-{SPAN}"), (known(), None, false)),
             ("0".to_owned(), (None, Some(false), false)),
         ] {
@@ -346,17 +357,35 @@ mod tests {
         }
         let short = read(&[("b3", &format!("{}-{SPAN}-1", &TRACE[16..]))]).unwrap();
         let (trace_id, _) = short.parent.unwrap();
-        assert_eq!(trace_id.to_string(), format!("{}{}", "0".repeat(16), &TRACE[16..]));
-        for bad in ["", "2", "x-y", &format!("{TRACE}-{SPAN}-2"), &format!("{TRACE}-{SPAN}-1-x")] {
+        assert_eq!(
+            trace_id.to_string(),
+            format!("{}{}", "0".repeat(16), &TRACE[16..])
+        );
+        for bad in [
+            "",
+            "2",
+            "x-y",
+            &format!("{TRACE}-{SPAN}-2"),
+            &format!("{TRACE}-{SPAN}-1-x"),
+        ] {
             assert_eq!(read(&[("b3", bad)]), None, "{bad}");
         }
         let multi = [("X-B3-TraceId", TRACE), ("X-B3-SpanId", SPAN)];
         assert_eq!(of(read(&multi)), Some((known(), None, false)));
         let with = |more| of(read(&[multi[0], multi[1], more]));
-        assert_eq!(with(("x-b3-sampled", "1")), Some((known(), Some(true), false)));
-        assert_eq!(with(("x-b3-sampled", "false")), Some((known(), Some(false), false)));
+        assert_eq!(
+            with(("x-b3-sampled", "1")),
+            Some((known(), Some(true), false))
+        );
+        assert_eq!(
+            with(("x-b3-sampled", "false")),
+            Some((known(), Some(false), false))
+        );
         assert_eq!(with(("x-b3-flags", "1")), Some((known(), Some(true), true)));
-        assert_eq!(of(read(&[("x-b3-sampled", "0")])), Some((None, Some(false), false)));
+        assert_eq!(
+            of(read(&[("x-b3-sampled", "0")])),
+            Some((None, Some(false), false))
+        );
     }
 
     #[test]
@@ -364,7 +393,10 @@ mod tests {
         let b3 = format!("{TRACE}-{SPAN}-0");
         let found = read(&[("traceparent", "broken"), ("b3", &b3)]).unwrap();
         assert_eq!(found.form, Propagator::B3);
-        let both = [("b3", &*b3), ("traceparent", &format!("00-{TRACE}-{SPAN}-01"))];
+        let both = [
+            ("b3", &*b3),
+            ("traceparent", &format!("00-{TRACE}-{SPAN}-01")),
+        ];
         assert_eq!(read(&both).unwrap().form, Propagator::TraceContext);
         let only = Incoming::read(&fields(&both), &[Propagator::B3]).unwrap();
         assert_eq!(only.sampled, Some(false));
@@ -375,12 +407,26 @@ mod tests {
         let (trace_id, span_id) = known().unwrap();
         for (sampled, debug) in [(false, false), (true, false), (true, true)] {
             for form in ALL {
-                let stale = [("x-b3-parentspanid", SPAN), ("x-b3-flags", "1"), ("x-b3-sampled", "1")];
+                let stale = [
+                    ("x-b3-parentspanid", SPAN),
+                    ("x-b3-flags", "1"),
+                    ("x-b3-sampled", "1"),
+                ];
                 let mut fields = fields(&stale);
-                let outgoing = Outgoing { trace_id, span_id, sampled, debug, random: true };
+                let outgoing = Outgoing {
+                    trace_id,
+                    span_id,
+                    sampled,
+                    debug,
+                    random: true,
+                };
                 outgoing.write(&mut fields, &[form]);
                 let found = Incoming::read(&fields, &[form]).unwrap();
-                assert_eq!((found.parent, found.sampled), (known(), Some(sampled)), "{form:?}");
+                assert_eq!(
+                    (found.parent, found.sampled),
+                    (known(), Some(sampled)),
+                    "{form:?}"
+                );
                 assert_eq!(found.debug, debug && form != Propagator::TraceContext);
             }
         }

@@ -1,9 +1,170 @@
-//! Which trace a request belongs to.
+//! Which trace a request belongs to, whether it is recorded, and its spans.
+//!
+//! A context is read of every request once tracing is on. One that is not sampled costs no more than
+//! that: there is no span object, and its spans are never made. Of one that is, spans are written at
+//! its end from what the access log would say and from what its attempts noted
+//! ([`Trail`](crate::policy::Trail)), straight into the bytes that a collector gets.
 
-/// A place in a trace: the request's own span, or, where it is not sampled, that of its parent.
+mod context;
+mod span;
+mod tracer;
+
+use opentelemetry::{SpanId, TraceId};
+
+pub use self::{
+    context::{Incoming, Outgoing},
+    tracer::Tracer,
+};
+use crate::{
+    config::model::{Propagator, Sampling, Tracing},
+    http::fields::Fields,
+};
+
+/// A place in a trace: the request's own span, or, where it is not recorded, that of its parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceRef {
     pub trace_id: u128,
     pub span_id: u64,
     pub sampled: bool,
+}
+
+/// Where a request stands in a trace.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    incoming: Option<Incoming>,
+    trace_id: TraceId,
+    /// The span of the request itself.
+    own: SpanId,
+    sampled: bool,
+    /// Recorded all the same, until it is known how it went.
+    tentative: bool,
+}
+
+impl Place {
+    /// Reads what the request brings, or begins a trace.
+    pub fn begin(tracing: &Tracing, fields: &Fields, rng: &mut fastrand::Rng) -> Self {
+        let incoming = Incoming::read(fields, &tracing.propagators);
+        let trace_id = match incoming.and_then(|incoming| incoming.parent) {
+            Some((trace_id, _)) => trace_id,
+            None => TraceId::from_bytes(rng.u128(1..).to_be_bytes()),
+        };
+        let mut place = Self {
+            incoming,
+            trace_id,
+            own: span_id(rng),
+            sampled: false,
+            tentative: false,
+        };
+        place.decide(tracing.sampling, tracing);
+        place
+    }
+
+    /// Decides whether it is recorded.
+    pub fn decide(&mut self, sampling: Sampling, tracing: &Tracing) {
+        let parent = self.incoming.and_then(|incoming| incoming.sampled);
+        let trace_id = u128::from_be_bytes(self.trace_id.to_bytes());
+        self.sampled = sampling.takes(parent, trace_id);
+        self.tentative = !self.sampled && tracing.keep.is_on() && sampling != Sampling::NEVER;
+    }
+
+    /// It is known how the request went: whether one that was not sampled is kept all the same.
+    pub fn settle(&mut self, keep: bool) {
+        self.sampled |= keep;
+        self.tentative = false;
+    }
+
+    pub const fn is_recorded(&self) -> bool {
+        self.sampled || self.tentative
+    }
+
+    /// Whether it is to be recorded only if it goes wrong.
+    pub const fn is_tentative(&self) -> bool {
+        self.tentative
+    }
+
+    pub const fn trace_id(&self) -> TraceId {
+        self.trace_id
+    }
+
+    pub const fn span_id(&self) -> SpanId {
+        self.own
+    }
+
+    /// The sender's span.
+    pub fn parent(&self) -> Option<SpanId> {
+        let (_, span_id) = self.incoming?.parent?;
+        Some(span_id)
+    }
+
+    /// The id of a span below this one.
+    pub fn child(&self, rng: &mut fastrand::Rng) -> SpanId {
+        span_id(rng)
+    }
+
+    /// Tells the next hop, before there is an attempt with a span of its own.
+    pub fn tell(&self, fields: &mut Fields, forms: &[Propagator]) {
+        if self.parent().is_none() {
+            // It belonged to a context that is broken or not there.
+            context::forget_state(fields);
+        }
+        if self.is_recorded() {
+            return self.tell_span(self.own, fields, forms);
+        }
+        match self.incoming {
+            // Nobody here takes part: what came goes on as it is.
+            Some(incoming) if forms == [incoming.form] && incoming.sampled.is_some() => {}
+            _ => {
+                let passed_on = self.incoming.and_then(|incoming| incoming.sampled);
+                let outgoing = self.outgoing(self.parent().unwrap_or(self.own));
+                let sampled = passed_on.unwrap_or(false);
+                Outgoing {
+                    sampled,
+                    ..outgoing
+                }
+                .write(fields, forms);
+            }
+        }
+    }
+
+    /// Tells the next hop of the span that sends to it.
+    pub fn tell_span(&self, span_id: SpanId, fields: &mut Fields, forms: &[Propagator]) {
+        self.outgoing(span_id).write(fields, forms);
+    }
+
+    fn outgoing(&self, span_id: SpanId) -> Outgoing {
+        let incoming = self.incoming.as_ref();
+        Outgoing {
+            trace_id: self.trace_id,
+            span_id,
+            sampled: self.sampled,
+            debug: incoming.is_some_and(|incoming| incoming.debug),
+            random: incoming.is_some_and(Incoming::is_random),
+        }
+    }
+
+    /// The flags of its spans (OTLP): those of the trace, that it is known where the parent is, and
+    /// whether it is `remote`.
+    pub fn flags(&self, remote: bool) -> u32 {
+        const PARENT_IS_KNOWN: u32 = 0x100;
+        const PARENT_IS_REMOTE: u32 = 0x200;
+        let flags = u32::from(self.outgoing(self.own).flags()) | PARENT_IS_KNOWN;
+        flags | if remote { PARENT_IS_REMOTE } else { 0 }
+    }
+
+    /// What the access log and exemplars say of it.
+    pub fn reference(&self) -> TraceRef {
+        let span_id = match self.parent() {
+            Some(parent) if !self.is_recorded() => parent,
+            _ => self.own,
+        };
+        TraceRef {
+            trace_id: u128::from_be_bytes(self.trace_id.to_bytes()),
+            span_id: u64::from_be_bytes(span_id.to_bytes()),
+            sampled: self.sampled,
+        }
+    }
+}
+
+fn span_id(rng: &mut fastrand::Rng) -> SpanId {
+    SpanId::from_bytes(rng.u64(1..).to_be_bytes())
 }

@@ -1,0 +1,362 @@
+//! What the attempts of a request leave behind, for whoever asks why: also when they are cut short.
+//!
+//! An attempt that is well leaves a few numbers. One that fails leaves a [`Note`], and every one of a
+//! request that is recorded does: they become the evidence in the access log and the spans of a
+//! trace.
+
+use std::{
+    cell::{Cell, RefCell},
+    fmt,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use http::Uri;
+use opentelemetry::SpanId;
+use tokio::time::Instant;
+
+use super::{Answer, Terms, retry::Withheld};
+use crate::{
+    error::Reason,
+    http::{message::Request, name},
+    telemetry::{Record, trace::Place},
+    tls::Leash,
+    upstream::{Endpoint, EndpointId, InFlight, Upstream},
+};
+
+/// Of one request.
+#[derive(Default)]
+pub struct Trail {
+    upstream: RefCell<Option<Arc<str>>>,
+    endpoint: RefCell<Option<Arc<str>>>,
+    endpoint_id: Cell<Option<EndpointId>>,
+    attempts: Cell<u8>,
+    /// What others behind the endpoints have spent beyond the one attempt each.
+    behind: Cell<u8>,
+    pub(super) sent_at: Cell<Option<Instant>>,
+    took: Cell<Option<Duration>>,
+    place: Cell<Option<Place>>,
+    /// `tracestate`, of a request that is recorded.
+    state: RefCell<Option<Box<[u8]>>>,
+    notes: RefCell<Vec<Note>>,
+}
+
+/// What one attempt met.
+#[derive(Clone, Debug)]
+pub struct Note {
+    /// 1 for the first attempt made here.
+    pub number: u8,
+    /// Its span, where the request is recorded.
+    pub span_id: Option<SpanId>,
+    pub upstream: Arc<str>,
+    /// `None`: there was nowhere to go.
+    pub endpoint: Option<Arc<Endpoint>>,
+    pub start: Instant,
+    /// `None`: its response stands, and ends with the exchange.
+    pub end: Option<Instant>,
+    pub outcome: Outcome,
+    /// What was sent, where the request is recorded.
+    pub sent: Option<Sent>,
+    pub line: Line,
+    /// Whether its endpoint took requests when it ended.
+    pub endpoint_takes: bool,
+    /// What was left of the deadline for the head of the response, when it ended.
+    pub left: Option<Duration>,
+    /// What followed a failure.
+    pub then: Option<Then>,
+}
+
+/// A request as an upstream gets it.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    pub uri: Uri,
+    pub host: Option<Box<[u8]>>,
+}
+
+/// How an attempt went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    UnderWay,
+    /// It brought a response; `failed`: one that counts as a failure.
+    Status {
+        code: u16,
+        failed: bool,
+    },
+    /// The same for a call of gRPC that has ended.
+    Grpc {
+        code: u8,
+        failed: bool,
+    },
+    Failed(Reason),
+    /// Nobody waited for it any more: another attempt was answered first, or the client left.
+    Cut,
+}
+
+/// What followed a failed attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    Retried,
+    Withheld(Withheld),
+}
+
+/// The connection that carried an attempt.
+#[derive(Clone, Default)]
+pub struct Line {
+    /// It had been used before.
+    pub reused: Option<bool>,
+    /// HTTP/2, otherwise HTTP/1.1.
+    pub http2: bool,
+    /// How it is held, where there is TLS; known of recorded requests alone.
+    pub leash: Option<Rc<Leash>>,
+}
+
+/// An attempt under way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark {
+    number: u8,
+    start: Instant,
+    /// Where its note is, if it has one already.
+    at: Option<usize>,
+}
+
+impl Mark {
+    pub(super) const fn is_recorded(self) -> bool {
+        self.at.is_some()
+    }
+}
+
+impl Trail {
+    /// The request is for this upstream.
+    pub fn upstream(&self, upstream: &Upstream) {
+        *self.upstream.borrow_mut() = Some(Arc::clone(&upstream.config.name));
+    }
+
+    /// Its place in a trace.
+    pub fn place(&self) -> Option<Place> {
+        self.place.get()
+    }
+
+    /// Whether spans will be made of it, or may be.
+    pub fn is_recorded(&self) -> bool {
+        self.place.get().is_some_and(|place| place.is_recorded())
+    }
+
+    /// `tracestate` as it came.
+    pub fn state(&self) -> Option<Box<[u8]>> {
+        self.state.take()
+    }
+
+    pub fn set_state(&self, state: Option<&[u8]>) {
+        self.state.replace(state.map(Box::from));
+    }
+
+    pub fn set_place(&self, place: Option<Place>) {
+        self.place.set(place);
+    }
+
+    /// An attempt begins. Where the request is recorded, the endpoint is told of a span of its own.
+    pub(super) fn attempt(
+        &self,
+        terms: &Terms<'_>,
+        request: &mut Request,
+        in_flight: &InFlight,
+        now: Instant,
+    ) -> Mark {
+        let endpoint = in_flight.endpoint();
+        *self.endpoint.borrow_mut() = Some(Arc::clone(&endpoint.label));
+        self.endpoint_id.set(Some(endpoint.id));
+        let number = self.attempts.get().saturating_add(1);
+        self.attempts.set(number);
+        self.sent_at.set(Some(now));
+        let mut mark = Mark {
+            number,
+            start: now,
+            at: None,
+        };
+        if let (Some(tracing), Some(place)) = (terms.tracing, self.place.get())
+            && place.is_recorded()
+        {
+            let span_id = place.child(&mut terms.client.worker.rng.borrow_mut());
+            place.tell_span(span_id, &mut request.head.fields, &tracing.propagators);
+            let mut notes = self.notes.borrow_mut();
+            mark.at = Some(notes.len());
+            notes.push(Note {
+                span_id: Some(span_id),
+                sent: Some(Sent {
+                    uri: request.head.uri.clone(),
+                    host: request.head.fields.get(&name::HOST).map(Box::from),
+                }),
+                ..Note::new(terms, mark, Some(endpoint))
+            });
+        }
+        mark
+    }
+
+    /// An attempt has ended so.
+    pub(super) fn ended(
+        &self,
+        mark: Mark,
+        terms: &Terms<'_>,
+        endpoint: &Arc<Endpoint>,
+        line: Line,
+        outcome: Outcome,
+    ) {
+        let mut notes = self.notes.borrow_mut();
+        let at = mark.at.unwrap_or_else(|| {
+            notes.push(Note::new(terms, mark, Some(endpoint)));
+            notes.len() - 1
+        });
+        let note = &mut notes[at];
+        note.outcome = outcome;
+        note.line = line;
+        note.endpoint_takes = endpoint.is_available();
+        note.end = outcome.is_failure().then(Instant::now);
+    }
+
+    /// There was nowhere to go.
+    pub(super) fn nowhere(&self, terms: &Terms<'_>, reason: Reason, now: Instant) {
+        let mark = Mark {
+            number: self.attempts.get().saturating_add(1),
+            start: now,
+            at: None,
+        };
+        self.notes.borrow_mut().push(Note {
+            outcome: Outcome::Failed(reason),
+            end: Some(now),
+            ..Note::new(terms, mark, None)
+        });
+    }
+
+    /// What followed the failure that was noted last.
+    pub(super) fn then(&self, then: Then) {
+        let mut notes = self.notes.borrow_mut();
+        if let Some(note) = notes.iter_mut().rfind(|note| note.outcome.is_failure()) {
+            note.then = Some(then);
+        }
+    }
+
+    pub(super) fn spent_behind(&self, attempts: u8) {
+        let more = attempts.saturating_sub(1);
+        self.behind.set(self.behind.get().saturating_add(more));
+    }
+
+    pub(super) fn head(&self, now: Instant) {
+        self.took.set(
+            self.sent_at
+                .get()
+                .map(|sent| now.saturating_duration_since(sent)),
+        );
+    }
+
+    /// An earlier answer than that of the last attempt is taken.
+    pub(super) fn stands(&self, answer: &Answer) {
+        if let Some(in_flight) = &answer.held.in_flight {
+            *self.endpoint.borrow_mut() = Some(Arc::clone(&in_flight.endpoint().label));
+        }
+    }
+
+    pub(super) fn endpoint_id(&self) -> Option<EndpointId> {
+        self.endpoint_id.get()
+    }
+
+    /// How many attempts there were.
+    pub fn attempts(&self) -> u8 {
+        self.attempts.get()
+    }
+
+    /// The same with those of others behind: what the request has cost from here on.
+    pub fn spent(&self) -> u8 {
+        self.attempts.get().saturating_add(self.behind.get())
+    }
+
+    /// Where the last attempt went.
+    pub fn endpoint(&self) -> Option<Arc<str>> {
+        self.endpoint.borrow().clone()
+    }
+
+    /// Writes it into what is recorded of the request.
+    pub fn tell(&self, record: &mut Record) {
+        record.upstream = self.upstream.take();
+        record.endpoint = self.endpoint.take();
+        record.upstream_duration = self.took.get();
+        record.attempts = self.attempts.get();
+        record.evidence = self.notes.take();
+    }
+}
+
+impl Note {
+    fn new(terms: &Terms<'_>, mark: Mark, endpoint: Option<&Arc<Endpoint>>) -> Self {
+        let left = |deadline: super::Deadline| {
+            let now = Instant::now();
+            deadline.at.saturating_duration_since(now)
+        };
+        Self {
+            number: mark.number,
+            span_id: None,
+            upstream: Arc::clone(&terms.upstream.config.name),
+            endpoint: endpoint.cloned(),
+            start: mark.start,
+            end: None,
+            outcome: Outcome::UnderWay,
+            sent: None,
+            line: Line::default(),
+            endpoint_takes: true,
+            left: terms.deadline.map(left),
+            then: None,
+        }
+    }
+
+    /// Whether it is evidence of why the request went as it did.
+    pub const fn is_failure(&self) -> bool {
+        self.outcome.is_failure()
+    }
+
+    /// How long it took; of one whose response stands, nothing.
+    pub fn took(&self) -> Option<Duration> {
+        self.end
+            .map(|end| end.saturating_duration_since(self.start))
+    }
+}
+
+impl Outcome {
+    /// Whether it is evidence of why a request went as it did.
+    pub const fn is_failure(self) -> bool {
+        match self {
+            Self::UnderWay => false,
+            Self::Status { failed, .. } | Self::Grpc { failed, .. } => failed,
+            Self::Failed(_) | Self::Cut => true,
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnderWay => f.write_str("under_way"),
+            Self::Status { code, .. } => write!(f, "status_{code}"),
+            Self::Grpc { code, .. } => write!(f, "grpc_status_{code}"),
+            Self::Failed(reason) => reason.fmt(f),
+            Self::Cut => f.write_str("cut"),
+        }
+    }
+}
+
+impl Then {
+    /// The word in logs: `retried`, or what spoke against it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Retried => "retried",
+            Self::Withheld(cause) => cause.name(),
+        }
+    }
+}
+
+impl fmt::Debug for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Line")
+            .field("reused", &self.reused)
+            .field("http2", &self.http2)
+            .finish_non_exhaustive()
+    }
+}
