@@ -178,6 +178,7 @@ impl Snapshot {
         materials: &Materials,
     ) -> Self {
         let generation = previous.map_or(1, |previous| previous.generation + 1);
+        registry.configure(&config.metrics);
         let upstreams = config
             .upstreams
             .iter()
@@ -268,7 +269,9 @@ fn carry_over(
     materials: &Materials,
 ) -> Arc<Upstream> {
     match previous.and_then(|previous| previous.upstreams.get(&config.name)) {
-        Some(upstream) if upstream.config == *config => Arc::clone(upstream),
+        Some(upstream) if upstream.config == *config && upstream.durations.is_current() => {
+            Arc::clone(upstream)
+        }
         Some(upstream) => upstream.successor(Arc::clone(config), materials),
         None => {
             let metrics = registry.upstream(&config.name);

@@ -49,15 +49,15 @@ def test_metrics_count_requests(proxy, echo):
     eventually(lambda: value().value("pillion_http_requests_total") >= 4)
     assert value().value("pillion_http_requests_total") == 4
     assert value().value("pillion_http_requests_failed_total") == 0
-    assert value().value("pillion_http_requests_active") == 0
+    assert value().value("http_server_active_requests") == 0
     assert value().value("pillion_upstream_requests_total", upstream="app") == 4
     with RawClient(proxy.address()) as client:
         client.send_request("GET", "/?gate=g")
         echo.wait_heads(5)
-        eventually(lambda: value().value("pillion_http_requests_active") == 1)
+        eventually(lambda: value().value("http_server_active_requests") == 1)
         echo.open_gate("g")
         client.read_response()
-    eventually(lambda: value().value("pillion_http_requests_active") == 0)
+    eventually(lambda: value().value("http_server_active_requests") == 0)
 
 
 def test_the_effective_configuration(proxy):

@@ -434,7 +434,7 @@ def test_gauges_come_back_to_nothing(answer):
     def settled():
         metrics = proxy.metrics()
         return all(metrics.value(name) == 0 for name in (
-            "pillion_http_requests_active", "pillion_listener_connections_active", "pillion_upstream_requests_active",
+            "http_server_active_requests", "pillion_listener_connections_active", "pillion_upstream_requests_active",
             "pillion_upstream_requests_pending", "pillion_upstream_connections_active",
             "pillion_upstream_connections_idle"))
 

@@ -26,13 +26,14 @@ pub(crate) struct Percent(pub(super) u8);
 /// Longer than anything sensible, short enough that no deadline overflows.
 const MAX_DURATION: time::Duration = time::Duration::from_secs(366 * 24 * 60 * 60);
 
-/// Largest first, each with its length in milliseconds.
-const DURATIONS: [(&str, u64); 5] = [
-    ("d", 86_400_000),
-    ("h", 3_600_000),
-    ("m", 60_000),
-    ("s", 1000),
-    ("ms", 1),
+/// Largest first, each with its length in microseconds.
+const DURATIONS: [(&str, u64); 6] = [
+    ("d", 86_400_000_000),
+    ("h", 3_600_000_000),
+    ("m", 60_000_000),
+    ("s", 1_000_000),
+    ("ms", 1000),
+    ("us", 1),
 ];
 
 /// Largest first.
@@ -44,6 +45,10 @@ const SIZES: [(&str, u64); 4] = [
 ];
 
 impl Duration {
+    pub(super) const fn micros(micros: u64) -> Self {
+        Self(time::Duration::from_micros(micros))
+    }
+
     pub(super) const fn millis(millis: u64) -> Self {
         Self(time::Duration::from_millis(millis))
     }
@@ -65,8 +70,9 @@ impl FromStr for Duration {
 
     fn from_str(text: &str) -> Result<Self, Fault> {
         let fault = || {
-            Fault::new(format!("{} is not a duration", quote(text)))
-                .hint("whole numbers with a unit of ms, s, m, h or d, such as 250ms, 10s or 1h30m")
+            Fault::new(format!("{} is not a duration", quote(text))).hint(
+                "whole numbers with a unit of us, ms, s, m, h or d, such as 250ms, 10s or 1h30m",
+            )
         };
         let mut rest = text;
         let mut total: u64 = 0;
@@ -81,11 +87,11 @@ impl FromStr for Duration {
                 .unwrap_or(after.len());
             let (unit, after) = after.split_at(end);
             // Each unit once and larger ones first, so that `1m1m` and `1s1h` are slips.
-            let (_, millis) = smaller.find(|(name, _)| *name == unit).ok_or_else(fault)?;
-            total = total.saturating_add(number.saturating_mul(*millis));
+            let (_, micros) = smaller.find(|(name, _)| *name == unit).ok_or_else(fault)?;
+            total = total.saturating_add(number.saturating_mul(*micros));
             rest = after;
         }
-        let duration = time::Duration::from_millis(total);
+        let duration = time::Duration::from_micros(total);
         if duration > MAX_DURATION {
             return Err(Fault::new(format!("{} is longer than a year", quote(text))));
         }
@@ -136,14 +142,14 @@ fn number(text: &str) -> Option<(u64, &str)> {
 
 impl fmt::Display for Duration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut rest = u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX);
+        let mut rest = u64::try_from(self.0.as_micros()).unwrap_or(u64::MAX);
         if rest == 0 {
             return f.write_str("0s");
         }
-        for (unit, millis) in DURATIONS {
-            if rest >= millis {
-                write!(f, "{}{unit}", rest / millis)?;
-                rest %= millis;
+        for (unit, micros) in DURATIONS {
+            if rest >= micros {
+                write!(f, "{}{unit}", rest / micros)?;
+                rest %= micros;
             }
         }
         Ok(())
@@ -287,9 +293,9 @@ impl JsonSchema for Duration {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "type": "string",
-            "description": "Whole numbers with a unit (`ms`, `s`, `m`, `h`, `d`), largest first: \
+            "description": "Whole numbers with a unit (`us`, `ms`, `s`, `m`, `h`, `d`), largest first: \
                             `250ms`, `10s`, `1h30m`. At most a year.",
-            "pattern": r"^(?=.)(\d+d)?(\d+h)?(\d+m)?(\d+s)?(\d+ms)?$|\$\{",
+            "pattern": r"^(?=.)(\d+d)?(\d+h)?(\d+m)?(\d+s)?(\d+ms)?(\d+us)?$|\$\{",
         })
     }
 }

@@ -187,7 +187,8 @@ async fn connect<'a>(plan: &'a TcpPlan, conn: &Conn, worker: &Worker) -> Result<
                 let now = Instant::now();
                 in_flight.observe(now - start, now);
                 in_flight.settle(Verdict::Success, now);
-                metrics.connection_opened(worker.id, now - start);
+                metrics.connection_opened(worker.id);
+                upstream.durations.connected(worker.id, now - start);
                 return Ok(Connected {
                     stream,
                     in_flight,

@@ -8,7 +8,7 @@ use http::Method;
 use super::{
     AccessDecision,
     access_log::Protocol,
-    metrics::{Done, Format, Registry},
+    metrics::{Attempted, Done, Format, Registry},
 };
 use crate::{
     error::{Error, Origin, Reason, Replay},
@@ -100,11 +100,18 @@ text where `Accept` prefers it. Durations are in seconds, sizes in bytes.
 - `route` is the name of a rule of a route, `rule` that of one of [`access`](access.md), `reason` one of
   the [reasons](reasons.md). No label holds what a client sent: a `method` that is not known counts as
   `other`.
-- Series by `reason`, and those by `method` and `status`, begin with their first event.
-- Series of a removed listener, rule or upstream end when nothing uses it any more. Of each kind 1000
-  have series of their own; what comes beyond is counted together as `_overflow`.
-- Histograms have the bounds 0.5 ms, 1 ms, 2.5 ms, 5 ms, 10 ms, 25 ms, 50 ms, 100 ms, 250 ms, 500 ms,
-  1 s, 2.5 s, 5 s and 10 s.
+- Series by `reason`, those by `method` and `status`, and histograms by outcome begin with their first
+  event; those of an endpoint with its first attempt. A label that would be empty is left out: no
+  status where there was no response, no `error_type` where nothing went wrong.
+- Series of a removed listener, rule, upstream or endpoint end when nothing uses it any more.
+- There are never more series than `metrics.maxSeries` (10,000): what comes into being beyond that is
+  counted together with others of its kind, as `_overflow`. `pillion_metrics_series_overflowed_total`
+  grows then.
+- Histograms have the bounds of `metrics.buckets`: those that OpenTelemetry advises for requests,
+  without its 7.5 s, and three below 5 ms. When a reload changes them, histograms begin anew, with the
+  counts made from them (`pillion_http_requests_total`); nothing else does.
+- OpenMetrics alone has exemplars: the trace of the last sampled request in a bucket, and of the last
+  one that failed for a reason.
 
 | name | type | labels | what it tells |
 |---|---|---|---|
@@ -120,7 +127,7 @@ fn busy_scrape() -> String {
     route.request_started(0);
     let done = Done {
         method: &Method::GET,
-        status: 200,
+        status: 500,
         reason: Some(reason),
         protocol: Protocol::Http11,
         duration: Duration::ZERO,
@@ -133,6 +140,13 @@ fn busy_scrape() -> String {
     route.fell_back(0, FallbackKind::Upstream);
     upstream.connection_failed(0, reason);
     upstream.limit_refused(0, reason);
+    let attempt = Attempted {
+        method: &Method::GET,
+        result: Ok(500),
+        took: Duration::ZERO,
+        trace: None,
+    };
+    upstream.durations().attempted(0, &attempt);
     upstream.health.opened(Cause::Failures);
     let access = registry.access("a", "b");
     access.decided(0, AccessDecision::Denied);

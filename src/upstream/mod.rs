@@ -51,7 +51,7 @@ use self::{
 use crate::{
     config::model::{self, EndpointAddress},
     error::{Error, Reason, Replay, Result},
-    telemetry::UpstreamMetrics,
+    telemetry::{UpstreamMetrics, metrics::Durations},
     tls::{Materials, client::ClientTls},
 };
 
@@ -61,6 +61,7 @@ pub struct Upstream {
     pub config: Arc<model::Upstream>,
     lasting: Lasting,
     pub tls: Option<Arc<ClientTls>>,
+    pub durations: Arc<Durations>,
     endpoints: ArcSwap<EndpointSet>,
     /// The position of round robin.
     cursor: AtomicUsize,
@@ -100,9 +101,10 @@ impl Upstream {
         let health = Board::new(&config, Arc::clone(&metrics), Instant::now());
         let workers = metrics.workers();
         let budget = Arc::new(Budget::new(config.retry_budget, workers, Instant::now()));
-        metrics.shows(&budget);
+        let limits = Limits::new(config.limits);
+        metrics.shows(&budget, &limits);
         let lasting = Lasting {
-            limits: Limits::new(config.limits),
+            limits,
             budget,
             latencies: Arc::default(),
             health,
@@ -156,6 +158,7 @@ impl Upstream {
         lasting.health.admit(set.weighted(), now);
         Arc::new(Self {
             first,
+            durations: lasting.metrics.durations(),
             lasting,
             tls,
             endpoints: ArcSwap::from_pointee(set),

@@ -77,7 +77,7 @@ class Memory:
 
 
 #: Gauges of what runs now.
-RUNNING = ["pillion_listener_connections_active", "pillion_http_requests_active", "pillion_upstream_requests_active",
+RUNNING = ["pillion_listener_connections_active", "http_server_active_requests", "pillion_upstream_requests_active",
            "pillion_upstream_requests_pending"]
 #: Gauges of what may rest in a pool.
 POOLED = ["pillion_upstream_connections_active", "pillion_upstream_connections_idle"]

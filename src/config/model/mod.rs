@@ -12,6 +12,7 @@ mod checks;
 mod fallback;
 mod fault;
 mod health;
+mod metrics;
 mod otlp;
 mod protect;
 mod retry;
@@ -27,8 +28,8 @@ use serde::{Serialize, Serializer};
 use crate::telemetry::Redaction;
 
 pub use self::{
-    access::*, access_log::*, balancing::*, checks::*, fallback::*, fault::*, health::*, otlp::*,
-    protect::*, retry::*, tls::*, tracing::*, upstream::*,
+    access::*, access_log::*, balancing::*, checks::*, fallback::*, fault::*, health::*, metrics::*,
+    otlp::*, protect::*, retry::*, tls::*, tracing::*, upstream::*,
 };
 
 /// One whole configuration.
@@ -37,6 +38,7 @@ pub use self::{
 pub struct Config {
     pub admin: Admin,
     pub access_log: AccessLog,
+    pub metrics: Metrics,
     /// What the access log and spans do not show.
     pub redact: Arc<Redaction>,
     pub otlp: Otlp,

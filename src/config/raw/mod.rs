@@ -12,6 +12,7 @@ mod fallback;
 mod filter;
 mod health;
 mod listener;
+mod metrics;
 mod otlp;
 mod protect;
 mod redact;
@@ -33,6 +34,7 @@ pub(super) use fallback::*;
 pub(super) use filter::*;
 pub(super) use health::*;
 pub(super) use listener::*;
+pub(super) use metrics::*;
 pub(super) use otlp::*;
 pub(super) use protect::*;
 pub(super) use redact::*;
@@ -54,6 +56,9 @@ pub(super) struct Config {
     /// One line a request.
     #[serde(default)]
     pub(super) access_log: At<AccessLog>,
+    /// What is counted.
+    #[serde(default)]
+    pub(super) metrics: At<Metrics>,
     /// What the access log and spans do not show: credentials, unless written otherwise.
     #[serde(default)]
     pub(super) redact: At<Redact>,

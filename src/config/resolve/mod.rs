@@ -11,6 +11,7 @@ mod checks;
 mod fallback;
 mod filters;
 mod listeners;
+mod metrics;
 mod otlp;
 mod protect;
 mod redact;
@@ -55,6 +56,7 @@ pub(super) fn resolve(
     };
     let admin = resolver.admin(&raw.admin);
     let access_log = resolver.access_log(&raw.access_log.value);
+    let metrics = resolver.metrics(&raw.metrics.value);
     let redact = resolver.redact(&raw.redact.value);
     let otlp = resolver.otlp(&raw.otlp.value);
     let tracing = resolver.tracing(raw.tracing.as_ref());
@@ -79,6 +81,7 @@ pub(super) fn resolve(
     model::Config {
         admin,
         access_log,
+        metrics,
         redact: Arc::new(redact),
         otlp,
         tracing: tracing.map(Arc::new),

@@ -1,9 +1,11 @@
 //! What a rule about who may call what has decided on a listener.
 
-use std::fmt;
+use std::sync::Arc;
 
 use super::{
     cells::{Count, PerWorker},
+    common::{Common, Settings},
+    family::Label,
     scrape::{Families, Scraped},
 };
 
@@ -28,6 +30,9 @@ pub enum AccessDecision {
 /// Values of the `decision` label.
 const DECISIONS: [&str; 4] = ["allowed", "denied", "audit_allowed", "audit_denied"];
 
+/// One for each decision.
+const PLACES: usize = DECISIONS.len();
+
 impl AccessMetrics {
     /// The rule has decided something.
     pub fn decided(&self, worker: usize, decision: AccessDecision) {
@@ -45,17 +50,21 @@ impl AccessMetrics {
 impl Scraped for AccessMetrics {
     const LABEL: &'static str = "listener";
 
-    fn new(workers: usize) -> Self {
-        Self(PerWorker::new(workers))
+    fn new(common: &Arc<Common>) -> Self {
+        Self(PerWorker::new(common.workers))
+    }
+
+    fn places(_: &Settings) -> usize {
+        PLACES
     }
 
     /// Its name is that of the listener, then that of the rule, which have no blanks.
-    fn labels(name: &str) -> Vec<(&'static str, &str)> {
+    fn labels(name: &str) -> Vec<Label<'_>> {
         let (listener, rule) = name.split_once(' ').unwrap_or((name, ""));
         vec![(Self::LABEL, listener), ("rule", rule)]
     }
 
-    fn encode(families: &mut Families<'_, '_, Self>) -> fmt::Result {
+    fn describe(families: &mut Families<'_, '_, Self>) {
         families.counters(
             "pillion_access_decisions",
             "Requests and TCP connections that `access` decided about, by the rule that did; \
@@ -63,6 +72,6 @@ impl Scraped for AccessMetrics {
              with audited rules in force.",
             ["decision"],
             Self::decisions,
-        )
+        );
     }
 }

@@ -18,11 +18,16 @@ struct Padded<T>(T);
 
 impl<T: Default> PerWorker<T> {
     pub fn new(workers: usize) -> Self {
-        Self((0..workers).map(|_| Padded::default()).collect())
+        Self::from_fn(workers, T::default)
     }
 }
 
 impl<T> PerWorker<T> {
+    /// For what is made by more than its type.
+    pub fn from_fn(workers: usize, make: impl Fn() -> T) -> Self {
+        Self((0..workers).map(|_| Padded(make())).collect())
+    }
+
     /// What belongs to this worker.
     ///
     /// # Panics

@@ -1,9 +1,10 @@
 //! What a listener counts.
 
-use std::fmt;
+use std::sync::Arc;
 
 use super::{
     cells::{ByFault, ByReason, Count, Level, PerWorker},
+    common::{Common, Settings},
     scrape::{Families, Scraped},
 };
 use crate::{error::Reason, tls::FaultKind};
@@ -23,6 +24,9 @@ struct Cells {
     refused_heads: ByReason,
     failed: ByReason,
 }
+
+/// Series that are always there, and some reasons.
+const PLACES: usize = 6 + 6;
 
 impl ListenerMetrics {
     /// A TLS handshake with one of the clients came to its end.
@@ -77,58 +81,62 @@ impl ListenerMetrics {
 impl Scraped for ListenerMetrics {
     const LABEL: &'static str = "listener";
 
-    fn new(workers: usize) -> Self {
-        Self(PerWorker::new(workers))
+    fn new(common: &Arc<Common>) -> Self {
+        Self(PerWorker::new(common.workers))
     }
 
-    fn encode(families: &mut Families<'_, '_, Self>) -> fmt::Result {
+    fn places(_: &Settings) -> usize {
+        PLACES
+    }
+
+    fn describe(families: &mut Families<'_, '_, Self>) {
         families.counter(
             "pillion_listener_tls_handshakes",
             "TLS handshakes with clients.",
             |metrics| metrics.0.sum(|cells| &cells.handshakes),
-        )?;
+        );
         families.counters(
             "pillion_listener_tls_handshakes_failed",
             "TLS handshakes with clients that came to nothing, by reason.",
             ["reason"],
             |metrics| metrics.0.faults(|cells| &cells.handshakes_failed),
-        )?;
+        );
         families.counter(
             "pillion_listener_connections",
             "Connections accepted.",
             |metrics| metrics.0.sum(|cells| &cells.connections.entered),
-        )?;
+        );
         families.gauge(
             "pillion_listener_connections_active",
             "Connections open now.",
             Self::active,
-        )?;
+        );
         families.counter(
             "pillion_listener_connections_refused",
             "Connections closed as they came: too many, or a bad PROXY header.",
             |metrics| metrics.0.sum(|cells| &cells.refused),
-        )?;
+        );
         families.counter(
             "pillion_listener_received_bytes",
             "Bytes received from clients.",
             |metrics| metrics.0.sum(|cells| &cells.received),
-        )?;
+        );
         families.counter(
             "pillion_listener_sent_bytes",
             "Bytes sent to clients.",
             |metrics| metrics.0.sum(|cells| &cells.sent),
-        )?;
+        );
         families.counters(
             "pillion_listener_heads_refused",
             "Request heads refused before any route was asked.",
             ["reason"],
             |metrics| metrics.0.reasons(|cells| &cells.refused_heads),
-        )?;
+        );
         families.counters(
             "pillion_listener_connections_failed",
             "Opaque (TCP) connections that were not carried, or ended early, by reason.",
             ["reason"],
             |metrics| metrics.0.reasons(|cells| &cells.failed),
-        )
+        );
     }
 }

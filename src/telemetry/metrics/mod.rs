@@ -5,25 +5,33 @@
 
 mod access;
 pub mod cells;
-mod exposition;
+mod common;
+mod durations;
+mod exemplar;
+mod family;
+mod group;
 mod health;
 mod histogram;
 mod listener;
 mod otlp;
+mod outcomes;
 mod process;
 mod registry;
+mod room;
 mod route;
 mod scrape;
+mod text;
 mod tls;
 mod upstream;
 
 pub use access::{AccessDecision, AccessMetrics};
-pub use exposition::Format;
+pub use durations::{Attempted, Durations};
 pub use health::HealthMetrics;
 pub use listener::ListenerMetrics;
 pub use otlp::{DropCause, ExportResult, OtlpMetrics, SignalMetrics};
 pub use process::{ProcessMetrics, processor_time};
 pub use registry::Registry;
 pub use route::{Done, RouteMetrics};
+pub use text::Format;
 pub use tls::{Expiring, TlsMetrics};
 pub use upstream::{CopyFate, UpstreamMetrics};

@@ -1,16 +1,14 @@
 //! Telemetry that is sent by OTLP: what was sent, what was dropped, what waits.
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, metrics::MetricType};
-
-use super::scrape::counter;
+use super::{
+    family::{Kind, Value},
+    scrape::Scrape,
+};
 use crate::telemetry::otlp::Signal;
 
 /// Counters of all signals. They are written once a batch, by any thread.
@@ -91,57 +89,49 @@ impl SignalMetrics {
     }
 }
 
-impl Collector for OtlpMetrics {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let mut family = encoder.encode_descriptor(
+impl OtlpMetrics {
+    pub(super) fn describe(&self, scrape: &mut Scrape<'_>) {
+        let count = |count: &AtomicU64| Value::Count(count.load(Relaxed), None);
+        scrape.family(
             "pillion_otlp_exported",
+            Kind::Counter,
             "Spans, log records and points of metrics that a collector has taken.",
-            None,
-            MetricType::Counter,
-        )?;
+        );
         for signal in Signal::ALL {
-            let exported = self.of(signal).exported.load(Relaxed);
-            counter(&mut family, &[("signal", signal.name())], exported)?;
+            let labels = [("signal", signal.name())];
+            scrape.series(&labels, count(&self.of(signal).exported));
         }
-        let mut family = encoder.encode_descriptor(
+        scrape.family(
             "pillion_otlp_dropped",
+            Kind::Counter,
             "The same that were dropped: too much was waiting, the collector rejected them, it \
              could not be reached in time, or the process ended.",
-            None,
-            MetricType::Counter,
-        )?;
+        );
         for signal in Signal::ALL {
             for (cause, name) in DropCause::ALL {
-                let dropped = self.of(signal).dropped[cause as usize].load(Relaxed);
                 let labels = [("signal", signal.name()), ("cause", name)];
-                counter(&mut family, &labels, dropped)?;
+                scrape.series(&labels, count(&self.of(signal).dropped[cause as usize]));
             }
         }
-        let mut family = encoder.encode_descriptor(
+        scrape.family(
             "pillion_otlp_exports",
+            Kind::Counter,
             "Requests to a collector, by what became of them.",
-            None,
-            MetricType::Counter,
-        )?;
+        );
         for signal in Signal::ALL {
             for (result, name) in ExportResult::ALL {
-                let exports = self.of(signal).exports[result as usize].load(Relaxed);
                 let labels = [("signal", signal.name()), ("result", name)];
-                counter(&mut family, &labels, exports)?;
+                scrape.series(&labels, count(&self.of(signal).exports[result as usize]));
             }
         }
-        let mut family = encoder.encode_descriptor(
+        scrape.family(
             "pillion_otlp_queue_bytes",
+            Kind::Gauge,
             "Bytes that wait for a collector, those that are being sent included.",
-            None,
-            MetricType::Gauge,
-        )?;
+        );
         for signal in Signal::ALL {
             let queued = self.of(signal).queued.load(Relaxed);
-            family
-                .encode_family(&[("signal", signal.name())])?
-                .encode_gauge(&queued)?;
+            scrape.series(&[("signal", signal.name())], Value::level(queued));
         }
-        Ok(())
     }
 }

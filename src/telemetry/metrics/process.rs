@@ -1,19 +1,18 @@
 //! What there is one of in a process.
 
 use std::{
-    fmt, fs,
+    fs,
     sync::atomic::{AtomicU8, Ordering::Relaxed},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use prometheus_client::{
-    collector::Collector,
-    encoding::{DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue},
-    metrics::{MetricType, counter::Counter, gauge::Gauge},
-};
+use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::scrape::counter;
+use super::{
+    family::{Kind, Value},
+    scrape::Scrape,
+};
 use crate::worker::Lifecycle;
 
 /// Rare events: counters that any thread may write.
@@ -94,27 +93,20 @@ impl ProcessMetrics {
     }
 }
 
-impl Collector for ProcessMetrics {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        encoder
-            .encode_descriptor(
-                "pillion_build",
-                "What is running; always 1.",
-                None,
-                MetricType::Info,
-            )?
-            .encode_info(&[
-                ("version", env!("CARGO_PKG_VERSION")),
-                ("commit", option_env!("PILLION_COMMIT").unwrap_or("unknown")),
-            ])?;
-
-        let mut values = Values(encoder);
-        values.gauge(
+impl ProcessMetrics {
+    pub(super) fn describe(&self, scrape: &mut Scrape<'_>) {
+        scrape.family("pillion_build", Kind::Info, "What is running; always 1.");
+        let labels = [
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("commit", option_env!("PILLION_COMMIT").unwrap_or("unknown")),
+        ];
+        scrape.series(&labels, Value::Integer(1));
+        scrape.gauge(
             "pillion_config_generation",
             "Number of the configuration that is live; grows by one with each accepted reload.",
-            &self.generation.get(),
-        )?;
-        values.counters(
+            Value::Integer(self.generation.get()),
+        );
+        scrape.counters(
             "pillion_config_reloads",
             "Reloads of the configuration, by what became of them.",
             "result",
@@ -122,35 +114,35 @@ impl Collector for ProcessMetrics {
                 ("accepted", self.reloads_accepted.get()),
                 ("rejected", self.reloads_rejected.get()),
             ],
-        )?;
+        );
         let state = self.lifecycle.load(Relaxed);
-        values.gauges(
+        scrape.gauges(
             "pillion_lifecycle_state",
             "1 for the state that the process is in.",
             "state",
             &LIFECYCLES.map(|(name, each)| (name, u64::from(each as u8 == state))),
-        )?;
-        values.gauge(
+        );
+        scrape.gauge(
             "pillion_workers",
             "Data-plane workers.",
-            &(self.workers as u64),
-        )?;
-        values.counter(
+            Value::level(self.workers as u64),
+        );
+        scrape.counter(
             "pillion_accept_errors",
             "Failures to accept a connection, most often for want of file descriptors.",
             self.accept_errors.get(),
-        )?;
-        values.counter(
+        );
+        scrape.counter(
             "pillion_access_log_dropped",
             "Lines of the access log that were dropped because the output was behind or failed.",
             self.access_log_dropped.get(),
-        )?;
-        values.counter(
+        );
+        scrape.counter(
             "pillion_drain_cut_connections",
             "Connections in use that the drain deadline cut.",
             self.drain_cut.get(),
-        )?;
-        values.kernel(self.started)
+        );
+        kernel(scrape, self.started);
     }
 }
 
@@ -159,87 +151,41 @@ pub fn processor_time() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default()
 }
 
-/// Writes families that have no object.
-struct Values<'e>(DescriptorEncoder<'e>);
-
-impl Values<'_> {
-    /// The names that every Prometheus client library gives to these. What the kernel doesn't tell
-    /// is left out.
-    fn kernel(&mut self, started: SystemTime) -> fmt::Result {
-        let since_epoch = started.duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.gauge(
-            "process_start_time_seconds",
-            "When the process started, as seconds since 1970.",
-            &since_epoch.as_secs_f64(),
-        )?;
-        self.counter(
-            "process_cpu_seconds",
-            "Processor time used, by the kernel for us included.",
-            processor_time().as_secs_f64(),
-        )?;
-        if let Some(bytes) = resident_bytes() {
-            self.gauge("process_resident_memory_bytes", "Resident memory.", &bytes)?;
-        }
-        if let Ok(files) = fs::read_dir("/proc/self/fd") {
-            // One of them is the descriptor of the listing itself.
-            let open = (files.count() as u64).saturating_sub(1);
-            self.gauge("process_open_fds", "File descriptors open now.", &open)?;
-        }
-        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        if let Some(limit) = limit {
-            self.gauge(
-                "process_max_fds",
-                "File descriptors that may be open.",
-                &limit,
-            )?;
-        }
-        Ok(())
+/// The names that every Prometheus client library gives to these. What the kernel doesn't tell is
+/// left out.
+fn kernel(scrape: &mut Scrape<'_>, started: SystemTime) {
+    let since_epoch = started.duration_since(UNIX_EPOCH).unwrap_or_default();
+    scrape.gauge(
+        "process_start_time_seconds",
+        "When the process started, as seconds since 1970.",
+        Value::Float(since_epoch.as_secs_f64()),
+    );
+    scrape.family(
+        "process_cpu_seconds",
+        Kind::Counter,
+        "Processor time used, by the kernel for us included.",
+    );
+    scrape.series(&[], Value::Float(processor_time().as_secs_f64()));
+    if let Some(bytes) = resident_bytes() {
+        let name = "process_resident_memory_bytes";
+        scrape.gauge(name, "Resident memory.", Value::level(bytes));
     }
-
-    fn gauge(&mut self, name: &str, help: &str, value: &impl EncodeGaugeValue) -> fmt::Result {
-        self.0
-            .encode_descriptor(name, help, None, MetricType::Gauge)?
-            .encode_gauge(value)
+    if let Ok(files) = fs::read_dir("/proc/self/fd") {
+        // One of them is the descriptor of the listing itself.
+        let open = (files.count() as u64).saturating_sub(1);
+        scrape.gauge(
+            "process_open_fds",
+            "File descriptors open now.",
+            Value::level(open),
+        );
     }
-
-    fn gauges(
-        &mut self,
-        name: &str,
-        help: &str,
-        label: &str,
-        values: &[(&str, u64)],
-    ) -> fmt::Result {
-        let mut family = self
-            .0
-            .encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for (label_value, value) in values {
-            let labels = [(label, *label_value)];
-            family.encode_family(&labels)?.encode_gauge(value)?;
-        }
-        Ok(())
-    }
-
-    fn counter(&mut self, name: &str, help: &str, count: impl EncodeCounterValue) -> fmt::Result {
-        let mut family = self
-            .0
-            .encode_descriptor(name, help, None, MetricType::Counter)?;
-        counter(&mut family, &[], count)
-    }
-
-    fn counters(
-        &mut self,
-        name: &str,
-        help: &str,
-        label: &str,
-        values: &[(&str, u64)],
-    ) -> fmt::Result {
-        let mut family = self
-            .0
-            .encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (label_value, count) in values {
-            counter(&mut family, &[(label, *label_value)], *count)?;
-        }
-        Ok(())
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    if let Some(limit) = limit {
+        scrape.gauge(
+            "process_max_fds",
+            "File descriptors that may be open.",
+            Value::level(limit),
+        );
     }
 }
 

@@ -1,68 +1,55 @@
 //! Where handles are found by name, and where a scrape finds them all.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
-};
-
-use prometheus_client::{collector::Collector, encoding::DescriptorEncoder};
+use std::sync::Arc;
 
 use super::{
     AccessMetrics, Format, ListenerMetrics, OtlpMetrics, ProcessMetrics, RouteMetrics, TlsMetrics,
-    UpstreamMetrics, exposition,
-    scrape::{Families, Scraped},
+    UpstreamMetrics,
+    common::Common,
+    family::{Value, Visitor},
+    group::Group,
+    scrape::Scrape,
+    text::Text,
 };
-
-/// Objects of one kind that get series of their own; whatever comes beyond shares one handle.
-const MAX_OBJECTS: usize = 1000;
-
-/// The name of the shared handle.
-const OVERFLOW: &str = "_overflow";
+use crate::config::model;
 
 /// All metrics of the process. The control world asks it for handles while it compiles a snapshot;
 /// workers only ever see the handles.
 #[derive(Debug)]
 pub struct Registry {
+    common: Arc<Common>,
     process: Arc<ProcessMetrics>,
     tls: Arc<TlsMetrics>,
     otlp: Arc<OtlpMetrics>,
-    listeners: Arc<Group<ListenerMetrics>>,
-    routes: Arc<Group<RouteMetrics>>,
-    upstreams: Arc<Group<UpstreamMetrics>>,
-    access: Arc<Group<AccessMetrics>>,
-    encoders: prometheus_client::registry::Registry,
+    listeners: Group<ListenerMetrics>,
+    routes: Group<RouteMetrics>,
+    upstreams: Group<UpstreamMetrics>,
+    access: Group<AccessMetrics>,
 }
+
+/// Series that the registry has of itself.
+const OWN: usize = 3;
 
 impl Registry {
     /// For workers numbered from 0 up to, without, `workers`.
     pub fn new(workers: usize) -> Arc<Self> {
-        let process = Arc::new(ProcessMetrics::new(workers));
-        let tls = Arc::new(TlsMetrics::new(workers));
-        let otlp = Arc::new(OtlpMetrics::default());
-        let listeners = Arc::new(Group::new(workers));
-        let routes = Arc::new(Group::new(workers));
-        let upstreams = Arc::new(Group::new(workers));
-        let access = Arc::new(Group::new(workers));
-
-        let mut encoders = prometheus_client::registry::Registry::default();
-        encoders.register_collector(Box::new(Arc::clone(&process)));
-        encoders.register_collector(Box::new(Arc::clone(&tls)));
-        encoders.register_collector(Box::new(Arc::clone(&otlp)));
-        encoders.register_collector(Box::new(Arc::clone(&listeners)));
-        encoders.register_collector(Box::new(Arc::clone(&routes)));
-        encoders.register_collector(Box::new(Arc::clone(&upstreams)));
-        encoders.register_collector(Box::new(Arc::clone(&access)));
+        let common = Common::new(workers);
         Arc::new(Self {
-            process,
-            tls,
-            otlp,
-            listeners,
-            routes,
-            upstreams,
-            access,
-            encoders,
+            process: Arc::new(ProcessMetrics::new(workers)),
+            tls: Arc::new(TlsMetrics::new(workers)),
+            otlp: Arc::default(),
+            listeners: Group::new(&common),
+            routes: Group::new(&common),
+            upstreams: Group::new(&common),
+            access: Group::new(&common),
+            common,
         })
+    }
+
+    /// Takes other settings. Handles that are asked for from now on are made for these: where their
+    /// buckets are others, they begin anew.
+    pub fn configure(&self, config: &model::Metrics) {
+        self.common.configure(config);
     }
 
     /// What there is one of in a process.
@@ -103,72 +90,51 @@ impl Registry {
 
     /// Everything, as `/metrics` answers it.
     pub fn encode(&self, format: Format) -> String {
-        exposition::encode(&self.encoders, format)
+        let mut text = Text::new(format);
+        self.show(&mut text);
+        text.finish()
     }
-}
 
-/// The objects of one kind, by name.
-#[derive(Debug)]
-struct Group<T> {
-    workers: usize,
-    /// Weak, so that a removed object takes its series along.
-    objects: Mutex<BTreeMap<Arc<str>, Weak<T>>>,
-    overflow: OnceLock<Arc<T>>,
-}
-
-impl<T: Scraped> Group<T> {
-    fn new(workers: usize) -> Self {
-        Self {
-            workers,
-            objects: Mutex::default(),
-            overflow: OnceLock::new(),
+    /// Everything, what there is one of first: if there is too much to show, it is not that.
+    fn show(&self, visitor: &mut dyn Visitor) {
+        let room = &self.common.room;
+        let limit = room.limit();
+        let mut scrape = Scrape::new(visitor, limit.saturating_sub(OWN));
+        self.process.describe(&mut scrape);
+        self.tls.describe(&mut scrape);
+        self.otlp.describe(&mut scrape);
+        if self.common.settings().enabled {
+            self.routes.describe(&mut scrape);
+            self.upstreams.describe(&mut scrape);
+            self.listeners.describe(&mut scrape);
+            self.access.describe(&mut scrape);
         }
-    }
-
-    fn get(&self, name: &str) -> Arc<T> {
-        let mut objects = self.lock();
-        if let Some(object) = objects.get(name).and_then(Weak::upgrade) {
-            return object;
-        }
-        objects.retain(|_, object| object.strong_count() > 0);
-        if objects.len() < MAX_OBJECTS && name != OVERFLOW {
-            let object = Arc::new(T::new(self.workers));
-            objects.insert(name.into(), Arc::downgrade(&object));
-            return object;
-        }
-        let overflow = self.overflow.get_or_init(|| Arc::new(T::new(self.workers)));
-        objects.insert(OVERFLOW.into(), Arc::downgrade(overflow));
-        Arc::clone(overflow)
-    }
-
-    fn live(&self) -> Vec<(Arc<str>, Arc<T>)> {
-        let mut live = Vec::new();
-        self.lock().retain(|name, object| {
-            let object = object.upgrade();
-            live.extend(object.clone().map(|object| (Arc::clone(name), object)));
-            object.is_some()
-        });
-        live
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Weak<T>>> {
-        // Each change is one call on the map, so a panic elsewhere leaves it whole.
-        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl<T: Scraped> Collector for Group<T> {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        T::encode(&mut Families {
-            encoder: &mut encoder,
-            objects: &self.live(),
-        })
+        let (shown, omitted) = (scrape.shown + OWN, scrape.omitted);
+        room.refuse(omitted);
+        let mut own = Scrape::new(visitor, OWN);
+        own.gauge(
+            "pillion_metrics_series",
+            "Series in this scrape.",
+            Value::level(shown as u64),
+        );
+        own.gauge(
+            "pillion_metrics_series_limit",
+            "Series that there may be at most: `metrics.maxSeries`.",
+            Value::level(limit as u64),
+        );
+        own.counter(
+            "pillion_metrics_series_overflowed",
+            "Series that there was no place for: what they would have told is in series named \
+             `_overflow`.",
+            room.refused(),
+        );
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::metrics::{group::OVERFLOW, scrape::Scraped};
 
     fn scrape(registry: &Registry) -> String {
         registry.encode(Format::Prometheus)
@@ -191,35 +157,134 @@ mod tests {
         assert!(!scrape(&registry).contains(r#"upstream="app""#));
     }
 
+    fn limited(max_series: usize) -> Arc<Registry> {
+        let registry = Registry::new(1);
+        registry.configure(&model::Metrics {
+            max_series,
+            ..model::Metrics::default()
+        });
+        registry
+    }
+
+    fn series(scrape: &str) -> usize {
+        scrape.lines().filter(|line| !line.starts_with('#')).count()
+    }
+
     #[test]
     fn what_is_too_much_shares_a_handle() {
-        let registry = Registry::new(1);
-        let handles: Vec<_> = (0..MAX_OBJECTS + 10)
+        let registry = limited(500);
+        let handles: Vec<_> = (0..100)
             .map(|n| registry.listener(&n.to_string()))
             .collect();
         for handle in &handles {
             handle.accepted(0);
         }
         let overflow = registry.listener(OVERFLOW);
-        assert!(Arc::ptr_eq(&overflow, &handles[MAX_OBJECTS]));
+        assert!(Arc::ptr_eq(&overflow, &handles[99]));
         let text = scrape(&registry);
-        let name = "pillion_listener_connections_total{";
-        assert_eq!(
-            text.lines().filter(|line| line.starts_with(name)).count(),
-            MAX_OBJECTS + 1
-        );
-        assert!(text.contains(r#"pillion_listener_connections_total{listener="_overflow"} 10"#));
+        let counts: Vec<u64> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("pillion_listener_connections_total{"))
+            .filter_map(|rest| rest.split_once("} ")?.1.parse().ok())
+            .collect();
+        assert!(counts.len() > 20 && counts.len() < 60, "{}", counts.len());
+        assert_eq!(counts.iter().sum::<u64>(), 100);
+        assert!(text.contains(r#"pillion_listener_connections_total{listener="_overflow"}"#));
+        assert!(!text.contains("pillion_metrics_series_overflowed_total 0\n"));
+    }
+
+    #[test]
+    fn a_scrape_never_tells_more_than_it_may() {
+        let registry = limited(10_000);
+        let handles: Vec<_> = (0..100)
+            .map(|n| registry.upstream(&n.to_string()))
+            .collect();
+        let told = |text: &str| -> usize {
+            let line = text
+                .lines()
+                .find(|line| line.starts_with("pillion_metrics_series "));
+            line.unwrap().rsplit(' ').next().unwrap().parse().unwrap()
+        };
+        let text = scrape(&registry);
+        assert_eq!(series(&text), told(&text));
+        assert!(text.contains("pillion_metrics_series_overflowed_total 0\n"));
+        registry.configure(&model::Metrics {
+            max_series: 500,
+            ..model::Metrics::default()
+        });
+        let text = scrape(&registry);
+        assert_eq!(series(&text), told(&text));
+        assert!((480..=500).contains(&series(&text)));
+        assert!(!text.contains("pillion_metrics_series_overflowed_total 0\n"));
+        drop(handles);
+    }
+
+    #[test]
+    fn every_object_has_places_for_what_it_always_shows() {
+        let registry = Registry::new(1);
+        let settings = registry.common.settings();
+        let mut before = series(&scrape(&registry));
+        let mut more = |places: usize| {
+            let now = series(&scrape(&registry));
+            let shown = now - std::mem::replace(&mut before, now);
+            assert!(shown <= places, "{shown} of {places}");
+        };
+        let _listener = registry.listener("a");
+        more(ListenerMetrics::places(&settings));
+        let _route = registry.route("a");
+        more(RouteMetrics::places(&settings));
+        let _upstream = registry.upstream("a");
+        more(UpstreamMetrics::places(&settings));
     }
 
     #[test]
     fn room_that_removed_objects_leave_is_used_again() {
+        let registry = limited(500);
+        let mut handles: Vec<_> = (0..100).map(|n| registry.route(&n.to_string())).collect();
+        let overflow = registry.route(OVERFLOW);
+        assert!(Arc::ptr_eq(&overflow, &handles[99]));
+        drop(handles.drain(..10));
+        assert!(!Arc::ptr_eq(&overflow, &registry.route("fresh")));
+    }
+
+    #[test]
+    fn other_buckets_begin_anew_and_the_same_go_on() {
         let registry = Registry::new(1);
-        let mut handles: Vec<_> = (0..MAX_OBJECTS)
-            .map(|n| registry.route(&n.to_string()))
-            .collect();
-        handles.pop();
-        let fresh = registry.route("fresh");
-        assert!(!Arc::ptr_eq(&fresh, &registry.route(OVERFLOW)));
+        let (route, upstream) = (registry.route("a"), registry.upstream("a"));
+        let durations = upstream.durations();
+        registry.configure(&model::Metrics {
+            max_series: 5000,
+            exemplars: false,
+            ..model::Metrics::default()
+        });
+        assert!(Arc::ptr_eq(&route, &registry.route("a")));
+        assert!(Arc::ptr_eq(&durations, &upstream.durations()));
+        registry.configure(&model::Metrics {
+            buckets: [std::time::Duration::from_secs(1)].into(),
+            ..model::Metrics::default()
+        });
+        assert!(!Arc::ptr_eq(&route, &registry.route("a")));
+        assert!(!durations.is_current());
+        assert!(upstream.durations().is_current());
+        let text = scrape(&registry);
+        assert!(
+            text.contains(r#"_seconds_bucket{upstream="a",le="1.0"} 0"#),
+            "{text}"
+        );
+        assert!(!text.contains(r#"le="0.5""#));
+    }
+
+    #[test]
+    fn what_is_off_is_not_shown() {
+        let registry = Registry::new(1);
+        registry.configure(&model::Metrics {
+            enabled: false,
+            ..model::Metrics::default()
+        });
+        let (_route, _upstream) = (registry.route("a"), registry.upstream("a"));
+        let text = scrape(&registry);
+        assert!(!text.contains("http_"));
+        assert!(text.contains("process_open_fds"));
     }
 
     #[test]

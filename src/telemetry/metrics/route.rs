@@ -1,13 +1,17 @@
 //! What a rule of a route counts.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use http::Method;
 
 use super::{
     cells::{ByReason, Count, Level, PerWorker},
-    histogram::Histogram,
-    scrape::{Families, Scraped},
+    common::{Common, Settings},
+    exemplar::Exemplar,
+    family::{Kind, Value},
+    histogram::{Summary, newer},
+    outcomes::{Outcome, Outcomes},
+    scrape::{Families, Scraped, Series},
 };
 use crate::{
     error::Reason, http::fallback::FallbackKind, protect::FaultKind,
@@ -16,7 +20,14 @@ use crate::{
 
 /// The handle of one rule. Every `worker` is the number of the calling worker.
 #[derive(Debug)]
-pub struct RouteMetrics(PerWorker<Cells>);
+pub struct RouteMetrics {
+    common: Arc<Common>,
+    cells: PerWorker<Cells>,
+    /// How requests went, and how long they took.
+    outcomes: Outcomes,
+    /// Whether anything is counted.
+    enabled: bool,
+}
 
 /// How a request went.
 #[derive(Clone, Copy, Debug)]
@@ -39,20 +50,12 @@ pub struct Done<'a> {
 #[derive(Debug, Default)]
 struct Cells {
     requests: Level,
-    /// By method, then by class of status.
-    done: [[Count; STATUSES.len()]; METHODS.len()],
     reasons: ByReason,
-    duration: Histogram,
     request_bytes: Count,
     response_bytes: Count,
     faults: [Count; FaultKind::ALL.len()],
     fallbacks: [Count; FallbackKind::ALL.len()],
 }
-
-/// Values of the `method` label; a client can't make more of them.
-const METHODS: [&str; 10] = [
-    "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "other",
-];
 
 /// Values of the `status` label. `none`: the exchange ended before a response began.
 const STATUSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -60,42 +63,48 @@ const STATUSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 impl RouteMetrics {
     /// A request has been matched to the rule.
     pub fn request_started(&self, worker: usize) {
-        self.0.of(worker).requests.entered.increment();
+        if self.enabled {
+            self.cells.of(worker).requests.entered.increment();
+        }
     }
 
     /// That request is over: its response went out, or the exchange ended early. To be called once
     /// for each [`RouteMetrics::request_started`].
     pub fn request_done(&self, worker: usize, done: &Done<'_>) {
-        let cells = self.0.of(worker);
+        if !self.enabled {
+            return;
+        }
+        let cells = self.cells.of(worker);
         cells.requests.left.increment();
-        cells.done[method_index(done.method)][status_index(done.status)].increment();
         if let Some(reason) = done.reason {
             cells.reasons.of(reason).increment();
         }
-        cells.duration.observe(done.duration);
         cells.request_bytes.add(done.bytes_in);
         cells.response_bytes.add(done.bytes_out);
+        let outcome = Outcome::new(done.method, done.status, Some(done.protocol), done.reason);
+        self.outcomes
+            .observe(worker, outcome, done.duration, done.trace);
     }
 
     /// A request has met a fault that was injected.
     pub fn fault_injected(&self, worker: usize, kind: FaultKind) {
-        self.0.of(worker).faults[kind as usize].increment();
+        self.cells.of(worker).faults[kind as usize].increment();
     }
 
     /// The rule's fallback was called for.
     pub fn fell_back(&self, worker: usize, kind: FallbackKind) {
-        self.0.of(worker).fallbacks[kind as usize].increment();
+        self.cells.of(worker).fallbacks[kind as usize].increment();
     }
 
     /// Requests running now.
     pub fn active(&self) -> u64 {
-        self.0.level(|cells| &cells.requests)
+        self.cells.level(|cells| &cells.requests)
     }
 
     /// What never happened is left out.
     fn faults(&self) -> Vec<([&'static str; 1], u64)> {
         let count = |kind: FaultKind| {
-            let count = self.0.sum(|cells| &cells.faults[kind as usize]);
+            let count = self.cells.sum(|cells| &cells.faults[kind as usize]);
             ([kind.name()], count)
         };
         let all = FaultKind::ALL.into_iter().map(count);
@@ -105,94 +114,163 @@ impl RouteMetrics {
     /// The same.
     fn fallbacks(&self) -> Vec<([&'static str; 1], u64)> {
         let count = |kind: FallbackKind| {
-            let count = self.0.sum(|cells| &cells.fallbacks[kind as usize]);
+            let count = self.cells.sum(|cells| &cells.fallbacks[kind as usize]);
             ([kind.name()], count)
         };
         let all = FallbackKind::ALL.into_iter().map(count);
         all.filter(|&(_, count)| count > 0).collect()
     }
 
-    /// What never happened is left out.
-    fn done(&self) -> Vec<([&'static str; 2], u64)> {
-        let mut series = Vec::new();
-        for (method_index, method) in METHODS.into_iter().enumerate() {
-            for (status_index, status) in STATUSES.into_iter().enumerate() {
-                let count = self.0.sum(|cells| &cells.done[method_index][status_index]);
-                if count > 0 {
-                    series.push(([method, status], count));
-                }
-            }
+    /// Requests that are over, by method and class of status.
+    fn done(&self) -> BTreeMap<[&'static str; 2], u64> {
+        let mut series = BTreeMap::new();
+        for (outcome, summary) in self.outcomes.summaries() {
+            *series.entry(class(outcome)).or_default() += summary.count();
         }
         series
     }
+
+    /// The last traced request for each reason.
+    fn exemplars(&self) -> [Option<Exemplar>; Reason::COUNT] {
+        let mut exemplars = [None; Reason::COUNT];
+        for (outcome, summary) in self.outcomes.summaries() {
+            if let Some(reason) = outcome.reason() {
+                let newest = &mut exemplars[reason.index()];
+                *newest = newer(*newest, summary.exemplar());
+            }
+        }
+        exemplars
+    }
+
+    fn failed(&self, series: &mut Series<'_, '_>) {
+        let exemplars = self.exemplars();
+        for &reason in Reason::ALL {
+            let count = self.cells.sum(|cells| cells.reasons.of(reason));
+            if count > 0 {
+                // One event of as many as are counted, not what it took.
+                let exemplar = exemplars[reason.index()];
+                let exemplar = exemplar.map(|it| Exemplar { value: 1.0, ..it });
+                series.put(&[("reason", reason.name())], Value::Count(count, exemplar));
+            }
+        }
+    }
 }
 
-fn method_index(method: &Method) -> usize {
-    let name = method.as_str();
-    METHODS
-        .iter()
-        .position(|&known| known == name)
-        .unwrap_or(METHODS.len() - 1)
-}
-
-fn status_index(status: u16) -> usize {
-    let class = usize::from(status / 100);
-    if class < STATUSES.len() { class } else { 0 }
+/// Method and class of status, as the `method` and `status` labels have them.
+fn class(outcome: Outcome) -> [&'static str; 2] {
+    if outcome.is_rest() {
+        return [outcome.method(); 2];
+    }
+    let method = match outcome.method() {
+        "_OTHER" => "other",
+        known => known,
+    };
+    let class = outcome
+        .status()
+        .map_or(0, |status| usize::from(status / 100));
+    [method, STATUSES.get(class).unwrap_or(&STATUSES[0])]
 }
 
 impl Scraped for RouteMetrics {
     const LABEL: &'static str = "route";
 
-    fn new(workers: usize) -> Self {
-        Self(PerWorker::new(workers))
+    fn new(common: &Arc<Common>) -> Self {
+        let settings = common.settings();
+        Self {
+            common: Arc::clone(common),
+            cells: PerWorker::new(common.workers),
+            enabled: settings.enabled,
+            // Beside the histogram, a request counts by method and class of status.
+            outcomes: Outcomes::new(common, settings, 1),
+        }
     }
 
-    fn encode(families: &mut Families<'_, '_, Self>) -> fmt::Result {
-        families.counters(
+    fn places(_: &Settings) -> usize {
+        // Three that are always there, and some reasons.
+        3 + 5
+    }
+
+    fn is_current(&self) -> bool {
+        self.common.has(self.outcomes.settings())
+    }
+
+    fn describe(families: &mut Families<'_, '_, Self>) {
+        families.family(
+            "http_server_request_duration_seconds",
+            Kind::Histogram,
+            "From the first byte of a request to the last of its response. error_type is the reason \
+             of those that Pillion answered by itself or ended early, else the status where it is 5xx.",
+            |metrics, series| durations(&metrics.outcomes.summaries(), series),
+        );
+        families.gauge(
+            "http_server_active_requests",
+            "Requests running now.",
+            Self::active,
+        );
+        families.family(
             "pillion_http_requests",
+            Kind::Counter,
             "Requests that are over, by method and class of status; none: there was no response.",
-            ["method", "status"],
-            Self::done,
-        )?;
-        families.counters(
+            |metrics, series| {
+                for ([method, status], count) in metrics.done() {
+                    let labels = [("method", method), ("status", status)];
+                    series.put(&labels, Value::Count(count, None));
+                }
+            },
+        );
+        families.family(
             "pillion_http_requests_failed",
+            Kind::Counter,
             "Requests that Pillion answered by itself or ended early, by reason.",
-            ["reason"],
-            |metrics| metrics.0.reasons(|cells| &cells.reasons),
-        )?;
+            Self::failed,
+        );
         families.counters(
             "pillion_http_faults_injected",
             "Faults injected on purpose, by kind: delay, abort, reset, slow_body.",
             ["kind"],
             Self::faults,
-        )?;
+        );
         families.counters(
             "pillion_http_fallbacks",
             "Requests whose upstream failed so that the rule's fallback was called for, by what came of \
              it: upstream, failed (that one too), response, withheld.",
             ["kind"],
             Self::fallbacks,
-        )?;
-        families.gauge(
-            "pillion_http_requests_active",
-            "Requests running now.",
-            Self::active,
-        )?;
-        families.histogram(
-            "pillion_http_request_duration_seconds",
-            "From the first byte of a request to the last of its response.",
-            |metrics| metrics.0.totals(|cells| &cells.duration),
-        )?;
+        );
         families.counter(
             "pillion_http_request_body_bytes",
             "Bytes of request bodies.",
-            |metrics| metrics.0.sum(|cells| &cells.request_bytes),
-        )?;
+            |metrics| metrics.cells.sum(|cells| &cells.request_bytes),
+        );
         families.counter(
             "pillion_http_response_body_bytes",
             "Bytes of response bodies.",
-            |metrics| metrics.0.sum(|cells| &cells.response_bytes),
-        )
+            |metrics| metrics.cells.sum(|cells| &cells.response_bytes),
+        );
+    }
+}
+
+/// Histograms by outcome, with the labels that OpenTelemetry has for them.
+pub(super) fn durations(summaries: &BTreeMap<Outcome, Summary>, series: &mut Series<'_, '_>) {
+    for (outcome, summary) in summaries {
+        let status = outcome.status().map(|status| status.to_string());
+        let is_error = outcome.status().is_some_and(|status| status >= 500);
+        let error = match outcome.reason() {
+            Some(reason) => Some(reason.name()),
+            None => status.as_deref().filter(|_| is_error),
+        };
+        let labels = [
+            Some(("http_request_method", outcome.method())),
+            status
+                .as_deref()
+                .map(|status| ("http_response_status_code", status)),
+            outcome
+                .version()
+                .map(|version| ("network_protocol_version", version)),
+            error.map(|error| ("error_type", error)),
+        ];
+        let labels: Vec<_> = labels.into_iter().flatten().collect();
+        series.put(&labels, Value::Histogram(summary));
     }
 }
 
@@ -202,7 +280,7 @@ mod tests {
 
     #[test]
     fn counts_by_method_class_and_reason() {
-        let metrics = RouteMetrics::new(2);
+        let metrics = RouteMetrics::new(&Common::new(2));
         for worker in 0..2 {
             metrics.request_started(worker);
         }
@@ -229,17 +307,18 @@ mod tests {
         metrics.request_done(1, &done);
         assert_eq!(metrics.active(), 0);
         assert_eq!(
-            metrics.done(),
+            metrics.done().into_iter().collect::<Vec<_>>(),
             [(["GET", "2xx"], 1), (["other", "none"], 1)]
         );
     }
 
     #[test]
     fn a_status_of_no_class_is_none() {
+        let class = |status| class(Outcome::new(&Method::PUT, status, None, None))[1];
         for status in [0, 99, 600, 999, u16::MAX] {
-            assert_eq!(STATUSES[status_index(status)], "none", "{status}");
+            assert_eq!(class(status), "none", "{status}");
         }
-        assert_eq!(STATUSES[status_index(101)], "1xx");
-        assert_eq!(STATUSES[status_index(599)], "5xx");
+        assert_eq!(class(101), "1xx");
+        assert_eq!(class(599), "5xx");
     }
 }

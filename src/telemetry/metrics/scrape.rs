@@ -1,45 +1,151 @@
-//! From handles to families: every object of one kind, one family after the other.
+//! From what was counted to families: every object of one kind, one family after the other.
 
 use std::{fmt, sync::Arc};
 
-use prometheus_client::{
-    encoding::{DescriptorEncoder, EncodeCounterValue, MetricEncoder, NoLabelSet},
-    metrics::{MetricType, exemplar::Exemplar},
+use super::{
+    common::{Common, Settings},
+    family::{Family, Kind, Label, Value, Visitor},
+    histogram::Summary,
 };
-
-use super::histogram::Totals;
 
 /// A kind of object that has metrics of its own, one label naming the object.
 pub(super) trait Scraped: fmt::Debug + Send + Sync + Sized + 'static {
     /// The label that carries the object's name.
     const LABEL: &'static str;
 
-    fn new(workers: usize) -> Self;
+    fn new(common: &Arc<Common>) -> Self;
+
+    /// Places that an object takes: for the series that it always has, and for some of those that
+    /// begin with their first event.
+    fn places(settings: &Settings) -> usize;
+
+    /// Whether it was made for the settings in force. Another one takes its place if not.
+    fn is_current(&self) -> bool {
+        true
+    }
 
     /// The labels that an object's name stands for.
-    fn labels(name: &str) -> Vec<(&'static str, &str)> {
+    fn labels(name: &str) -> Vec<Label<'_>> {
         vec![(Self::LABEL, name)]
     }
 
-    fn encode(families: &mut Families<'_, '_, Self>) -> fmt::Result;
+    fn describe(families: &mut Families<'_, '_, Self>);
 }
 
-/// Writes families, each with the series of every object: the text format wants a family's series
-/// together.
-pub(super) struct Families<'a, 'e, T> {
-    pub(super) encoder: &'a mut DescriptorEncoder<'e>,
+/// Shows families to whoever gives them a form, up to as many series as may be told.
+pub(super) struct Scrape<'a> {
+    visitor: &'a mut dyn Visitor,
+    left: usize,
+    pub(super) shown: usize,
+    pub(super) omitted: usize,
+}
+
+impl<'a> Scrape<'a> {
+    pub(super) const fn new(visitor: &'a mut dyn Visitor, most: usize) -> Self {
+        Self {
+            visitor,
+            left: most,
+            shown: 0,
+            omitted: 0,
+        }
+    }
+
+    /// The series that follow are of this family.
+    pub(super) fn family(&mut self, name: &str, kind: Kind, help: &str) {
+        self.visitor.family(&Family { name, help, kind });
+    }
+
+    /// One series of the family.
+    pub(super) fn series(&mut self, labels: &[Label<'_>], value: Value<'_>) {
+        let series = value.series();
+        let Some(left) = self.left.checked_sub(series) else {
+            self.omitted += series;
+            return;
+        };
+        self.left = left;
+        self.shown += series;
+        self.visitor.series(labels, value);
+    }
+
+    /// A family of one series.
+    pub(super) fn counter(&mut self, name: &str, help: &str, count: u64) {
+        self.family(name, Kind::Counter, help);
+        self.series(&[], Value::Count(count, None));
+    }
+
+    /// The same.
+    pub(super) fn gauge(&mut self, name: &str, help: &str, value: Value<'_>) {
+        self.family(name, Kind::Gauge, help);
+        self.series(&[], value);
+    }
+
+    /// A family whose series are told apart by one label.
+    pub(super) fn counters(&mut self, name: &str, help: &str, label: &str, rows: &[(&str, u64)]) {
+        self.family(name, Kind::Counter, help);
+        for (value, count) in rows {
+            self.series(&[(label, value)], Value::Count(*count, None));
+        }
+    }
+
+    /// The same.
+    pub(super) fn gauges(&mut self, name: &str, help: &str, label: &str, rows: &[(&str, u64)]) {
+        self.family(name, Kind::Gauge, help);
+        for (value, count) in rows {
+            self.series(&[(label, value)], Value::level(*count));
+        }
+    }
+}
+
+/// Shows families of the objects of one kind: a family's series stand together.
+pub(super) struct Families<'a, 's, T> {
+    pub(super) scrape: &'a mut Scrape<'s>,
     pub(super) objects: &'a [(Arc<str>, Arc<T>)],
 }
 
+/// The family at hand, for one object.
+pub(super) struct Series<'a, 's> {
+    scrape: &'a mut Scrape<'s>,
+    own: &'a [Label<'a>],
+}
+
+/// Labels of a series, at most.
+const MAX_LABELS: usize = 8;
+
+impl Series<'_, '_> {
+    /// One of the object's series in the family.
+    pub(super) fn put(&mut self, labels: &[Label<'_>], value: Value<'_>) {
+        let mut all = [("", ""); MAX_LABELS];
+        let count = self.own.len() + labels.len();
+        all[..self.own.len()].copy_from_slice(self.own);
+        all[self.own.len()..count].copy_from_slice(labels);
+        self.scrape.series(&all[..count], value);
+    }
+}
+
 impl<T: Scraped> Families<'_, '_, T> {
-    /// `name` without the `_total` that the format adds.
-    pub(super) fn counter(
+    /// A family; `each` puts the series of one object.
+    pub(super) fn family(
         &mut self,
         name: &str,
+        kind: Kind,
         help: &str,
-        value: impl Fn(&T) -> u64,
-    ) -> fmt::Result {
-        self.counters(name, help, [], |metrics| vec![([], value(metrics))])
+        each: impl Fn(&T, &mut Series<'_, '_>),
+    ) {
+        self.scrape.family(name, kind, help);
+        for (object, metrics) in self.objects {
+            let mut series = Series {
+                scrape: self.scrape,
+                own: &T::labels(object),
+            };
+            each(metrics, &mut series);
+        }
+    }
+
+    /// `name` without the `_total` that text adds.
+    pub(super) fn counter(&mut self, name: &str, help: &str, value: impl Fn(&T) -> u64) {
+        self.family(name, Kind::Counter, help, |metrics, series| {
+            series.put(&[], Value::Count(value(metrics), None));
+        });
     }
 
     /// Several series an object, told apart by more labels.
@@ -49,27 +155,17 @@ impl<T: Scraped> Families<'_, '_, T> {
         help: &str,
         labels: [&'static str; N],
         values: impl Fn(&T) -> Vec<([&'static str; N], u64)>,
-    ) -> fmt::Result {
-        let mut family = self
-            .encoder
-            .encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (object, metrics) in self.objects {
-            for (label_values, count) in values(metrics) {
-                let mut set = T::labels(object);
-                set.extend(labels.into_iter().zip(label_values));
-                counter(&mut family, &set, count)?;
+    ) {
+        self.family(name, Kind::Counter, help, |metrics, series| {
+            for (row, count) in values(metrics) {
+                let labels = std::array::from_fn::<_, N, _>(|index| (labels[index], row[index]));
+                series.put(&labels, Value::Count(count, None));
             }
-        }
-        Ok(())
+        });
     }
 
-    pub(super) fn gauge(
-        &mut self,
-        name: &str,
-        help: &str,
-        value: impl Fn(&T) -> u64,
-    ) -> fmt::Result {
-        self.gauges(name, help, [], |metrics| vec![([], value(metrics))])
+    pub(super) fn gauge(&mut self, name: &str, help: &str, value: impl Fn(&T) -> u64) {
+        self.gauges(name, help, [], |metrics| vec![([], value(metrics))]);
     }
 
     /// Several series an object, told apart by more labels.
@@ -79,55 +175,18 @@ impl<T: Scraped> Families<'_, '_, T> {
         help: &str,
         labels: [&'static str; N],
         values: impl Fn(&T) -> Vec<([&'static str; N], u64)>,
-    ) -> fmt::Result {
-        let mut family = self
-            .encoder
-            .encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for (object, metrics) in self.objects {
-            for (label_values, value) in values(metrics) {
-                let mut set = T::labels(object);
-                set.extend(labels.into_iter().zip(label_values));
-                family.encode_family(&set)?.encode_gauge(&value)?;
+    ) {
+        self.family(name, Kind::Gauge, help, |metrics, series| {
+            for (row, value) in values(metrics) {
+                let labels = std::array::from_fn::<_, N, _>(|index| (labels[index], row[index]));
+                series.put(&labels, Value::level(value));
             }
-        }
-        Ok(())
+        });
     }
 
-    pub(super) fn histogram(
-        &mut self,
-        name: &str,
-        help: &str,
-        totals: impl Fn(&T) -> Totals,
-    ) -> fmt::Result {
-        let mut family = self
-            .encoder
-            .encode_descriptor(name, help, None, MetricType::Histogram)?;
-        for (object, metrics) in self.objects {
-            let Totals {
-                sum,
-                count,
-                buckets,
-            } = totals(metrics);
-            let labels = T::labels(object);
-            family
-                .encode_family(&labels)?
-                .encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
-        }
-        Ok(())
+    pub(super) fn histogram(&mut self, name: &str, help: &str, summary: impl Fn(&T) -> Summary) {
+        self.family(name, Kind::Histogram, help, |metrics, series| {
+            series.put(&[], Value::Histogram(&summary(metrics)));
+        });
     }
-}
-
-/// One series of a counter.
-pub(super) fn counter(
-    family: &mut MetricEncoder<'_>,
-    labels: &[(&str, &str)],
-    count: impl EncodeCounterValue,
-) -> fmt::Result {
-    const NO_EXEMPLAR: Option<&Exemplar<NoLabelSet, f64>> = None;
-    if labels.is_empty() {
-        return family.encode_counter(&count, NO_EXEMPLAR);
-    }
-    family
-        .encode_family(&labels)?
-        .encode_counter(&count, NO_EXEMPLAR)
 }

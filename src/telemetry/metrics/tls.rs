@@ -1,20 +1,16 @@
 //! TLS connections by how they are held, and how long what they were made with lasts.
 
 use std::{
-    fmt,
     sync::{Mutex, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use prometheus_client::{
-    collector::Collector,
-    encoding::DescriptorEncoder,
-    metrics::{MetricType, counter::Counter},
-};
+use prometheus_client::metrics::counter::Counter;
 
 use super::{
     cells::{Level, PerWorker},
-    scrape::counter,
+    family::{Kind, Value},
+    scrape::Scrape,
 };
 
 /// Something in use that ends at a known time.
@@ -90,48 +86,37 @@ impl TlsMetrics {
     }
 }
 
-impl Collector for TlsMetrics {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+impl TlsMetrics {
+    pub(super) fn describe(&self, scrape: &mut Scrape<'_>) {
         let retired = self.workers.level(|cells| &cells.retired);
         let open = self.workers.level(|cells| &cells.open);
-        let mut family = encoder.encode_descriptor(
+        scrape.gauges(
             "pillion_tls_connections",
             "TLS connections open now; retired ones take no new request, as a certificate or the \
              trust that they were made with was replaced or ends soon.",
-            None,
-            MetricType::Gauge,
-        )?;
-        for (state, count) in [
-            ("serving", open.saturating_sub(retired)),
-            ("retired", retired),
-        ] {
-            family
-                .encode_family(&[("state", state)])?
-                .encode_gauge(&count)?;
-        }
-        let mut family = encoder.encode_descriptor(
+            "state",
+            &[
+                ("serving", open.saturating_sub(retired)),
+                ("retired", retired),
+            ],
+        );
+        scrape.counter(
             "pillion_tls_rotations",
             "Times that certificates, authorities or revocation lists were replaced by new ones.",
-            None,
-            MetricType::Counter,
-        )?;
-        counter(&mut family, &[], self.rotations.get())?;
+            self.rotations.get(),
+        );
+        scrape.family(
+            "pillion_certificate_expiry_seconds",
+            Kind::Gauge,
+            "Seconds until what is in use expires, less than nothing once it has.",
+        );
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default()
             .as_secs();
-        let mut family = encoder.encode_descriptor(
-            "pillion_certificate_expiry_seconds",
-            "Seconds until what is in use expires, less than nothing once it has.",
-            None,
-            MetricType::Gauge,
-        )?;
         for Expiring { kind, name, at } in self.expiring() {
             let left = i64::try_from(at).unwrap_or(i64::MAX) - i64::try_from(now).unwrap_or(0);
-            family
-                .encode_family(&[("kind", kind), ("name", &*name)])?
-                .encode_gauge(&left)?;
+            scrape.series(&[("kind", kind), ("name", &name)], Value::Integer(left));
         }
-        Ok(())
     }
 }

@@ -1,20 +1,23 @@
 //! What an upstream counts.
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::time::Instant;
 
 use super::{
     cells::{ByFault, ByReason, Count, Entered, Level, PerWorker},
+    common::{Common, Settings},
+    durations::Durations,
+    family::{Kind, Value},
     health::HealthMetrics,
-    histogram::Histogram,
     scrape::{Families, Scraped},
 };
-use crate::{error::Reason, policy::retry::Withheld, tls::FaultKind, upstream::Budget};
+use crate::{
+    error::Reason,
+    policy::retry::Withheld,
+    tls::FaultKind,
+    upstream::{Budget, Limits},
+};
 
 /// The handle of one upstream. Every `worker` is the number of the calling worker.
 #[derive(Debug)]
@@ -25,7 +28,16 @@ pub struct UpstreamMetrics {
     resolved: Count,
     unresolved: Count,
     /// Locked by the control thread alone.
-    budget: Mutex<Weak<Budget>>,
+    shown: Mutex<Shown>,
+    durations: Mutex<Arc<Durations>>,
+    common: Arc<Common>,
+}
+
+/// What is counted elsewhere and shown here.
+#[derive(Debug, Default)]
+struct Shown {
+    budget: Weak<Budget>,
+    limits: Weak<Limits>,
 }
 
 #[derive(Debug, Default)]
@@ -35,7 +47,6 @@ struct Cells {
     connections: Level,
     idle: Level,
     connect_failures: ByReason,
-    connect_duration: Histogram,
     pool_hits: Count,
     pool_misses: Count,
     requests: Level,
@@ -84,11 +95,9 @@ impl UpstreamMetrics {
         self.cells.of(worker).handshakes_failed.of(kind).increment();
     }
 
-    /// A connection was made; connecting took this long.
-    pub fn connection_opened(&self, worker: usize, duration: Duration) {
-        let cells = self.cells.of(worker);
-        cells.connections.entered.increment();
-        cells.connect_duration.observe(duration);
+    /// A connection was made.
+    pub fn connection_opened(&self, worker: usize) {
+        self.cells.of(worker).connections.entered.increment();
     }
 
     /// A connection that had been made is gone.
@@ -187,13 +196,24 @@ impl UpstreamMetrics {
         self.cells.of(worker).copies[fate as usize].increment();
     }
 
-    /// Shows what is left of this budget from now on.
-    pub fn shows(&self, budget: &Arc<Budget>) {
-        *self.budget() = Arc::downgrade(budget);
+    /// Shows what is left of this budget, and how these limits stand, from now on.
+    pub fn shows(&self, budget: &Arc<Budget>, limits: &Arc<Limits>) {
+        let (budget, limits) = (Arc::downgrade(budget), Arc::downgrade(limits));
+        *lock(&self.shown) = Shown { budget, limits };
     }
 
-    fn budget(&self) -> MutexGuard<'_, Weak<Budget>> {
-        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The handle for durations under the settings in force. For the control thread only.
+    pub fn durations(&self) -> Arc<Durations> {
+        let mut durations = lock(&self.durations);
+        if !durations.is_current() {
+            *durations = Durations::new(&self.common);
+        }
+        Arc::clone(&durations)
+    }
+
+    fn concurrency_limit(&self) -> Option<usize> {
+        let limits = lock(&self.shown).limits.upgrade()?;
+        limits.concurrency.limit()
     }
 
     /// How many workers count.
@@ -235,54 +255,93 @@ impl UpstreamMetrics {
 impl Scraped for UpstreamMetrics {
     const LABEL: &'static str = "upstream";
 
-    fn new(workers: usize) -> Self {
+    fn new(common: &Arc<Common>) -> Self {
         Self {
-            cells: PerWorker::new(workers),
+            cells: PerWorker::new(common.workers),
             health: HealthMetrics::default(),
             resolved: Count::default(),
             unresolved: Count::default(),
-            budget: Mutex::default(),
+            shown: Mutex::default(),
+            durations: Mutex::new(Durations::new(common)),
+            common: Arc::clone(common),
         }
     }
 
-    fn encode(families: &mut Families<'_, '_, Self>) -> fmt::Result {
+    fn places(settings: &Settings) -> usize {
+        PLACES + settings.histogram()
+    }
+
+    fn describe(families: &mut Families<'_, '_, Self>) {
+        families.family(
+            "http_client_request_duration_seconds",
+            Kind::Histogram,
+            "Attempts, from the choice of the endpoint to the head of the response; error_type is the \
+             reason of those that failed without, else the status where it is 5xx. An attempt that was \
+             given up, as its client left or another one won, is not among them.",
+            |metrics, series| lock(&metrics.durations).show_attempts(series),
+        );
+        families.gauges(
+            "http_client_open_connections",
+            "Connections open now, by whether a request is on them.",
+            ["http_connection_state"],
+            |metrics| {
+                let idle = metrics.idle();
+                let active = metrics.connections().saturating_sub(idle);
+                vec![(["active"], active), (["idle"], idle)]
+            },
+        );
+        families.gauge(
+            "http_client_active_requests",
+            "Attempts running now.",
+            Self::active,
+        );
+        families.family(
+            "pillion_upstream_concurrency_limit",
+            Kind::Gauge,
+            "Requests at once that the upstream is found to bear, where `limits.adaptive` asks for that.",
+            |metrics, series| {
+                if let Some(limit) = metrics.concurrency_limit() {
+                    series.put(&[], Value::level(limit as u64));
+                }
+            },
+        );
         families.counter(
             "pillion_upstream_tls_handshakes",
             "TLS handshakes with endpoints.",
             |metrics| metrics.cells.sum(|cells| &cells.handshakes),
-        )?;
+        );
         families.counters(
             "pillion_upstream_tls_handshakes_failed",
             "TLS handshakes with endpoints that came to nothing, by reason.",
             ["reason"],
             |metrics| metrics.cells.faults(|cells| &cells.handshakes_failed),
-        )?;
+        );
         families.counter(
             "pillion_upstream_connections",
             "Connections made.",
             |metrics| metrics.cells.sum(|cells| &cells.connections.entered),
-        )?;
+        );
         families.gauge(
             "pillion_upstream_connections_active",
             "Connections open now, idle ones included.",
             Self::connections,
-        )?;
+        );
         families.gauge(
             "pillion_upstream_connections_idle",
             "Connections in the pools now.",
             Self::idle,
-        )?;
+        );
         families.counters(
             "pillion_upstream_connections_failed",
             "Connections that could not be made, by reason.",
             ["reason"],
             |metrics| metrics.cells.reasons(|cells| &cells.connect_failures),
-        )?;
+        );
         families.histogram(
             "pillion_upstream_connect_duration_seconds",
             "How long making a connection took, where it succeeded.",
-            |metrics| metrics.cells.totals(|cells| &cells.connect_duration),
-        )?;
+            |metrics| lock(&metrics.durations).connecting(),
+        );
         families.counters(
             "pillion_upstream_pool_lookups",
             "Requests that looked for a pooled connection, by what they found.",
@@ -293,33 +352,33 @@ impl Scraped for UpstreamMetrics {
                     (["miss"], metrics.cells.sum(|cells| &cells.pool_misses)),
                 ]
             },
-        )?;
+        );
         families.counter(
             "pillion_upstream_requests",
             "Requests given to the upstream.",
             |metrics| metrics.cells.sum(|cells| &cells.requests.entered),
-        )?;
+        );
         families.gauge(
             "pillion_upstream_requests_active",
             "Requests running now.",
             Self::active,
-        )?;
+        );
         families.gauge(
             "pillion_upstream_requests_pending",
             "Requests waiting for a connection now.",
             Self::pending,
-        )?;
+        );
         families.counters(
             "pillion_upstream_requests_refused",
             "Requests refused by a limit of the upstream, by reason.",
             ["reason"],
             |metrics| metrics.cells.reasons(|cells| &cells.limited),
-        )?;
+        );
         families.counter(
             "pillion_upstream_retries",
             "Attempts that followed a failed one.",
             |metrics| metrics.cells.sum(|cells| &cells.retries),
-        )?;
+        );
         families.counters(
             "pillion_upstream_retries_withheld",
             "Failed attempts that none followed, by what spoke against it.",
@@ -332,15 +391,15 @@ impl Scraped for UpstreamMetrics {
                 let rows = Withheld::ALL.into_iter().map(row);
                 rows.filter(|&(_, count)| count > 0).collect()
             },
-        )?;
+        );
         families.gauge(
             "pillion_upstream_retry_budget_left",
             "Retries and hedges that the budget would allow now.",
             |metrics| {
-                let budget = metrics.budget().upgrade();
+                let budget = lock(&metrics.shown).budget.upgrade();
                 budget.map_or(0, |budget| budget.left(Instant::now()))
             },
-        )?;
+        );
         families.counters(
             "pillion_upstream_hedges",
             "Attempts made beside one that took long, by who was answered first.",
@@ -350,7 +409,7 @@ impl Scraped for UpstreamMetrics {
                 let won = metrics.cells.sum(|cells| &cells.hedges_won);
                 vec![(["won"], won), (["lost"], all.saturating_sub(won))]
             },
-        )?;
+        );
         families.counters(
             "pillion_upstream_keepalive_races",
             "Idle connections that were closed as a request was sent on them, by what came of the request.",
@@ -361,7 +420,7 @@ impl Scraped for UpstreamMetrics {
                     (["failed"], metrics.cells.sum(|cells| &cells.races_failed)),
                 ]
             },
-        )?;
+        );
         families.counters(
             "pillion_upstream_mirror_copies",
             "Copies of requests for the upstream as a mirror, by what became of them.",
@@ -374,37 +433,37 @@ impl Scraped for UpstreamMetrics {
                 let rows = CopyFate::ALL.into_iter().map(row);
                 rows.filter(|&(_, count)| count > 0).collect()
             },
-        )?;
+        );
         families.gauges(
             "pillion_upstream_endpoints",
             "Endpoints now, by whether they take requests: `available`, `open` (the breaker), `ejected` or `unhealthy` (by checks alone).",
             ["state"],
             |metrics| metrics.health.endpoints(),
-        )?;
+        );
         families.gauges(
             "pillion_upstream_endpoints_checked",
             "Endpoints now, by what health checks say of them.",
             ["state"],
             |metrics| metrics.health.opinions(),
-        )?;
+        );
         families.counters(
             "pillion_upstream_health_checks",
             "Health checks that have ended, by type and result.",
             ["type", "result"],
             |metrics| metrics.health.checks(),
-        )?;
+        );
         families.counters(
             "pillion_upstream_breaker_transitions",
             "Changes of the state of an endpoint, by the new one and the cause.",
             ["to", "cause"],
             |metrics| metrics.health.transitions(),
-        )?;
+        );
         families.counters(
             "pillion_upstream_ejections",
             "Endpoints ejected, by cause; what a dry run would have ejected apart.",
             ["mode", "cause"],
             |metrics| metrics.health.ejections(),
-        )?;
+        );
         families.counters(
             "pillion_upstream_zone_attempts",
             "Attempts where there was a choice between zones, by whether they left the own one.",
@@ -415,7 +474,7 @@ impl Scraped for UpstreamMetrics {
                     (["other"], metrics.cells.sum(|cells| &cells.across_zones)),
                 ]
             },
-        )?;
+        );
         families.counters(
             "pillion_upstream_dns_lookups",
             "Names asked for, by what came of it.",
@@ -426,8 +485,16 @@ impl Scraped for UpstreamMetrics {
                     (["failed"], metrics.unresolved.get()),
                 ]
             },
-        )
+        );
     }
+}
+
+/// Its series but for those of the histogram, and for some that begin with their first event.
+const PLACES: usize = 40;
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every change to it is whole, so that a panic elsewhere leaves nothing half done.
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -436,10 +503,10 @@ mod tests {
 
     #[test]
     fn levels_follow_over_workers() {
-        let metrics = UpstreamMetrics::new(2);
-        metrics.connection_opened(0, Duration::from_millis(1));
+        let metrics = UpstreamMetrics::new(&Common::new(2));
+        metrics.connection_opened(0);
         metrics.idle_added(0);
-        metrics.connection_opened(1, Duration::from_millis(1));
+        metrics.connection_opened(1);
         metrics.connection_closed(1);
         assert_eq!((metrics.connections(), metrics.idle()), (1, 1));
         metrics.idle_removed(0);

@@ -320,9 +320,8 @@ impl Pools {
                 .connection_failed(self.worker, error.reason);
         })?;
         opened.stream.probe_when_silent();
-        upstream
-            .metrics
-            .connection_opened(self.worker, start.elapsed());
+        upstream.metrics.connection_opened(self.worker);
+        upstream.durations.connected(self.worker, start.elapsed());
         let lease = Lease {
             upstream: Arc::clone(upstream),
             worker: self.worker,

@@ -1,0 +1,58 @@
+//! What is counted.
+
+use std::{sync::Arc, time};
+
+use super::Resolver;
+use crate::config::{
+    decode::At,
+    model::{Metrics, OtlpMetrics},
+    raw,
+    report::Fault,
+    units::Duration,
+};
+
+/// Each takes room in every histogram.
+const MAX_BUCKETS: usize = 32;
+
+impl Resolver<'_> {
+    pub(super) fn metrics(&mut self, raw: &raw::Metrics) -> Metrics {
+        Metrics {
+            enabled: raw.enabled,
+            buckets: self.buckets(&raw.buckets),
+            max_series: raw.max_series.get(),
+            exemplars: raw.exemplars,
+            otlp: raw.otlp.as_ref().map(|otlp| OtlpMetrics {
+                interval: self.interval(&otlp.value.interval),
+            }),
+        }
+    }
+
+    fn buckets(&mut self, written: &At<Vec<At<Duration>>>) -> Arc<[time::Duration]> {
+        let bounds = &written.value;
+        if !(1..=MAX_BUCKETS).contains(&bounds.len()) {
+            let fault = Fault::new(format!("{} buckets", bounds.len()));
+            self.fault(written.node, fault.hint("1 to 32 are possible"));
+        }
+        let mut before = time::Duration::ZERO;
+        for bound in bounds {
+            if bound.value.0 <= before {
+                let fault =
+                    Fault::new(format!("{} is not longer than the one before", bound.value));
+                self.fault(
+                    bound.node,
+                    fault.hint("bounds are written from the lowest on"),
+                );
+            }
+            before = bound.value.0;
+        }
+        bounds.iter().map(|bound| bound.value.0).collect()
+    }
+
+    fn interval(&mut self, written: &At<Duration>) -> time::Duration {
+        if written.value.0 < time::Duration::from_secs(1) {
+            let fault = Fault::new(format!("{} is too short an interval", written.value));
+            self.fault(written.node, fault.hint("at least 1s"));
+        }
+        written.value.0
+    }
+}

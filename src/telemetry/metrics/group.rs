@@ -1,0 +1,91 @@
+//! The objects of one kind, by name.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+
+use super::{
+    common::Common,
+    room::Share,
+    scrape::{Families, Scrape, Scraped},
+};
+
+/// The name of what there was no room for, whatever its kind.
+pub(super) const OVERFLOW: &str = "_overflow";
+
+#[derive(Debug)]
+pub(super) struct Group<T> {
+    common: Arc<Common>,
+    objects: Mutex<BTreeMap<Arc<str>, Entry<T>>>,
+}
+
+#[derive(Debug)]
+struct Entry<T> {
+    /// Weak, so that a removed object takes its series along.
+    object: Weak<T>,
+    /// What all that found no place share has none either: room is kept for it.
+    _places: Option<Share>,
+}
+
+impl<T: Scraped> Group<T> {
+    pub(super) fn new(common: &Arc<Common>) -> Self {
+        Self {
+            common: Arc::clone(common),
+            objects: Mutex::default(),
+        }
+    }
+
+    /// The object that is in use under this name, a new one, or the one for all that there is no
+    /// room for.
+    pub(super) fn get(&self, name: &str) -> Arc<T> {
+        let mut objects = self.lock();
+        if let Some(object) = current(&objects, name) {
+            return object;
+        }
+        objects.retain(|_, entry| entry.object.strong_count() > 0);
+        // What was made for other settings counts on unseen for those who hold it.
+        objects.remove(name);
+        let wanted = T::places(&self.common.settings());
+        let places = match name {
+            OVERFLOW => None,
+            _ => self.common.room.take(wanted),
+        };
+        let name = if places.is_some() { name } else { OVERFLOW };
+        if let Some(object) = current(&objects, name) {
+            return object;
+        }
+        let object = Arc::new(T::new(&self.common));
+        let entry = Entry {
+            object: Arc::downgrade(&object),
+            _places: places,
+        };
+        objects.insert(name.into(), entry);
+        object
+    }
+
+    pub(super) fn describe(&self, scrape: &mut Scrape<'_>) {
+        let objects = &self.live();
+        T::describe(&mut Families { scrape, objects });
+    }
+
+    fn live(&self) -> Vec<(Arc<str>, Arc<T>)> {
+        let mut live = Vec::new();
+        self.lock().retain(|name, entry| {
+            let object = entry.object.upgrade();
+            live.extend(object.clone().map(|object| (Arc::clone(name), object)));
+            object.is_some()
+        });
+        live
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Entry<T>>> {
+        // Each change is one call on the map, so a panic elsewhere leaves it whole.
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn current<T: Scraped>(objects: &BTreeMap<Arc<str>, Entry<T>>, name: &str) -> Option<Arc<T>> {
+    let object = objects.get(name)?.object.upgrade()?;
+    object.is_current().then_some(object)
+}

@@ -1,0 +1,343 @@
+//! Durations by how something went: by method, status, protocol and reason at once.
+//!
+//! Few of the combinations ever come up, so each worker has a list of those that did, in the order
+//! of their first time. Only the worker appends to it; what is in it stays, so that a scrape may
+//! follow it at any time. There is no lock but at the first time of an outcome.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use http::Method;
+
+use super::{
+    cells::{Count, PerWorker},
+    common::{Common, Settings},
+    histogram::{Histogram, Summary},
+    room::Share,
+};
+use crate::{error::Reason, telemetry::access_log::Protocol};
+
+/// How something went, in one number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Outcome(u64);
+
+/// As they are told; a client can't make more of them (RFC 9110 section 9, RFC 5789).
+const METHODS: [&str; 10] = [
+    "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "_OTHER",
+];
+
+const VERSIONS: [&str; 4] = ["", "1.0", "1.1", "2"];
+
+impl Outcome {
+    /// All that there was no room for.
+    pub(super) const REST: Self = Self(u64::MAX);
+
+    /// `status` is 0 where there was no response.
+    pub(super) fn new(
+        method: &Method,
+        status: u16,
+        protocol: Option<Protocol>,
+        reason: Option<Reason>,
+    ) -> Self {
+        let version = match protocol {
+            None | Some(Protocol::Tcp) => 0,
+            Some(Protocol::Http10) => 1,
+            Some(Protocol::Http11) => 2,
+            Some(Protocol::Http2) => 3,
+        };
+        let reason = reason.map_or(0, |reason| reason.index() as u64 + 1);
+        Self(method_index(method) | version << 8 | u64::from(status) << 16 | reason << 32)
+    }
+
+    /// Upper-case and known, `_OTHER`, or `_overflow` for the rest.
+    pub(super) fn method(self) -> &'static str {
+        METHODS
+            .get(usize::from(self.0 as u8))
+            .unwrap_or(&"_overflow")
+    }
+
+    pub(super) fn is_rest(self) -> bool {
+        self == Self::REST
+    }
+
+    /// `None`: there was no response.
+    pub(super) fn status(self) -> Option<u16> {
+        let status = (self.0 >> 16) as u16;
+        Some(status).filter(|&status| status != 0 && !self.is_rest())
+    }
+
+    pub(super) fn version(self) -> Option<&'static str> {
+        let version = VERSIONS.get(usize::from((self.0 >> 8) as u8));
+        version.copied().filter(|version| !version.is_empty())
+    }
+
+    pub(super) fn reason(self) -> Option<Reason> {
+        let index = ((self.0 >> 32) as usize).checked_sub(1)?;
+        Reason::ALL.get(index).copied()
+    }
+}
+
+fn method_index(method: &Method) -> u64 {
+    match *method {
+        Method::GET => 0,
+        Method::HEAD => 1,
+        Method::POST => 2,
+        Method::PUT => 3,
+        Method::DELETE => 4,
+        Method::CONNECT => 5,
+        Method::OPTIONS => 6,
+        Method::TRACE => 7,
+        Method::PATCH => 8,
+        _ => 9,
+    }
+}
+
+/// Histograms by outcome.
+#[derive(Debug)]
+pub(super) struct Outcomes {
+    common: Arc<Common>,
+    settings: Arc<Settings>,
+    lists: PerWorker<List>,
+    /// Series beside those of the histogram that an outcome has.
+    more: usize,
+    admitted: Mutex<Admitted>,
+}
+
+#[derive(Debug)]
+struct Admitted {
+    outcomes: BTreeSet<Outcome>,
+    share: Share,
+}
+
+#[derive(Debug, Default)]
+struct List {
+    first: OnceLock<Box<Node>>,
+    length: Count,
+    /// The room as it was when something was refused a place: until it changes there is none.
+    refused: Count,
+}
+
+#[derive(Debug)]
+struct Node {
+    outcome: Outcome,
+    histogram: Histogram,
+    next: OnceLock<Box<Node>>,
+}
+
+/// A list is walked from its begin. An upstream that answers with ever other statuses shall not
+/// make that slow.
+const MAX_NODES: u64 = 96;
+
+impl Outcomes {
+    pub(super) fn new(common: &Arc<Common>, settings: Arc<Settings>, more: usize) -> Self {
+        Self {
+            lists: PerWorker::new(common.workers),
+            admitted: Mutex::new(Admitted {
+                outcomes: BTreeSet::new(),
+                share: Share::empty(&common.room),
+            }),
+            common: Arc::clone(common),
+            settings,
+            more,
+        }
+    }
+
+    /// Made for these settings.
+    pub(super) const fn settings(&self) -> &Arc<Settings> {
+        &self.settings
+    }
+
+    /// Something has gone like this on a worker; with the ids of its trace, where it has one.
+    pub(super) fn observe(
+        &self,
+        worker: usize,
+        outcome: Outcome,
+        took: Duration,
+        trace: Option<(u128, u64)>,
+    ) {
+        let list = self.lists.of(worker);
+        let node = list.find(outcome);
+        let node = node.unwrap_or_else(|_| self.meet(list, outcome));
+        node.histogram.observe(took, self.common.told(trace));
+    }
+
+    /// The first time of an outcome, or one that has no place.
+    #[cold]
+    fn meet<'a>(&self, list: &'a List, outcome: Outcome) -> &'a Node {
+        let outcome = match self.admit(list, outcome) {
+            true => outcome,
+            false => Outcome::REST,
+        };
+        let end = match list.find(outcome) {
+            Ok(node) => return node,
+            Err(end) => end,
+        };
+        list.length.increment();
+        end.get_or_init(|| {
+            Box::new(Node {
+                outcome,
+                histogram: Histogram::new(&self.settings.bounds),
+                next: OnceLock::new(),
+            })
+        })
+    }
+
+    fn admit(&self, list: &List, outcome: Outcome) -> bool {
+        let changes = self.common.room.changes();
+        if list.length.get() >= MAX_NODES || list.refused.get() == changes {
+            return false;
+        }
+        // Each change to it is one call, so that a panic elsewhere leaves it whole.
+        let mut admitted = self.admitted.lock().unwrap_or_else(PoisonError::into_inner);
+        if admitted.outcomes.contains(&outcome) {
+            return true;
+        }
+        let took_place = admitted.share.grow(self.settings.histogram() + self.more);
+        match took_place {
+            true => drop(admitted.outcomes.insert(outcome)),
+            false => list.refused.set(changes),
+        }
+        took_place
+    }
+
+    /// Every outcome that there was, over all workers.
+    pub(super) fn summaries(&self) -> BTreeMap<Outcome, Summary> {
+        let mut summaries = BTreeMap::new();
+        for node in self.nodes() {
+            let summary = || Summary::new(&self.settings.bounds);
+            let summary = summaries.entry(node.outcome).or_insert_with(summary);
+            summary.add(&node.histogram);
+        }
+        summaries
+    }
+
+    fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.lists.iter().flat_map(List::nodes)
+    }
+}
+
+impl List {
+    /// Where the outcome stands, or the end of the list.
+    fn find(&self, outcome: Outcome) -> Result<&Node, &OnceLock<Box<Node>>> {
+        let mut at = &self.first;
+        while let Some(node) = at.get() {
+            if node.outcome == outcome {
+                return Ok(node);
+            }
+            at = &node.next;
+        }
+        Err(at)
+    }
+
+    fn nodes(&self) -> impl Iterator<Item = &Node> {
+        let first = self.first.get();
+        std::iter::successors(first, |node| node.next.get()).map(Box::as_ref)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::model;
+
+    const MOMENT: Duration = Duration::from_millis(1);
+
+    fn outcomes(max_series: usize) -> Outcomes {
+        let common = Common::new(2);
+        common.configure(&model::Metrics {
+            max_series,
+            ..model::Metrics::default()
+        });
+        let settings = common.settings();
+        Outcomes::new(&common, settings, 0)
+    }
+
+    fn status(status: u16) -> Outcome {
+        Outcome::new(&Method::GET, status, None, None)
+    }
+
+    #[test]
+    fn an_outcome_tells_what_it_was_made_of() {
+        let brew = Method::from_bytes(b"BREW").unwrap();
+        for reason in [None, Some(Reason::ALL[0]), Reason::ALL.last().copied()] {
+            for code in [0, 200, 999] {
+                let outcome = Outcome::new(&brew, code, Some(Protocol::Http2), reason);
+                assert_eq!(outcome.method(), "_OTHER");
+                assert_eq!(outcome.status(), (code > 0).then_some(code));
+                assert_eq!(outcome.version(), Some("2"));
+                assert_eq!(outcome.reason(), reason);
+            }
+        }
+        for name in &METHODS[..METHODS.len() - 1] {
+            let method = Method::from_bytes(name.as_bytes()).unwrap();
+            assert_eq!(Outcome::new(&method, 200, None, None).method(), *name);
+        }
+        let rest = Outcome::REST;
+        assert_eq!(rest.method(), "_overflow");
+        assert_eq!(
+            (rest.status(), rest.version(), rest.reason()),
+            (None, None, None)
+        );
+    }
+
+    #[test]
+    fn workers_add_up_and_take_one_place() {
+        let outcomes = outcomes(10_000);
+        for worker in [0, 1, 1] {
+            outcomes.observe(worker, status(200), MOMENT, Some((7, 8)));
+        }
+        outcomes.observe(0, status(404), MOMENT, None);
+        let summaries = outcomes.summaries();
+        let counts: Vec<_> = summaries.values().map(Summary::count).collect();
+        assert_eq!(counts, [3, 1]);
+        assert_eq!(summaries[&status(200)].exemplar().unwrap().trace_id, 7);
+        assert_eq!(summaries[&status(404)].exemplar(), None);
+        assert_eq!(outcomes.admitted.lock().unwrap().outcomes.len(), 2);
+    }
+
+    #[test]
+    fn what_finds_no_place_is_counted_together() {
+        let outcomes = outcomes(60);
+        let each = outcomes.settings.histogram();
+        let places = 60 / each;
+        for code in 200..210 {
+            for worker in 0..2 {
+                outcomes.observe(worker, status(code), MOMENT, None);
+            }
+        }
+        let summaries = outcomes.summaries();
+        assert_eq!(summaries.len(), places + 1);
+        let rest = &summaries[&Outcome::REST];
+        assert_eq!(rest.count() as usize, 2 * (10 - places));
+        // One for each worker: then it is known that there is no room.
+        assert_eq!(outcomes.common.room.refused() as usize, 2 * each);
+
+        outcomes.common.room.set(10_000);
+        outcomes.observe(0, status(209), MOMENT, None);
+        assert_eq!(outcomes.summaries()[&status(209)].count(), 1);
+    }
+
+    #[test]
+    fn lists_stay_short() {
+        let outcomes = outcomes(1_000_000);
+        for code in 100..1000 {
+            outcomes.observe(0, status(code), MOMENT, None);
+        }
+        assert_eq!(outcomes.nodes().count() as u64, MAX_NODES + 1);
+        assert!(outcomes.summaries()[&Outcome::REST].count() > 700);
+    }
+
+    #[test]
+    fn traces_are_told_only_where_that_is_wished() {
+        let outcomes = outcomes(10_000);
+        outcomes.common.configure(&model::Metrics {
+            exemplars: false,
+            ..model::Metrics::default()
+        });
+        outcomes.observe(0, status(200), MOMENT, Some((7, 8)));
+        assert_eq!(outcomes.summaries()[&status(200)].exemplar(), None);
+    }
+}
