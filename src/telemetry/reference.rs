@@ -108,8 +108,8 @@ text where `Accept` prefers it. Durations are in seconds, sizes in bytes.
   counted together with others of its kind, as `_overflow`. `pillion_metrics_series_overflowed_total`
   grows then.
 - Histograms have the bounds of `metrics.buckets`: those that OpenTelemetry advises for requests,
-  without its 7.5 s, and three below 5 ms. When a reload changes them, histograms begin anew, with the
-  counts made from them (`pillion_http_requests_total`); nothing else does.
+  without its 7.5 s, and three below 5 ms. When a reload changes them, histograms begin anew, and with
+  them all that is counted by `route`.
 - OpenMetrics alone has exemplars: the trace of the last sampled request in a bucket, and of the last
   one that failed for a reason.
 
