@@ -28,8 +28,8 @@ use serde::{Serialize, Serializer};
 use crate::telemetry::Redaction;
 
 pub use self::{
-    access::*, access_log::*, balancing::*, checks::*, fallback::*, fault::*, health::*, metrics::*,
-    otlp::*, protect::*, retry::*, tls::*, tracing::*, upstream::*,
+    access::*, access_log::*, balancing::*, checks::*, fallback::*, fault::*, health::*,
+    metrics::*, otlp::*, protect::*, retry::*, tls::*, tracing::*, upstream::*,
 };
 
 /// One whole configuration.
