@@ -7,7 +7,11 @@ use http::{Method, StatusCode, Uri};
 use pillion::{
     config::model::{AccessLog as Config, LogFormat, LogOutput},
     http::request_id::RequestId,
-    telemetry::{LogWriter, Record, Registry, access_log::Protocol, metrics::Done},
+    telemetry::{
+        LogWriter, Record, Registry,
+        access_log::{Protocol, Template},
+        metrics::Done,
+    },
 };
 use tokio::time::Instant;
 
@@ -43,11 +47,12 @@ fn count(criterion: &mut Criterion) {
 
 /// Lines that the writer has no room for are dropped, as they are in a worker.
 fn log(criterion: &mut Criterion) {
-    for (name, format) in [("log/json", LogFormat::Json), ("log/text", LogFormat::Text)] {
+    let text = LogFormat::Text(Template::standard().clone());
+    for (name, format) in [("log/json", LogFormat::Json), ("log/text", text)] {
         let config = Config {
-            enabled: true,
             format,
             output: LogOutput::File("/dev/null".into()),
+            ..Config::default()
         };
         let metrics = Registry::new(1).process().clone();
         let writer = LogWriter::start(&config, metrics).expect("/dev/null can be opened");

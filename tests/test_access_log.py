@@ -6,7 +6,7 @@ import signal
 
 import pytest
 from support.client import RawClient, chunked, fetch
-from support.config import http_config
+from support.config import http_config, tcp_config
 from support.wait import eventually
 from support.wire import Closed
 
@@ -102,6 +102,78 @@ def test_text_format(pillion, echo):
     assert 'quo"ted\\"' not in line, "quotes of the client end no field"
 
 
+def test_a_template(pillion, echo):
+    template = '{{{method} "{path}" {status} {reason} {request_header:x-tenant} {response_header:content-length}}} {trace_id}'
+    proxy = pillion(http_config(echo.address, accessLog={"format": "text", "template": template}))
+    fetch(proxy.address(), "GET", "/t?size=7", {"X-Tenant": 'b"lue'})
+    eventually(lambda: proxy.access_log.text)
+    (line,) = proxy.access_log.text
+    assert line == '{GET "/t?size=7" 200 - b\\"lue 7} -'
+
+
+def test_a_template_with_a_mistake(pillion, echo):
+    proxy = pillion(http_config(echo.address, accessLog={"format": "text"}))
+    fetch(proxy.address(), "GET", "/before")
+    reply = proxy.reload(http_config(echo.address, accessLog={"format": "text", "template": "{statsu}"}))
+    assert reply.status == 422 and b"did you mean `status`" in reply.body, reply.body
+
+
+def test_only_errors_slow_ones_and_a_share(pillion, echo):
+    log = {"filter": {"errors": True, "slowerThan": "1h"}}
+    proxy = pillion(http_config(echo.address, accessLog=log, timeouts={"request": "300ms"}))
+    for number in range(20):
+        assert fetch(proxy.address(), "GET", f"/{number}").status == 200
+    assert fetch(proxy.address(), "GET", "/missing?status=404").status == 404
+    assert fetch(proxy.address(), "GET", "/failed?status=503").status == 503
+    assert fetch(proxy.address(), "GET", "/slow?gate=g").status == 504
+    proxy.access(path="/slow?gate=g")
+    assert {line["path"] for line in proxy.access_log()} == {"/failed?status=503", "/slow?gate=g"}
+    eventually(lambda: proxy.metrics().value("pillion_access_log_filtered_total") == 21)
+    proxy.must_reload(http_config(echo.address, accessLog={"filter": {"percent": 50}}))
+    before = len(proxy.access_log())
+    for number in range(200):
+        fetch(proxy.address(), "GET", f"/share/{number}")
+    eventually(lambda: proxy.metrics().value("pillion_access_log_filtered_total") - 21 + len(proxy.access_log()) - before == 200)
+    assert 50 < len(proxy.access_log()) - before < 150
+
+
+def test_connections_are_filtered_too(pillion, echo):
+    proxy = pillion(tcp_config(echo.address, accessLog={"format": "text", "template": "{protocol} {bytes_sent} {path}",
+                                                        "filter": {"slowerThan": "1ms"}}))
+    with RawClient(proxy.address("tcp")) as client:
+        client.send_request("GET", "/held?gate=g")
+        echo.wait_heads(1)
+        echo.open_gate("g")
+        client.read_response("GET")
+    eventually(lambda: proxy.access_log.text)
+    (line,) = proxy.access_log.text
+    assert line.startswith("TCP ") and line.endswith(" -")
+
+
+def test_secrets_are_not_shown(pillion, echo):
+    proxy = pillion(http_config(echo.address, accessLog={"requestHeaders": ["authorization", "referer", "x-tenant", "x-none"],
+                                                         "responseHeaders": ["set-cookie", "content-length"]}))
+    path = "/redacted?size=3&TOKEN=s3cret1&%61pi%5Fkey=s3cret2&a=1;password=s3cret3&header=set-cookie:s3cret4"
+    fetch(proxy.address(), "GET", path, {"Authorization": "Bearer s3cret5", "X-Tenant": "blue",
+                                         "Referer": "http://x.test/cb?code=s3cret6&b=2"})
+    line = proxy.access(status=200)
+    assert line["path"].startswith("/redacted?size=3&TOKEN=REDACTED&%61pi%5Fkey=REDACTED&a=1;password=REDACTED&")
+    assert line["request_headers"] == {"authorization": "REDACTED", "referer": "http://x.test/cb?code=REDACTED&b=2",
+                                       "x-tenant": "blue", "x-none": None}
+    assert line["response_headers"] == {"set-cookie": "REDACTED", "content-length": "3"}
+    for text in proxy.access_log.text:
+        for number in (1, 2, 3, 5, 6):
+            assert f"s3cret{number}" not in text
+
+
+def test_a_list_of_one_s_own_replaces_the_default(pillion, echo):
+    proxy = pillion(http_config(echo.address, accessLog={"requestHeaders": ["authorization", "x-mine"]},
+                                redact={"headers": ["X-Mine"], "queryParameters": []}))
+    fetch(proxy.address(), "GET", "/a?token=shown", {"Authorization": "shown", "X-Mine": "hidden"})
+    line = proxy.access(path="/a?token=shown")
+    assert line["request_headers"] == {"authorization": "shown", "x-mine": "REDACTED"}
+
+
 def test_off(pillion, echo):
     proxy = pillion(http_config(echo.address, accessLog={"enabled": False}))
     fetch(proxy.address())
@@ -137,15 +209,21 @@ def test_the_last_lines_are_written_before_the_exit(pillion, echo):
 
 
 def test_a_reader_that_stops_reading_stops_nothing(pillion, echo, tmp_path):
-    """A pipe that nobody empties: lines are dropped, requests are not."""
+    """A pipe that nobody empties: lines are dropped and counted, requests are not."""
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
     try:
         proxy = pillion(http_config(echo.address, accessLog={"output": str(fifo)}))
         with RawClient(proxy.address()) as client:
-            for _ in range(40):
+            for number in range(5000):
                 assert client.get("/" + "x" * 8000).status == 200
+                # What the pipe and the queue hold comes first.
+                if number % 100 == 99 and proxy.metrics().value("pillion_access_log_dropped_total") > 0:
+                    break
+            else:
+                raise AssertionError("no line was dropped")
+            assert client.get("/after").status == 200
         proxy.signal(signal.SIGTERM)
         assert proxy.wait_exit() == 0
     finally:

@@ -2,10 +2,12 @@
 
 use std::{borrow::Cow, num::NonZeroU32, rc::Rc, sync::Arc};
 
-use http::{Method, StatusCode};
+use http::Method;
 use tokio::time::Instant;
 
-use super::{Client, fields::Fields, name, pace::Pacing, request_id::RequestId};
+use super::{
+    Client, fields::Fields, message::ResponseHead, name, pace::Pacing, request_id::RequestId,
+};
 use crate::{
     access::Standing,
     config::model::{Sampling, Tracing},
@@ -131,9 +133,16 @@ impl Completion {
         self.0.record.request_id.as_ref()
     }
 
-    /// The client is being told this status.
-    pub fn answered(&mut self, status: StatusCode) {
-        self.0.record.status = (!self.0.cut).then_some(status);
+    /// The client is being told this.
+    pub fn answered(&mut self, head: &ResponseHead) {
+        let inner = &mut *self.0;
+        if inner.cut {
+            return;
+        }
+        let record = &mut inner.record;
+        record.status = Some(head.status);
+        let log = &inner.client.worker.access_log;
+        log.take_response_headers(record, &head.fields);
     }
 
     /// Why Pillion answered by itself, or had to break off.

@@ -95,7 +95,7 @@ pub async fn handle(
     if is_head {
         leave_out_body(&mut response);
     }
-    completion.answered(response.head.status);
+    completion.answered(&response.head);
     if grpc {
         completion.ended(grpc::status(&response.head.fields));
     }
@@ -125,7 +125,7 @@ pub fn refused_head(
         leave_out_body(&mut response);
     }
     if error.reason != Reason::ClientClosed {
-        completion.answered(response.head.status);
+        completion.answered(&response.head);
     }
     Reply {
         response,
@@ -149,6 +149,10 @@ fn describe(completion: &mut Completion, head: &RequestHead, client: &Client, pl
     record.method = Some(head.method.clone());
     if logged || recorded {
         describe_target(record, head);
+    }
+    if logged {
+        let log = &client.worker.access_log;
+        log.take_request_headers(record, &head.fields);
     }
     // Known before anything can go wrong, so that a refusal has one too.
     let brought = RequestId::brought(&head.fields);

@@ -1,13 +1,33 @@
 //! `accessLog`.
 
+use std::sync::Arc;
+
+use http::HeaderName;
+
 use super::Resolver;
-use crate::config::{
-    model::{AccessLog, LogFormat, LogOutput},
-    raw, syntax,
+use crate::{
+    config::{
+        decode::At,
+        model::{AccessLog, LogFilter, LogFormat, LogOutput},
+        raw,
+        report::Fault,
+        syntax,
+    },
+    telemetry::{
+        Redaction,
+        access_log::{Malformed, Template},
+    },
 };
 
+/// Headers of one side that a line can show.
+const MAX_HEADERS: usize = 32;
+
 impl Resolver<'_> {
-    pub(super) fn access_log(&mut self, raw: &raw::AccessLog) -> AccessLog {
+    pub(super) fn access_log(
+        &mut self,
+        raw: &raw::AccessLog,
+        redaction: &Arc<Redaction>,
+    ) -> AccessLog {
         let output = match raw.output.value.as_str() {
             "stdout" => LogOutput::Stdout,
             "stderr" => LogOutput::Stderr,
@@ -17,14 +37,89 @@ impl Resolver<'_> {
                 })
                 .map_or(LogOutput::Stdout, LogOutput::File),
         };
+        let template = raw.template.as_ref();
+        let template = template.and_then(|template| {
+            if let raw::LogFormat::Json = raw.format {
+                let fault = Fault::new("a template is for text");
+                self.fault(template.node, fault.hint("write `format: text` beside it"));
+            }
+            self.parse(template, read_template)
+        });
+        let mut request_headers = self.shown_headers(&raw.request_headers);
+        let mut response_headers = self.shown_headers(&raw.response_headers);
         let format = match raw.format {
             raw::LogFormat::Json => LogFormat::Json,
-            raw::LogFormat::Text => LogFormat::Text,
+            raw::LogFormat::Text => {
+                let template = template.unwrap_or_else(|| Template::standard().clone());
+                let node = raw.template.as_ref().and_then(|template| template.node);
+                for (list, names) in [
+                    (&mut request_headers, template.request_headers().collect()),
+                    (
+                        &mut response_headers,
+                        template.response_headers().collect::<Vec<_>>(),
+                    ),
+                ] {
+                    names.into_iter().cloned().for_each(|name| add(list, name));
+                    if list.len() > MAX_HEADERS {
+                        let fault = Fault::new(format!("{} headers are too many", list.len()));
+                        self.fault(node, fault.hint(format!("at most {MAX_HEADERS}")));
+                    }
+                }
+                LogFormat::Text(template)
+            }
         };
         AccessLog {
             enabled: raw.enabled,
             format,
             output,
+            filter: raw.filter.as_ref().map(|filter| self.log_filter(filter)),
+            request_headers,
+            response_headers,
+            redaction: Arc::clone(redaction),
         }
     }
+
+    fn shown_headers(&mut self, written: &At<Vec<At<String>>>) -> Vec<HeaderName> {
+        self.bounded(written, MAX_HEADERS);
+        let mut names = Vec::new();
+        for name in &written.value {
+            if let Some(name) = self.parse(name, syntax::header_name) {
+                add(&mut names, name);
+            }
+        }
+        names
+    }
+
+    fn log_filter(&mut self, written: &At<raw::LogFilter>) -> LogFilter {
+        let raw = &written.value;
+        let filter = LogFilter {
+            errors: raw.errors,
+            slower_than: raw.slower_than.as_ref().map(|limit| self.positive(limit)),
+            percent: raw.percent.get(),
+        };
+        if !filter.errors && filter.slower_than.is_none() && filter.percent == 0 {
+            let fault = Fault::new("this filter takes no request");
+            let hint = "write `errors`, `slowerThan` or `percent`; `enabled: false` logs nothing";
+            self.fault(written.node, fault.hint(hint));
+        }
+        filter
+    }
+}
+
+fn add(names: &mut Vec<HeaderName>, name: HeaderName) {
+    if !names.contains(&name) {
+        names.push(name);
+    }
+}
+
+fn read_template(text: &str) -> Result<Template, Fault> {
+    Template::new(text).map_err(|malformed| {
+        let fault = Fault::new(malformed.to_string());
+        match &malformed {
+            Malformed::Unknown { name, .. } => fault.suggest(name, Template::placeholders()),
+            Malformed::Open(_) => fault.hint("write `{{` for a brace"),
+            Malformed::Header { .. } => fault.hint("for example `{request_header:x-tenant}`"),
+            _ => fault,
+        }
+    })
 }

@@ -55,9 +55,9 @@ pub(super) fn resolve(
         sockets: HashMap::new(),
     };
     let admin = resolver.admin(&raw.admin);
-    let access_log = resolver.access_log(&raw.access_log.value);
+    let redact = Arc::new(resolver.redact(&raw.redact.value));
+    let access_log = resolver.access_log(&raw.access_log.value, &redact);
     let metrics = resolver.metrics(&raw.metrics.value);
-    let redact = resolver.redact(&raw.redact.value);
     let otlp = resolver.otlp(&raw.otlp.value);
     let tracing = resolver.tracing(raw.tracing.as_ref());
     let drain = resolver.drain(&raw.drain.value);
@@ -82,7 +82,7 @@ pub(super) fn resolve(
         admin,
         access_log,
         metrics,
-        redact: Arc::new(redact),
+        redact,
         otlp,
         tracing: tracing.map(Arc::new),
         drain,

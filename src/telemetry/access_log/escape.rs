@@ -7,7 +7,7 @@ use crate::config::model::Address;
 
 /// Of a longer value only this many bytes are shown, and `...`; a line stays below what log
 /// collectors cut.
-const MAX_VALUE: usize = 4096;
+pub(super) const MAX_VALUE: usize = 4096;
 
 /// How a character that can't stand for itself is written.
 #[derive(Clone, Copy, PartialEq, Eq)]

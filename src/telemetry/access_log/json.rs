@@ -1,17 +1,20 @@
-//! A line as one JSON object. Every key is always there; what is not known is `null`.
+//! A line as one JSON object. Every key is always there; what is not known is `null`. Only those of
+//! headers are there where headers are asked for.
 
 use std::time::Duration;
 
-use super::{
-    Record,
-    escape::{Style, address, escape, hex},
-    timestamp::Timestamp,
-};
-use crate::config::model::Address;
+use http::HeaderName;
 
-pub(super) fn write(out: &mut Vec<u8>, record: &Record, start: Timestamp) {
+use super::{
+    Line,
+    escape::{Style, address, escape, hex},
+};
+use crate::config::model::{AccessLog, Address};
+
+pub(super) fn write(out: &mut Vec<u8>, line: &Line<'_>, config: &AccessLog) {
+    let record = line.record;
     out.extend_from_slice(b"{\"start_time\":\"");
-    start.write(out);
+    line.start.write(out);
     out.push(b'"');
 
     let mut object = Object(out);
@@ -27,7 +30,7 @@ pub(super) fn write(out: &mut Vec<u8>, record: &Record, start: Timestamp) {
             .map(|method| method.as_str().as_bytes()),
     );
     object.text("authority", record.authority());
-    object.text("path", record.path());
+    object.text("path", line.path().as_deref());
     object.text("protocol", Some(record.protocol.name().as_bytes()));
     object.number("status", record.status.map(|status| status.as_u16().into()));
     object.text("flags", Some(record.flags().as_bytes()));
@@ -57,6 +60,14 @@ pub(super) fn write(out: &mut Vec<u8>, record: &Record, start: Timestamp) {
     object.id("trace_id", trace.map(|trace| trace.trace_id.to_be_bytes()));
     let span = trace.filter(|trace| trace.sampled);
     object.id("span_id", span.map(|span| span.span_id.to_be_bytes()));
+    if !config.request_headers.is_empty() {
+        let value = |name| record.headers.request(name);
+        object.headers("request_headers", &config.request_headers, value);
+    }
+    if !config.response_headers.is_empty() {
+        let value = |name| record.headers.response(name);
+        object.headers("response_headers", &config.response_headers, value);
+    }
     out.extend_from_slice(b"}\n");
 }
 
@@ -72,6 +83,10 @@ impl Object<'_> {
 
     fn text(&mut self, key: &str, value: Option<&[u8]>) {
         self.key(key);
+        self.value(value);
+    }
+
+    fn value(&mut self, value: Option<&[u8]>) {
         match value {
             Some(value) => {
                 self.0.push(b'"');
@@ -111,6 +126,26 @@ impl Object<'_> {
         }
     }
 
+    fn headers<'h>(
+        &mut self,
+        key: &str,
+        names: &'h [HeaderName],
+        value: impl Fn(&'h HeaderName) -> Option<&'h [u8]>,
+    ) {
+        self.key(key);
+        let mut before = b'{';
+        for name in names {
+            self.0.push(before);
+            before = b',';
+            // A token: nothing in it needs care.
+            self.0.push(b'"');
+            self.0.extend_from_slice(name.as_str().as_bytes());
+            self.0.extend_from_slice(b"\":");
+            self.value(value(name));
+        }
+        self.0.push(b'}');
+    }
+
     fn address(&mut self, key: &str, value: Option<&Address>) {
         self.key(key);
         match value {
@@ -134,16 +169,24 @@ pub(super) fn millis(out: &mut Vec<u8>, duration: Duration) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use http::Uri;
     use serde_json::{Value, json};
 
     use super::{super::tests::*, *};
-    use crate::telemetry::{TraceRef, access_log::Protocol};
+    use crate::telemetry::{
+        Redaction, TraceRef,
+        access_log::{Protocol, Record},
+    };
 
-    fn line(record: &Record) -> Value {
+    /// The line of a record, read back.
+    pub(in super::super) fn written(record: &Record) -> Value {
+        configured(record, &AccessLog::default())
+    }
+
+    fn configured(record: &Record, config: &AccessLog) -> Value {
         let mut out = Vec::new();
-        write(&mut out, record, epoch());
+        write(&mut out, &line(record, &config.redaction), config);
         assert_eq!(out.iter().filter(|&&byte| byte == b'\n').count(), 1);
         assert!(out.ends_with(b"\n"));
         serde_json::from_slice(&out).unwrap()
@@ -153,13 +196,13 @@ mod tests {
     fn who_proxies_vouch_for_stands_in_the_place_of_the_peer() {
         let mut record = full();
         record.client = Some([203, 0, 113, 7].into());
-        assert_eq!(line(&record)["peer"], "203.0.113.7");
+        assert_eq!(written(&record)["peer"], "203.0.113.7");
     }
 
     #[test]
     fn every_key() {
         assert_eq!(
-            line(&full()),
+            written(&full()),
             json!({
                 "start_time": "1970-01-01T00:00:00.000Z",
                 "listener": "web",
@@ -193,9 +236,9 @@ mod tests {
     fn the_same_keys_where_nothing_is_known() {
         let mut record = minimal();
         record.protocol = Protocol::Tcp;
-        let line = line(&record);
+        let line = written(&record);
         let keys: Vec<_> = line.as_object().unwrap().keys().collect();
-        let full = self::line(&full());
+        let full = written(&full());
         assert_eq!(keys, full.as_object().unwrap().keys().collect::<Vec<_>>());
         assert_eq!(line["protocol"], "TCP");
         assert_eq!(line["flags"], "-");
@@ -219,15 +262,41 @@ mod tests {
             sampled: false,
             ..trace
         });
-        let line = line(&record);
+        let line = written(&record);
         assert_eq!(line["trace_id"], "0af7651916cd43dd8448eb211c80319c");
         assert_eq!(line["span_id"], Value::Null);
     }
 
     #[test]
+    fn headers_that_are_asked_for() {
+        let config = AccessLog {
+            request_headers: ["x-tenant", "x-none"].map(HeaderName::from_static).into(),
+            response_headers: vec![HeaderName::from_static("server")],
+            ..AccessLog::default()
+        };
+        let line = configured(&full(), &config);
+        assert_eq!(
+            line["request_headers"],
+            json!({ "x-tenant": "blue", "x-none": null })
+        );
+        assert_eq!(line["response_headers"], json!({ "server": "app\"/1" }));
+        let line = configured(&minimal(), &config);
+        assert_eq!(line["response_headers"], json!({ "server": null }));
+    }
+
+    #[test]
+    fn a_path_is_shown_without_secrets() {
+        let config = AccessLog {
+            redaction: Redaction::new([], ["id"]).into(),
+            ..AccessLog::default()
+        };
+        assert_eq!(configured(&full(), &config)["path"], "/items?id=REDACTED");
+    }
+
+    #[test]
     fn every_key_is_documented() {
         let page = include_str!("../../../docs/access-log.md");
-        for key in line(&full()).as_object().unwrap().keys() {
+        for key in written(&full()).as_object().unwrap().keys() {
             assert!(page.contains(&format!("\n| `{key}` |")), "{key}");
         }
     }
@@ -238,7 +307,7 @@ mod tests {
         record.user_agent = Some(b"\"},\\ \t \xff\xfe caf\xc3\xa9"[..].into());
         record.uri = Some(Uri::from_static("/a\"b{c}|d"));
         record.detail = "line one\nline \"two\"\0".into();
-        let line = line(&record);
+        let line = written(&record);
         assert_eq!(line["user_agent"], "\"},\\ \t \u{fffd}\u{fffd} caf\u{e9}");
         assert_eq!(line["path"], "/a\"b{c}|d");
         assert_eq!(line["detail"], "line one\nline \"two\"\0");

@@ -5,8 +5,10 @@
 //! dropped and counted; a request never waits for its line.
 
 mod escape;
+mod filter;
+mod headers;
 mod json;
-mod text;
+mod template;
 mod timestamp;
 mod writer;
 
@@ -22,21 +24,24 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use http::{Method, StatusCode, Uri};
 use tokio::{sync::Notify, time::Instant};
 
+pub use headers::Headers;
+pub use template::{Malformed, Template};
 pub use writer::{LogWriter, Prepared};
 
 use self::{
     timestamp::Timestamp,
-    writer::{Batch, Mode, Shared},
+    writer::{Batch, Shared},
 };
 use crate::{
-    config::model::Address,
+    config::model::{AccessLog as Config, Address, LogFormat},
     error::Reason,
-    http::{grpc, request_id::RequestId},
+    http::{fields::Fields, grpc, request_id::RequestId},
     policy::Note,
-    telemetry::{TraceRef, clock::Clock},
+    telemetry::{Redaction, TraceRef, clock::Clock},
     tls::Certificate,
 };
 
@@ -97,6 +102,8 @@ pub struct Record {
     pub client: Option<IpAddr>,
     pub request_id: Option<RequestId>,
     pub user_agent: Option<Box<[u8]>>,
+    /// Those that the log is to show.
+    pub headers: Headers,
     /// The trace that it belongs to, sampled or not. `None`: tracing is off.
     pub trace: Option<TraceRef>,
 }
@@ -132,6 +139,7 @@ impl Record {
             client: None,
             request_id: None,
             user_agent: None,
+            headers: Headers::default(),
             trace: None,
         }
     }
@@ -219,40 +227,96 @@ impl From<http::Version> for Protocol {
     }
 }
 
+/// A record on its way into a line.
+struct Line<'a> {
+    record: &'a Record,
+    start: Timestamp,
+    redaction: &'a Redaction,
+}
+
+impl Line<'_> {
+    /// Path and query as they may be shown.
+    fn path(&self) -> Option<Cow<'_, [u8]>> {
+        let path = self.record.path()?;
+        Some(self.redaction.target(path))
+    }
+}
+
 /// One worker's end. Made by [`LogWriter::worker`] and moved to the worker, which spawns
 /// [`AccessLog::flush_when_idle`].
 pub struct AccessLog {
     shared: Arc<Shared>,
+    config: RefCell<Newest>,
     queue: SyncSender<Batch>,
     pending: RefCell<Batch>,
-    /// There is a first line in `pending`.
+    /// Requests without a line that are not counted yet.
+    filtered: Cell<u64>,
+    /// There is something to hand over.
     begun: Notify,
     clock: Cell<Clock>,
+    rng: RefCell<fastrand::Rng>,
 }
+
+/// Keeps the configuration that was newest at the last look.
+type Newest = arc_swap::Cache<Arc<ArcSwap<Config>>, Arc<Config>>;
 
 impl AccessLog {
     fn new(shared: Arc<Shared>, queue: SyncSender<Batch>) -> Self {
         Self {
+            config: RefCell::new(arc_swap::Cache::new(Arc::clone(&shared.config))),
             shared,
             queue,
             pending: RefCell::default(),
+            filtered: Cell::new(0),
             begun: Notify::new(),
             clock: Cell::new(Clock::now()),
+            rng: RefCell::new(fastrand::Rng::new()),
         }
     }
 
     /// Whether lines are written at all: ask before a record is made. A reload may change it.
     pub fn is_enabled(&self) -> bool {
-        self.shared.mode() != Mode::Off
+        self.config.borrow_mut().load().enabled
+    }
+
+    /// Keeps the headers of a request that are to be shown, as they came.
+    pub fn take_request_headers(&self, record: &mut Record, fields: &Fields) {
+        let mut config = self.config.borrow_mut();
+        let config = config.load();
+        if config.enabled {
+            let wanted = &config.request_headers;
+            record
+                .headers
+                .take_request(wanted, fields, &config.redaction);
+        }
+    }
+
+    /// Keeps the headers of a response that are to be shown, as they are sent.
+    pub fn take_response_headers(&self, record: &mut Record, fields: &Fields) {
+        let mut config = self.config.borrow_mut();
+        let config = config.load();
+        if config.enabled {
+            let wanted = &config.response_headers;
+            record
+                .headers
+                .take_response(wanted, fields, &config.redaction);
+        }
     }
 
     /// Writes the line, or drops and counts it.
     pub fn write(&self, record: &Record) {
-        let format = match self.shared.mode() {
-            Mode::Off => return,
-            Mode::Json => json::write,
-            Mode::Text => text::write,
-        };
+        let mut config = self.config.borrow_mut();
+        let config = config.load();
+        if !config.enabled {
+            return;
+        }
+        if let Some(filter) = &config.filter
+            && !filter.takes(record, || self.rng.borrow_mut().u64(..))
+        {
+            self.filtered.set(self.filtered.get() + 1);
+            self.begun.notify_one();
+            return;
+        }
         let mut pending = self.pending.borrow_mut();
         if pending.lines == 0 {
             // Room for the line that goes beyond.
@@ -260,11 +324,15 @@ impl AccessLog {
             self.clock.set(Clock::now());
             self.begun.notify_one();
         }
-        format(
-            &mut pending.bytes,
+        let line = Line {
             record,
-            Timestamp::new(self.clock.get().date(record.start)),
-        );
+            start: Timestamp::new(self.clock.get().date(record.start)),
+            redaction: &config.redaction,
+        };
+        match &config.format {
+            LogFormat::Json => json::write(&mut pending.bytes, &line, config),
+            LogFormat::Text(template) => template.write(&mut pending.bytes, &line),
+        }
         pending.lines += 1;
         if pending.bytes.len() >= BATCH_BYTES {
             drop(pending);
@@ -274,6 +342,10 @@ impl AccessLog {
 
     /// Hands over what there is.
     pub fn flush(&self) {
+        match self.filtered.take() {
+            0 => {}
+            lines => self.shared.filtered(lines),
+        }
         let batch = self.pending.take();
         if batch.lines == 0 {
             return;
@@ -313,6 +385,8 @@ impl fmt::Debug for AccessLog {
 mod tests {
     use std::time::SystemTime;
 
+    use http::HeaderName;
+
     use super::*;
 
     /// A record with every field set.
@@ -335,6 +409,17 @@ mod tests {
             peer: Some(Address::Tcp(([10, 0, 0, 1], 4242).into())),
             request_id: Some(RequestId::Brought(b"abc"[..].into())),
             user_agent: Some(b"curl/8"[..].into()),
+            headers: {
+                let mut headers = Headers::default();
+                let redaction = Redaction::default();
+                let tenant = [HeaderName::from_static("x-tenant")];
+                let fields = Fields::from_iter([("x-tenant", "blue")]);
+                headers.take_request(&tenant, &fields, &redaction);
+                let server = [HeaderName::from_static("server")];
+                let fields = Fields::from_iter([("server", "app\"/1")]);
+                headers.take_response(&server, &fields, &redaction);
+                headers
+            },
             trace: Some(TraceRef {
                 trace_id: 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c,
                 span_id: 0xb7ad_6b71_6920_3331,
@@ -349,8 +434,13 @@ mod tests {
         Record::new("web".into(), Protocol::Http11, Instant::now())
     }
 
-    pub(super) fn epoch() -> Timestamp {
-        Timestamp::new(SystemTime::UNIX_EPOCH)
+    /// One whose request began in 1970.
+    pub(super) fn line<'a>(record: &'a Record, redaction: &'a Redaction) -> Line<'a> {
+        Line {
+            record,
+            start: Timestamp::new(SystemTime::UNIX_EPOCH),
+            redaction,
+        }
     }
 
     #[test]

@@ -6,16 +6,17 @@ use std::{
     os::{fd::AsFd, unix::fs::OpenOptionsExt},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU8, Ordering::Relaxed},
         mpsc::{self, Receiver, SyncSender},
     },
     thread,
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
+
 use super::AccessLog;
 use crate::{
-    config::model::{self, LogFormat, LogOutput},
+    config::model::{self, LogOutput},
     telemetry::metrics::ProcessMetrics,
 };
 
@@ -29,44 +30,22 @@ pub(super) struct Batch {
     pub(super) lines: u64,
 }
 
-/// What is done to a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mode {
-    Off,
-    Json,
-    Text,
-}
-
-impl From<&model::AccessLog> for Mode {
-    fn from(config: &model::AccessLog) -> Self {
-        match config.format {
-            _ if !config.enabled => Self::Off,
-            LogFormat::Json => Self::Json,
-            LogFormat::Text => Self::Text,
-        }
-    }
-}
-
 /// What workers, the writing thread and the control world have in common.
 #[derive(Debug)]
 pub(super) struct Shared {
-    mode: AtomicU8,
+    pub(super) config: Arc<ArcSwap<model::AccessLog>>,
     /// The writing thread's next output; looked at before each batch, which no worker waits for.
     next_output: Mutex<Option<File>>,
     metrics: Arc<ProcessMetrics>,
 }
 
 impl Shared {
-    pub(super) fn mode(&self) -> Mode {
-        match self.mode.load(Relaxed) {
-            mode if mode == Mode::Json as u8 => Mode::Json,
-            mode if mode == Mode::Text as u8 => Mode::Text,
-            _ => Mode::Off,
-        }
-    }
-
     pub(super) fn dropped(&self, lines: u64) {
         self.metrics.access_log_dropped(lines);
+    }
+
+    pub(super) fn filtered(&self, lines: u64) {
+        self.metrics.access_log_filtered(lines);
     }
 
     fn set_output(&self, output: File) {
@@ -89,7 +68,6 @@ impl Shared {
 pub struct LogWriter {
     shared: Arc<Shared>,
     queue: SyncSender<Batch>,
-    output: Mutex<LogOutput>,
     /// Hung up by the writing thread as it ends.
     ended: Mutex<Receiver<()>>,
 }
@@ -97,8 +75,7 @@ pub struct LogWriter {
 /// A configuration of the access log whose output is open already, so that taking it can't fail.
 #[derive(Debug)]
 pub struct Prepared {
-    mode: Mode,
-    output: LogOutput,
+    config: model::AccessLog,
     /// `None`: the one that is open.
     file: Option<File>,
 }
@@ -108,7 +85,7 @@ impl LogWriter {
     pub fn start(config: &model::AccessLog, metrics: Arc<ProcessMetrics>) -> io::Result<Self> {
         let output = open(&config.output)?;
         let shared = Arc::new(Shared {
-            mode: AtomicU8::new(Mode::from(config) as u8),
+            config: Arc::new(ArcSwap::from_pointee(config.clone())),
             next_output: Mutex::new(None),
             metrics,
         });
@@ -125,7 +102,6 @@ impl LogWriter {
         Ok(Self {
             shared,
             queue,
-            output: Mutex::new(config.output.clone()),
             ended: Mutex::new(ended),
         })
     }
@@ -137,15 +113,14 @@ impl LogWriter {
 
     /// The part of a reload that can fail: opens the output, if it is another one.
     pub fn prepare(&self, config: &model::AccessLog) -> io::Result<Prepared> {
-        let same = *self.output.lock().unwrap_or_else(PoisonError::into_inner) == config.output;
+        let same = self.shared.config.load().output == config.output;
         let file = if same {
             None
         } else {
             Some(open(&config.output)?)
         };
         Ok(Prepared {
-            mode: Mode::from(config),
-            output: config.output.clone(),
+            config: config.clone(),
             file,
         })
     }
@@ -153,19 +128,18 @@ impl LogWriter {
     /// The other part: lines from now on have the new format. Those that are queued already keep
     /// theirs, and go to the new output.
     pub fn apply(&self, prepared: Prepared) {
-        self.shared.mode.store(prepared.mode as u8, Relaxed);
         if let Some(file) = prepared.file {
-            *self.output.lock().unwrap_or_else(PoisonError::into_inner) = prepared.output;
             self.shared.set_output(file);
         }
+        self.shared.config.store(Arc::new(prepared.config));
     }
 
     /// Opens a file anew under its name, after it was moved away (log rotation). Nothing is done
     /// for the standard streams.
     pub fn reopen(&self) -> io::Result<()> {
-        let output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
-        if let LogOutput::File(_) = &*output {
-            self.shared.set_output(open(&output)?);
+        let config = self.shared.config.load();
+        if let LogOutput::File(_) = config.output {
+            self.shared.set_output(open(&config.output)?);
         }
         Ok(())
     }
@@ -223,10 +197,16 @@ mod tests {
     use std::{fs, path::PathBuf};
 
     use super::*;
-    use crate::telemetry::{
-        Registry,
-        access_log::tests::{full, minimal},
-        metrics::Format,
+    use crate::{
+        config::model::LogFormat,
+        telemetry::{
+            Registry,
+            access_log::{
+                Template,
+                tests::{full, minimal},
+            },
+            metrics::Format,
+        },
     };
 
     const LIMIT: Duration = Duration::from_secs(30);
@@ -257,10 +237,14 @@ mod tests {
 
     fn config(path: &Path, format: LogFormat) -> model::AccessLog {
         model::AccessLog {
-            enabled: true,
             format,
             output: LogOutput::File(path.0.clone()),
+            ..model::AccessLog::default()
         }
+    }
+
+    fn text() -> LogFormat {
+        LogFormat::Text(Template::standard().clone())
     }
 
     fn dropped(registry: &Registry) -> u64 {
@@ -298,7 +282,7 @@ mod tests {
     fn a_full_queue_drops_and_counts() {
         let registry = Registry::new(1);
         let shared = Arc::new(Shared {
-            mode: AtomicU8::new(Mode::Text as u8),
+            config: Arc::default(),
             next_output: Mutex::new(None),
             metrics: Arc::clone(registry.process()),
         });
@@ -323,9 +307,8 @@ mod tests {
     fn an_output_that_fails_drops_and_counts() {
         let registry = Registry::new(1);
         let full_disk = model::AccessLog {
-            enabled: true,
-            format: LogFormat::Text,
             output: LogOutput::File("/dev/full".into()),
+            ..model::AccessLog::default()
         };
         let writer = LogWriter::start(&full_disk, Arc::clone(registry.process())).unwrap();
         writer.worker().write(&minimal());
@@ -347,13 +330,13 @@ mod tests {
 
         let off = model::AccessLog {
             enabled: false,
-            ..config(&second, LogFormat::Text)
+            ..config(&second, text())
         };
         writer.apply(writer.prepare(&off).unwrap());
         assert!(!log.is_enabled());
         log.write(&minimal());
 
-        writer.apply(writer.prepare(&config(&second, LogFormat::Text)).unwrap());
+        writer.apply(writer.prepare(&config(&second, text())).unwrap());
         log.write(&minimal());
         drop(log);
         writer.finish(LIMIT);
@@ -372,7 +355,7 @@ mod tests {
         )
         .unwrap();
         let nowhere = Path(path.0.join("is-no-folder"));
-        assert!(writer.prepare(&config(&nowhere, LogFormat::Text)).is_err());
+        assert!(writer.prepare(&config(&nowhere, text())).is_err());
         let log = writer.worker();
         log.write(&minimal());
         drop(log);

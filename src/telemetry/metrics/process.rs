@@ -25,6 +25,7 @@ pub struct ProcessMetrics {
     reloads_rejected: Counter,
     accept_errors: Counter,
     access_log_dropped: Counter,
+    access_log_filtered: Counter,
     drain_cut: Counter,
     lifecycle: AtomicU8,
 }
@@ -46,6 +47,7 @@ impl ProcessMetrics {
             reloads_rejected: Counter::default(),
             accept_errors: Counter::default(),
             access_log_dropped: Counter::default(),
+            access_log_filtered: Counter::default(),
             drain_cut: Counter::default(),
             lifecycle: AtomicU8::new(Lifecycle::Running as u8),
         }
@@ -75,6 +77,11 @@ impl ProcessMetrics {
     /// Lines of the access log were dropped, as its writer was behind or could not write.
     pub fn access_log_dropped(&self, lines: u64) {
         self.access_log_dropped.inc_by(lines);
+    }
+
+    /// Requests had no line as the filter takes none of them.
+    pub fn access_log_filtered(&self, lines: u64) {
+        self.access_log_filtered.inc_by(lines);
     }
 
     /// The drain deadline cut connections that were in use.
@@ -136,6 +143,11 @@ impl ProcessMetrics {
             "pillion_access_log_dropped",
             "Lines of the access log that were dropped because the output was behind or failed.",
             self.access_log_dropped.get(),
+        );
+        scrape.counter(
+            "pillion_access_log_filtered",
+            "Lines of the access log that were left out because `filter` takes none of them.",
+            self.access_log_filtered.get(),
         );
         scrape.counter(
             "pillion_drain_cut_connections",
