@@ -166,6 +166,13 @@ impl Writer<'_> {
         }
     }
 
+    /// Begins a message within of which the length is known; its fields are to follow.
+    #[inline]
+    pub(crate) fn begin(&mut self, field: u32, length: usize) {
+        self.tag(field, BYTES);
+        put_varint(self.0, length as u64);
+    }
+
     #[inline]
     fn tag(&mut self, field: u32, wire_type: u32) {
         put_varint(self.0, u64::from(field << 3 | wire_type));
@@ -179,6 +186,18 @@ const VARINT: u32 = 0;
 const FIXED64: u32 = 1;
 const BYTES: u32 = 2;
 const FIXED32: u32 = 5;
+
+/// Bytes of a field of this many bytes whose number is below 16.
+#[inline]
+pub(crate) const fn length_of(bytes: usize) -> usize {
+    1 + varint_length(bytes as u64) + bytes
+}
+
+#[inline]
+pub(crate) const fn varint_length(value: u64) -> usize {
+    // Seven bits a byte, and one byte for nothing.
+    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
+}
 
 /// Nearly all are below 128.
 #[inline]
@@ -223,6 +242,30 @@ mod tests {
             written(|w| w.varint(1, u64::MAX)),
             b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"
         );
+    }
+
+    #[test]
+    fn lengths_are_known_beforehand() {
+        for value in [
+            0,
+            1,
+            127,
+            128,
+            16_383,
+            16_384,
+            u64::from(u32::MAX),
+            u64::MAX,
+        ] {
+            assert_eq!(
+                varint_length(value),
+                written(|w| put_varint(w.0, value)).len()
+            );
+        }
+        for length in [0, 127, 128] {
+            let field = written(|w| w.bytes(15, &vec![0; length]));
+            assert_eq!(length_of(length), field.len());
+        }
+        assert_eq!(written(|w| w.begin(1, 300)), b"\x0a\xac\x02");
     }
 
     #[test]

@@ -272,12 +272,15 @@ impl Completion {
         }
         if let Some(place) = sampled {
             let secured = inner.client.conn.secured.as_ref();
-            let leash = secured.map(|secured| &*secured.leash);
+            let peer = (
+                &*inner.client.address_text,
+                secured.map(|secured| &*secured.leash),
+            );
             let redaction = worker.with_snapshot(|snapshot| Arc::clone(&snapshot.config.redact));
             let state = inner.trail.state();
             worker
                 .tracer
-                .write(&place, record, state.as_deref(), leash, &redaction);
+                .write(&place, record, state.as_deref(), peer, &redaction);
         }
         if logged {
             if !record.evidence.iter().any(Note::is_failure) {

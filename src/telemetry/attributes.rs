@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::protobuf::Writer;
+use crate::protobuf::{Writer, length_of, varint_length};
 
 /// Of a longer text the beginning is told: what clients send must not fill a collector.
 const LONGEST: usize = 4096;
@@ -28,7 +28,9 @@ impl<'a, 'b> Attributes<'a, 'b> {
     }
 
     pub(crate) fn text(&mut self, key: &str, value: &[u8]) -> &mut Self {
-        self.write(key, |any| any.bytes(TEXT, shown(value).as_bytes()))
+        let value = shown(value);
+        let length = length_of(value.len());
+        self.pair(key, length, |any| any.bytes(TEXT, value.as_bytes()))
     }
 
     /// Nothing where there is nothing to tell.
@@ -40,19 +42,22 @@ impl<'a, 'b> Attributes<'a, 'b> {
     }
 
     pub(crate) fn number(&mut self, key: &str, value: u64) -> &mut Self {
-        self.write(key, |any| any.varint(INT, value))
+        let length = 1 + varint_length(value);
+        self.pair(key, length, |any| any.varint(INT, value))
     }
 
     pub(crate) fn boolean(&mut self, key: &str, value: bool) -> &mut Self {
-        self.write(key, |any| any.varint(BOOL, value.into()))
+        self.pair(key, 2, |any| any.varint(BOOL, value.into()))
     }
 
+    /// `length`: of what `value` writes.
     #[inline]
-    fn write(&mut self, key: &str, value: impl FnOnce(&mut Writer<'_>)) -> &mut Self {
-        self.writer.message(self.field, |pair| {
-            pair.bytes(KEY, key.as_bytes());
-            pair.message(VALUE, value);
-        });
+    fn pair(&mut self, key: &str, length: usize, value: impl FnOnce(&mut Writer<'_>)) -> &mut Self {
+        let writer = &mut *self.writer;
+        writer.begin(self.field, length_of(key.len()) + length_of(length));
+        writer.bytes(KEY, key.as_bytes());
+        writer.begin(VALUE, length);
+        value(writer);
         self
     }
 }
@@ -73,6 +78,22 @@ pub(crate) fn shown(value: &[u8]) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lengths_are_those_of_what_follows() {
+        let mut out = Vec::new();
+        let mut writer = Writer(&mut out);
+        Attributes::new(&mut writer, 9)
+            .text("a", b"xyz")
+            .number("b", 300)
+            .boolean("c", true);
+        assert_eq!(
+            out,
+            b"\x4a\x0a\x0a\x01a\x12\x05\x0a\x03xyz\
+              \x4a\x08\x0a\x01b\x12\x03\x18\xac\x02\
+              \x4a\x07\x0a\x01c\x12\x02\x10\x01"
+        );
+    }
 
     #[test]
     fn texts_are_whole_characters_of_bounded_length() {

@@ -3,8 +3,6 @@
 //! Names of attributes are those of OpenTelemetry's semantic conventions for HTTP and RPC, and
 //! `pillion.*` where they have none.
 
-use std::net::SocketAddr;
-
 use http::Uri;
 use opentelemetry::{
     SpanId,
@@ -43,6 +41,8 @@ pub(super) struct Story<'a> {
     pub(super) record: &'a Record,
     /// `tracestate`, as it came.
     pub(super) state: Option<&'a [u8]>,
+    /// The client's address, without its port.
+    pub(super) peer: &'a str,
     /// How the client's connection is held, where there is TLS.
     pub(super) leash: Option<&'a Leash>,
     pub(super) redaction: &'a Redaction,
@@ -157,8 +157,10 @@ impl Story<'_> {
         }
         attributes.text("pillion.upstream", note.upstream.as_bytes());
         if let Some(endpoint) = &note.endpoint {
-            if let Target::Tcp { address, .. } = &endpoint.target {
-                socket(&mut attributes, *address);
+            if let (Target::Tcp { address, .. }, Some((ip, _))) =
+                (&endpoint.target, endpoint.label.rsplit_once(':'))
+            {
+                socket(&mut attributes, ip.trim_matches(['[', ']']), address.port());
             }
             attributes.text("pillion.endpoint", endpoint.label.as_bytes());
             attributes.boolean("pillion.endpoint.available", note.endpoint_takes);
@@ -303,30 +305,22 @@ impl Story<'_> {
     }
 
     fn peer(&self, attributes: &mut Attributes<'_, '_>) {
-        let peer = match &self.record.peer {
-            Some(Address::Tcp(address)) => Some(*address),
-            _ => None,
-        };
-        if let Some(address) = peer {
-            socket(attributes, address);
-        }
-        if let Some(client) = self
-            .record
-            .client
-            .or_else(|| peer.map(|address| address.ip()))
-        {
-            attributes.text(semconv::CLIENT_ADDRESS, client.to_string().as_bytes());
+        if let Some(Address::Tcp(address)) = &self.record.peer {
+            socket(attributes, self.peer, address.port());
+            match self.record.client {
+                Some(client) => {
+                    attributes.text(semconv::CLIENT_ADDRESS, client.to_string().as_bytes())
+                }
+                None => attributes.text(semconv::CLIENT_ADDRESS, self.peer.as_bytes()),
+            };
         }
     }
 }
 
-fn socket(attributes: &mut Attributes<'_, '_>, address: SocketAddr) {
+fn socket(attributes: &mut Attributes<'_, '_>, ip: &str, port: u16) {
     attributes
-        .text(
-            semconv::NETWORK_PEER_ADDRESS,
-            address.ip().to_string().as_bytes(),
-        )
-        .number(semconv::NETWORK_PEER_PORT, address.port().into());
+        .text(semconv::NETWORK_PEER_ADDRESS, ip.as_bytes())
+        .number(semconv::NETWORK_PEER_PORT, port.into());
 }
 
 fn server_address(attributes: &mut Attributes<'_, '_>, host: Option<&[u8]>) {

@@ -25,13 +25,14 @@ impl Tracer {
     }
 
     /// Makes the spans of a request that has come to its end: its own, and one for each attempt that
-    /// had an endpoint. `state` is its `tracestate`, `leash` how its client's connection is held.
+    /// had an endpoint. `state` is its `tracestate`, `peer` its client's address, `leash` how that
+    /// one's connection is held.
     pub fn write(
         &self,
         place: &Place,
         record: &Record,
         state: Option<&[u8]>,
-        leash: Option<&Leash>,
+        (peer, leash): (&str, Option<&Leash>),
         redaction: &Redaction,
     ) {
         let clock = self.clock.get().refreshed(record.start + record.duration);
@@ -40,6 +41,7 @@ impl Tracer {
             place,
             record,
             state,
+            peer,
             leash,
             redaction,
             clock,
