@@ -6,6 +6,7 @@ import re
 import pytest
 from support.client import fetch
 from support.config import http_config
+from support.fleet import Fleet, answers
 from support.ports import free_port
 from support.upstream import header
 
@@ -113,7 +114,8 @@ def test_b3_may_leave_things_open(shared):
     proxy = shared(propagators=["b3"])
     short = header(sent(proxy, ("b3", f"{TRACE[16:]}-{SPAN}")), "b3")
     assert short.startswith("0" * 16 + TRACE[16:]) and short.endswith("-1"), "64 bits, and we decide"
-    assert header(sent(proxy, ("b3", "0")), "b3").endswith("-0"), "a decision alone"
+    assert header(sent(proxy, ("b3", "0")), "b3") == "0", "a decision alone goes on as it came"
+    assert header(sent(proxy, ("b3", "1")), "b3").endswith("-1"), "and makes a trace begin"
     assert header(sent(proxy, ("b3", f"{TRACE}-{SPAN}-d")), "b3").endswith("-d"), "debug"
     assert header(sent(proxy, ("traceparent", SAMPLED)), "traceparent") == SAMPLED, "not spoken here"
 
@@ -154,16 +156,13 @@ def test_without_tracing_nothing_is_touched_and_every_line_has_an_id(pillion, ec
     assert re.fullmatch("[0-9a-f]{32}", proxy.access(path="/odd")["trace_id"])
 
 
-def test_a_retry_is_told_of_its_own_attempt(pillion, moody):
-    upstreams = [moody(503), moody(200)]
-    addresses = [f"127.0.0.1:{upstream.port}" for upstream in upstreams]
-    proxy = pillion(http_config(*addresses, tracing={}, otlp=NOWHERE, upstream={"balancer": "roundRobin", "breaker": "off"}))
-    for _ in range(2):
-        fetch(proxy.address())
-    seen = [re.findall(rb"(?i)traceparent: 00-(\w+)-(\w+)-01", upstream.received) for upstream in upstreams]
-    traces = {trace for each in seen for trace, _ in each}
-    spans = [span for each in seen for _, span in each]
-    assert len(traces) == 2 and len(spans) == len(set(spans)) >= 3
+def test_a_retry_is_told_of_its_own_attempt(pillion):
+    with Fleet(answers(503), answers(), count=2) as app:
+        calm = {"balancer": "roundRobin", "breaker": "off"}
+        proxy = pillion(http_config(*app.addresses, tracing={}, otlp=NOWHERE, upstream=calm))
+        assert fetch(proxy.address()).status == 200
+        first, second = (TRACEPARENT.fullmatch(attempt.header("traceparent")) for attempt in app.attempts)
+        assert first[1] == second[1] and first[2] != second[2]
 
 
 def test_reload_turns_it_on_and_off(pillion, echo):
