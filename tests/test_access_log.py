@@ -2,17 +2,19 @@
 
 import json
 import os
+import re
 import signal
 
 import pytest
 from support.client import RawClient, chunked, fetch
 from support.config import http_config, tcp_config
+from support.ports import free_port
 from support.wait import eventually
 from support.wire import Closed
 
 KEYS = {"start_time", "listener", "route", "upstream", "endpoint", "method", "authority", "path", "protocol", "status",
         "flags", "reason", "detail", "bytes_received", "bytes_sent", "duration_ms", "upstream_ms", "peer", "peer_identity",
-        "request_id", "user_agent", "trace_id", "span_id"}
+        "request_id", "user_agent", "trace_id", "span_id", "evidence"}
 
 
 def test_a_line_tells_everything(pillion, echo):
@@ -108,7 +110,7 @@ def test_a_template(pillion, echo):
     fetch(proxy.address(), "GET", "/t?size=7", {"X-Tenant": 'b"lue'})
     eventually(lambda: proxy.access_log.text)
     (line,) = proxy.access_log.text
-    assert line == '{GET "/t?size=7" 200 - b\\"lue 7} -'
+    assert re.fullmatch(r'\{GET "/t\?size=7" 200 - b\\"lue 7\} [0-9a-f]{32}', line), line
 
 
 def test_a_template_with_a_mistake(pillion, echo):
@@ -172,6 +174,39 @@ def test_a_list_of_one_s_own_replaces_the_default(pillion, echo):
     fetch(proxy.address(), "GET", "/a?token=shown", {"Authorization": "shown", "X-Mine": "hidden"})
     line = proxy.access(path="/a?token=shown")
     assert line["request_headers"] == {"authorization": "shown", "x-mine": "REDACTED"}
+
+
+def test_what_failed_attempts_met_is_evidence(pillion, echo):
+    closed_port = f"127.0.0.1:{free_port()}"
+    proxy = pillion(http_config(closed_port, echo.address, upstream={"balancer": "roundRobin", "breaker": "off"}))
+    for number in range(4):
+        assert fetch(proxy.address(), "GET", f"/{number}").status == 200
+    tried = proxy.access_log.wait_for(lambda line: line["attempts"] == 2)
+    assert tried["status"] == 200 and not tried["reason"]
+    (evidence,) = tried["evidence"]
+    assert (evidence["attempt"], evidence["upstream"], evidence["endpoint"]) == (1, "app", closed_port)
+    assert (evidence["outcome"], evidence["then"]) == ("connect_failed", "retried")
+    assert evidence["duration_ms"] >= 0 and evidence["deadline_left_ms"] > 0
+    once = proxy.access_log.wait_for(lambda line: line["attempts"] == 1)
+    assert once["evidence"] == []
+
+
+def test_every_line_has_a_trace(pillion, echo):
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    headers = {"traceparent": f"00-{trace}-00f067aa0ba902b7-00"}
+    for tracing in ({}, {"tracing": {"sampling": "never"}}, {"tracing": {"sampling": "100%"}}):
+        proxy = pillion(http_config(echo.address, **tracing))
+        fetch(proxy.address(), "GET", "/own")
+        fetch(proxy.address(), "GET", "/brought", headers)
+        with RawClient(proxy.address()) as client:
+            client.send(b"BAD\r\n\r\n")
+            assert client.read_response("GET").status == 400
+        refused = proxy.access(status=400)
+        own, brought = proxy.access(path="/own"), proxy.access(path="/brought")
+        assert brought["trace_id"] == trace and brought["span_id"] is None, tracing
+        for line in (own, refused):
+            assert re.fullmatch("[0-9a-f]{32}", line["trace_id"]), (tracing, line)
+        assert (own["span_id"] is not None) == ("100%" in str(tracing)), (tracing, own)
 
 
 def test_off(pillion, echo):

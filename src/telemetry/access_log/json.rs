@@ -8,6 +8,7 @@ use http::HeaderName;
 use super::{
     Line,
     escape::{Style, address, escape, hex},
+    evidence,
 };
 use crate::config::model::{AccessLog, Address};
 
@@ -60,6 +61,8 @@ pub(super) fn write(out: &mut Vec<u8>, line: &Line<'_>, config: &AccessLog) {
     object.id("trace_id", trace.map(|trace| trace.trace_id.to_be_bytes()));
     let span = trace.filter(|trace| trace.sampled);
     object.id("span_id", span.map(|span| span.span_id.to_be_bytes()));
+    object.key("evidence");
+    evidence::json(object.0, &record.evidence);
     if !config.request_headers.is_empty() {
         let value = |name| record.headers.request(name);
         object.headers("request_headers", &config.request_headers, value);
@@ -72,16 +75,16 @@ pub(super) fn write(out: &mut Vec<u8>, line: &Line<'_>, config: &AccessLog) {
 }
 
 /// Writes members; the first one stands already.
-struct Object<'a>(&'a mut Vec<u8>);
+pub(super) struct Object<'a>(pub(super) &'a mut Vec<u8>);
 
 impl Object<'_> {
-    fn key(&mut self, key: &str) {
+    pub(super) fn key(&mut self, key: &str) {
         self.0.extend_from_slice(b",\"");
         self.0.extend_from_slice(key.as_bytes());
         self.0.extend_from_slice(b"\":");
     }
 
-    fn text(&mut self, key: &str, value: Option<&[u8]>) {
+    pub(super) fn text(&mut self, key: &str, value: Option<&[u8]>) {
         self.key(key);
         self.value(value);
     }
@@ -107,12 +110,22 @@ impl Object<'_> {
         }
     }
 
-    fn millis(&mut self, key: &str, value: Option<Duration>) {
+    pub(super) fn millis(&mut self, key: &str, value: Option<Duration>) {
         self.key(key);
         match value {
             Some(value) => millis(self.0, value),
             None => self.0.extend_from_slice(b"null"),
         }
+    }
+
+    pub(super) fn boolean(&mut self, key: &str, value: Option<bool>) {
+        self.key(key);
+        let word: &[u8] = match value {
+            Some(true) => b"true",
+            Some(false) => b"false",
+            None => b"null",
+        };
+        self.0.extend_from_slice(word);
     }
 
     fn id<const N: usize>(&mut self, key: &str, value: Option<[u8; N]>) {
@@ -228,6 +241,17 @@ pub(super) mod tests {
                 "user_agent": "curl/8",
                 "trace_id": "0af7651916cd43dd8448eb211c80319c",
                 "span_id": "b7ad6b7169203331",
+                "evidence": [{
+                    "attempt": 1,
+                    "upstream": "app",
+                    "endpoint": null,
+                    "outcome": "upstream_closed",
+                    "duration_ms": 2.0,
+                    "connection_reused": true,
+                    "endpoint_available": null,
+                    "deadline_left_ms": 900.0,
+                    "then": null,
+                }],
             })
         );
     }

@@ -5,6 +5,7 @@
 //! dropped and counted; a request never waits for its line.
 
 mod escape;
+mod evidence;
 mod filter;
 mod headers;
 mod json;
@@ -388,6 +389,7 @@ mod tests {
     use http::HeaderName;
 
     use super::*;
+    use crate::policy::{Line as Connection, Outcome};
 
     /// A record with every field set.
     pub(super) fn full() -> Record {
@@ -406,6 +408,7 @@ mod tests {
             bytes_sent: 7,
             upstream_duration: Some(Duration::from_millis(2)),
             attempts: 1,
+            evidence: vec![note(Outcome::Failed(Reason::UpstreamClosed))],
             peer: Some(Address::Tcp(([10, 0, 0, 1], 4242).into())),
             request_id: Some(RequestId::Brought(b"abc"[..].into())),
             user_agent: Some(b"curl/8"[..].into()),
@@ -426,6 +429,28 @@ mod tests {
                 sampled: true,
             }),
             ..minimal()
+        }
+    }
+
+    /// A first attempt that took two milliseconds.
+    pub(super) fn note(outcome: Outcome) -> Note {
+        let start = Instant::now();
+        Note {
+            number: 1,
+            span_id: None,
+            upstream: "app".into(),
+            endpoint: None,
+            start,
+            end: Some(start + Duration::from_millis(2)),
+            outcome,
+            sent: None,
+            line: Connection {
+                reused: Some(true),
+                ..Connection::default()
+            },
+            endpoint_takes: true,
+            left: Some(Duration::from_millis(900)),
+            then: None,
         }
     }
 

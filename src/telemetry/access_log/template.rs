@@ -11,6 +11,7 @@ use serde::{Serialize, Serializer};
 use super::{
     Line,
     escape::{Style, address, escape, hex},
+    evidence,
     json::millis,
 };
 use crate::error::Reason;
@@ -92,6 +93,7 @@ keys! {
     UserAgent "user_agent"
     TraceId "trace_id"
     SpanId "span_id"
+    Evidence "evidence"
 }
 
 impl Template {
@@ -269,6 +271,11 @@ impl Key {
                 Some(span) => hex(out, b"", &span.span_id.to_be_bytes()),
                 None => out.push(b'-'),
             },
+            Self::Evidence => {
+                if !evidence::text(out, &record.evidence, Style::Text) {
+                    out.push(b'-');
+                }
+            }
         }
     }
 }
@@ -334,6 +341,10 @@ mod tests {
         assert_eq!(of("é {method}{path} }\n"), "é GET/items?id=1 }\n");
         assert_eq!(of("{{{status}}} {{}}"), "{502} {}\n");
         assert_eq!(of("{span_id} {attempts}"), "b7ad6b7169203331 1\n");
+        assert_eq!(
+            of("\"{evidence}\""),
+            "\"1: app upstream_closed after 2.000 ms\"\n"
+        );
         assert_eq!(
             of("{request_header:X-Tenant} {response_header:x-none}"),
             "blue -\n"
