@@ -78,6 +78,14 @@ def test_configuration_keys_are_there(name, keys):
 
 
 @pytest.mark.parametrize("name", PAGES)
+def test_keys_of_the_access_log_are_there(name):
+    documented = set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|",
+                                                              (ROOT / "docs/access-log.md").read_text(), re.MULTILINE))))
+    read = "\n".join(line for block in fenced(PAGES[name], "sh") for line in block.splitlines() if "access.log" in line)
+    assert set(re.findall(r"(?<!\w)\.([a-z]\w*)", read)) <= documented
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_links_lead_to_what_is_there(name):
     for target, anchor in LINK.findall(PAGES[name]):
         path = (ROOT / "docs/reasons" / target).resolve()
