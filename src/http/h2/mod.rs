@@ -19,6 +19,7 @@ pub mod send;
 pub mod server;
 #[cfg(test)]
 mod simulation;
+pub(crate) mod solo;
 pub mod streams;
 pub mod tunnel;
 

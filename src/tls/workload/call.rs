@@ -8,15 +8,13 @@ use std::{
     future::poll_fn,
     io,
     path::Path,
-    pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::StatusCode;
 use tokio::net::UnixStream;
-use tokio_util::io::poll_read_buf;
 use zeroize::Zeroize;
 
 use super::{
@@ -27,19 +25,13 @@ use crate::http::{
     fields::Fields,
     grpc::is_grpc,
     h2::{
-        CONNECTION_WINDOW, STREAM_WINDOW,
-        client::read_head,
-        connection::{Connection, Limits, Role},
-        frame::Code,
         keepalive::KeepAlive,
-        receive::{Head, HeadKind},
-        section::Section,
         send::Block,
-        streams::{Broken, Key},
+        solo::{Event, Failure, Solo},
+        streams::Broken,
     },
-    message::MAX_INTERIM,
+    message::ResponseHead,
 };
-use crate::net::Loss;
 
 /// An agent that has been silent for so long is asked whether it is there. It is silent for hours
 /// in good health, and servers of gRPC send away whom asks more often than every five minutes
@@ -48,24 +40,12 @@ use crate::net::Loss;
 const SILENCE: Duration = Duration::from_secs(6 * 60);
 /// Largest header list of an answer, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
-/// What is read at once, in bytes.
-const READ: usize = 16 * 1024;
-
 /// A call that is under way.
 pub(super) struct Call {
-    core: Connection<()>,
-    socket: UnixStream,
-    input: BytesMut,
-    section: Section,
-    key: Key,
+    solo: Solo<UnixStream>,
     keep_alive: KeepAlive,
-    /// Grows whenever the agent has said something.
-    heard: u64,
-    interim: u8,
     /// How the head, or the trailers, say that it has ended.
     status: Option<Status>,
-    /// What the head was refused for.
-    refused: Option<CallError>,
     /// Content, and how much of it has become part of a message.
     piece: Bytes,
     used: usize,
@@ -121,9 +101,12 @@ impl CallError {
     }
 }
 
-impl From<Broken> for CallError {
-    fn from(broken: Broken) -> Self {
-        Self::Broken(broken)
+impl From<Failure> for CallError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Broken(broken) => Self::Broken(broken),
+            Failure::Head(error) => Self::Head(error),
+        }
     }
 }
 
@@ -134,30 +117,13 @@ impl Call {
         let socket = UnixStream::connect(path)
             .await
             .map_err(CallError::Connect)?;
-        let mut core = Connection::new(
-            Role::Client,
-            Limits {
-                streams: 0,
-                head: MAX_HEAD,
-                stream_window: STREAM_WINDOW,
-                window: CONNECTION_WINDOW,
-            },
-        );
-        let key = core.request(false, put_head);
-        core.hold(key);
+        let mut solo = Solo::new(socket, MAX_HEAD).wiping();
         // X509SVIDRequest has no fields: an empty message.
-        core.data(key, Bytes::from_static(&[0; 5]), true);
+        solo.ask(false, Some(Bytes::from_static(&[0; 5])), put_head);
         Ok(Self {
-            core,
-            socket,
-            input: BytesMut::new(),
-            section: Section::default(),
-            key,
+            solo,
             keep_alive: KeepAlive::after(SILENCE),
-            heard: 0,
-            interim: 0,
             status: None,
-            refused: None,
             piece: Bytes::new(),
             used: 0,
             deframer: Deframer::default(),
@@ -170,35 +136,24 @@ impl Call {
     }
 
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Message, CallError>> {
-        loop {
-            self.parse()?;
-            if let Poll::Ready(message) = self.poll_content(cx) {
-                return Poll::Ready(message);
-            }
-            if self.poll_read(cx)?.is_pending() {
-                break;
-            }
+        if let Poll::Ready(message) = self.poll_content(cx) {
+            return Poll::Ready(message);
         }
-        let core = &mut self.core;
-        let silent = self
-            .keep_alive
-            .poll(cx, self.heard, true, || core.ping())
-            .is_ready();
-        if silent {
-            return Poll::Ready(Err(Broken::Silent.into()));
+        let heard = self.solo.heard();
+        let solo = &mut self.solo;
+        let silent = self.keep_alive.poll(cx, heard, true, || solo.ping());
+        if silent.is_ready() {
+            return Poll::Ready(Err(CallError::Broken(Broken::Silent)));
         }
-        // What this turn has to say.
-        match self.poll_write(cx) {
-            Poll::Ready(Err(broken)) => Poll::Ready(Err(broken.into())),
+        // The PING, where it was time for one.
+        match self.solo.poll_flush(cx) {
+            Poll::Ready(Err(broken)) => Poll::Ready(Err(CallError::Broken(broken))),
             _ => Poll::Pending,
         }
     }
 
     /// Takes from the stream up to the end of a message.
-    fn poll_content(&mut self, cx: &Context<'_>) -> Poll<Result<Message, CallError>> {
-        if let Some(error) = self.refused.take() {
-            return Poll::Ready(Err(error));
-        }
+    fn poll_content(&mut self, cx: &mut Context<'_>) -> Poll<Result<Message, CallError>> {
         loop {
             let mut rest = &self.piece[self.used..];
             let message = self.deframer.push(&mut rest)?;
@@ -206,12 +161,23 @@ impl Call {
             if let Some(message) = message {
                 return Poll::Ready(Ok(message));
             }
-            match ready!(self.core.poll_data(self.key, cx)) {
-                Some(Ok(piece)) => self.renew_piece(piece),
-                Some(Err(broken)) => return Poll::Ready(Err(broken.into())),
-                None => return Poll::Ready(Err(self.end())),
+            self.renew_piece(Bytes::new());
+            match ready!(self.solo.poll_event(cx))? {
+                Event::Head(head) => self.head(&head)?,
+                Event::Content(piece) => self.renew_piece(piece),
+                Event::End(trailers) => {
+                    if let Some(trailers) = trailers {
+                        self.status = Status::of(&trailers);
+                    }
+                    return Poll::Ready(Err(self.end()));
+                }
             }
         }
+    }
+
+    fn head(&mut self, head: &ResponseHead) -> Result<(), CallError> {
+        self.status = Status::of(&head.fields);
+        refusal(head.status, &head.fields).map_or(Ok(()), Err)
     }
 
     /// Why a stream is over that has ended in good order.
@@ -223,32 +189,6 @@ impl Call {
         }
     }
 
-    /// Reads once.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Broken> {
-        // What has come calls for more answers than the agent takes.
-        if self.core.is_full() {
-            return match self.poll_write(cx) {
-                Poll::Ready(written) => written.map(Poll::Ready),
-                Poll::Pending => Ok(Poll::Pending),
-            };
-        }
-        if self.input.is_empty() {
-            self.renew_input();
-        } else {
-            // The beginning of a frame.
-            self.input.reserve(READ);
-        }
-        match poll_read_buf(Pin::new(&mut self.socket), cx, &mut self.input) {
-            Poll::Ready(Ok(0)) => Err(Broken::Lost(Loss::Closed)),
-            Poll::Ready(Ok(octets)) => {
-                self.heard += octets as u64;
-                Ok(Poll::Ready(()))
-            }
-            Poll::Ready(Err(error)) => Err(Broken::Lost(Loss::of(&error))),
-            Poll::Pending => Ok(Poll::Pending),
-        }
-    }
-
     /// Wipes the content that is used up. Where it lies in what was read it is wiped with that.
     fn renew_piece(&mut self, piece: Bytes) {
         self.used = 0;
@@ -256,88 +196,11 @@ impl Call {
             memory.zeroize();
         }
     }
-
-    /// Wipes what was read before, unless parts of it are still held, and makes room.
-    fn renew_input(&mut self) {
-        self.renew_piece(Bytes::new());
-        self.input.clear();
-        self.input.reserve(READ);
-        self.input.resize(self.input.capacity(), 0);
-        self.input.zeroize();
-        self.input.clear();
-    }
-
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        loop {
-            self.core.fill();
-            if self.core.output.is_empty() {
-                return Poll::Ready(Ok(()));
-            }
-            ready!(self.core.output.poll_flush(cx, &mut self.socket))
-                .map_err(|error| Broken::Lost(Loss::of(&error)))?;
-        }
-    }
-
-    /// Lets the connection take what was read.
-    fn parse(&mut self) -> Result<(), Broken> {
-        while !self.input.is_empty() {
-            let section = &mut self.section;
-            let head = self
-                .core
-                .receive(&mut self.input, &mut |name, value| {
-                    section.field(name, value)
-                })
-                .map_err(Broken::Fault)?;
-            let Some(head) = head else { break };
-            let section = std::mem::take(&mut self.section);
-            match head.kind {
-                HeadKind::Head => self.head(&head, section)?,
-                HeadKind::Trailers => self.trailers(&head, section)?,
-            }
-        }
-        Ok(())
-    }
-
-    fn head(&mut self, head: &Head, section: Section) -> Result<(), Broken> {
-        let received = match read_head(head, section, false) {
-            Ok(received) => received,
-            Err(error) => {
-                self.refused = Some(CallError::Head(error));
-                return Ok(());
-            }
-        };
-        let (status, fields) = (received.head.status, &received.head.fields);
-        if status.is_informational() {
-            self.interim += 1;
-            if self.interim > MAX_INTERIM {
-                return Err(Broken::Malformed("too many interim responses"));
-            }
-            return Ok(());
-        }
-        self.core.expect(head.key, received.length);
-        self.refused = refusal(status, fields);
-        self.status = Status::of(fields);
-        Ok(())
-    }
-
-    fn trailers(&mut self, head: &Head, section: Section) -> Result<(), Broken> {
-        match section.trailers(head.cut) {
-            Ok(trailers) => {
-                self.status = Status::of(&trailers);
-                self.core.finish(head.key);
-                Ok(())
-            }
-            Err(what) => self
-                .core
-                .malformed(head.key, Code::PROTOCOL_ERROR, what)
-                .map_err(Broken::Fault),
-        }
-    }
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
-        self.renew_input();
+        self.renew_piece(Bytes::new());
     }
 }
 

@@ -1,40 +1,26 @@
-//! A check over HTTP/2: a connection with a single stream.
+//! A check over HTTP/2: a connection that is asked once.
 
-use std::{
-    future::poll_fn,
-    pin::Pin,
-    task::{Context, Poll, ready},
-};
+use std::future::poll_fn;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::StatusCode;
-use tokio_util::io::poll_read_buf;
 
 use crate::{
     http::{
         fields::Fields,
         h2::{
-            CONNECTION_WINDOW, STREAM_WINDOW,
-            client::read_head,
-            connection::{Connection, Limits, Role},
-            frame::Code,
-            receive::{Head, HeadKind},
-            section::Section,
             send::Block,
-            streams::{Broken, Key},
+            solo::{Event, Solo},
         },
-        message::MAX_INTERIM,
         trailers::Trailers,
     },
-    net::{Loss, Stream},
+    net::Stream,
 };
 
 /// Largest header list of an answer, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
 /// Most content that is looked at, in bytes: no answer about health is as long.
 const MAX_CONTENT: usize = 16 * 1024;
-/// What is read at once, in bytes.
-const READ: usize = 4 * 1024;
 
 /// How much of an answer there has to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,188 +48,45 @@ pub(super) async fn ask(
     content: Option<Bytes>,
     fields: impl FnOnce(&mut Block<'_>),
 ) -> Result<Answer, Box<str>> {
-    let mut core = Connection::new(
-        Role::Client,
-        Limits {
-            streams: 0,
-            head: MAX_HEAD,
-            stream_window: STREAM_WINDOW,
-            window: CONNECTION_WINDOW,
-        },
-    );
-    let key = core.request(content.is_none(), fields);
-    core.hold(key);
-    if let Some(content) = content {
-        core.data(key, content, true);
-    }
-    let mut exchange = Exchange {
-        core,
-        stream,
-        key,
-        wanted,
-        input: BytesMut::new(),
-        section: Section::default(),
-        interim: 0,
-        answer: None,
-    };
-    let answer = poll_fn(|cx| exchange.poll(cx)).await;
-    exchange.take_leave();
+    let mut solo = Solo::new(stream, MAX_HEAD);
+    let to_head = wanted == Wanted::Head { head_only: true };
+    solo.ask(to_head, content, fields);
+    let answer = answer(&mut solo, wanted).await;
+    solo.take_leave().take_leave();
     answer
 }
 
-struct Exchange {
-    core: Connection<()>,
-    stream: Stream,
-    key: Key,
-    wanted: Wanted,
-    input: BytesMut,
-    section: Section,
-    interim: u8,
-    answer: Option<Answer>,
-}
-
-impl Exchange {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, Box<str>>> {
-        loop {
-            self.parse()?;
-            if let Poll::Ready(answer) = self.poll_answer(cx) {
-                return Poll::Ready(answer);
+async fn answer(solo: &mut Solo<Stream>, wanted: Wanted) -> Result<Answer, Box<str>> {
+    let mut answer = None;
+    loop {
+        let event = poll_fn(|cx| solo.poll_event(cx)).await;
+        match event.map_err(|failure| failure.to_string())? {
+            Event::Head(head) => {
+                answer = Some(Answer {
+                    status: head.status,
+                    fields: head.fields,
+                    content: Vec::new(),
+                    trailers: None,
+                });
+                if wanted != Wanted::Everything {
+                    break;
+                }
             }
-            let read = match self.core.is_full() {
-                // What has come calls for more answers than the peer takes.
-                true => self.poll_write(cx),
-                false => self.poll_read(cx),
-            };
-            match read {
-                Poll::Ready(read) => read.map_err(|broken| text(&broken))?,
-                Poll::Pending => break,
-            }
-        }
-        match self.poll_write(cx) {
-            Poll::Ready(Err(broken)) => Poll::Ready(Err(text(&broken))),
-            _ => Poll::Pending,
-        }
-    }
-
-    fn poll_answer(&mut self, cx: &Context<'_>) -> Poll<Result<Answer, Box<str>>> {
-        if self.wanted != Wanted::Everything
-            && let Some(answer) = self.answer.take()
-        {
-            return Poll::Ready(Ok(answer));
-        }
-        loop {
-            match ready!(self.core.poll_data(self.key, cx)) {
-                Some(Ok(piece)) => {
-                    if let Some(answer) = &mut self.answer {
-                        answer.content.extend_from_slice(&piece);
-                        if answer.content.len() > MAX_CONTENT {
-                            let text = format!("an answer of more than {MAX_CONTENT} bytes");
-                            return Poll::Ready(Err(text.into()));
-                        }
+            Event::Content(piece) => {
+                if let Some(answer) = &mut answer {
+                    answer.content.extend_from_slice(&piece);
+                    if answer.content.len() > MAX_CONTENT {
+                        return Err(format!("an answer of more than {MAX_CONTENT} bytes").into());
                     }
                 }
-                Some(Err(broken)) => return Poll::Ready(Err(text(&broken))),
-                None => {
-                    let answer = self.answer.take();
-                    return Poll::Ready(answer.ok_or_else(|| "an answer without a head".into()));
+            }
+            Event::End(trailers) => {
+                if let Some(answer) = &mut answer {
+                    answer.trailers = trailers;
                 }
+                break;
             }
         }
     }
-
-    /// Lets the connection take what was read.
-    fn parse(&mut self) -> Result<(), Box<str>> {
-        while !self.input.is_empty() {
-            let section = &mut self.section;
-            let head = self
-                .core
-                .receive(&mut self.input, &mut |name, value| {
-                    section.field(name, value)
-                })
-                .map_err(|fault| text(&fault))?;
-            let Some(head) = head else { break };
-            let section = std::mem::take(&mut self.section);
-            match head.kind {
-                HeadKind::Head => self.head(&head, section)?,
-                HeadKind::Trailers => self.trailers(&head, section)?,
-            }
-        }
-        Ok(())
-    }
-
-    fn head(&mut self, head: &Head, section: Section) -> Result<(), Box<str>> {
-        let head_only = self.wanted == Wanted::Head { head_only: true };
-        let received = read_head(head, section, head_only).map_err(|error| text(&error))?;
-        let status = received.head.status;
-        if status.is_informational() {
-            self.interim += 1;
-            return match self.interim {
-                ..=MAX_INTERIM => Ok(()),
-                _ => Err("too many interim answers".into()),
-            };
-        }
-        self.core.expect(head.key, received.length);
-        self.answer = Some(Answer {
-            status,
-            fields: received.head.fields,
-            content: Vec::new(),
-            trailers: None,
-        });
-        Ok(())
-    }
-
-    fn trailers(&mut self, head: &Head, section: Section) -> Result<(), Box<str>> {
-        match section.trailers(head.cut) {
-            Ok(trailers) => {
-                if let Some(answer) = &mut self.answer {
-                    answer.trailers = Some(trailers);
-                }
-                self.core.finish(head.key);
-                Ok(())
-            }
-            Err(what) => self
-                .core
-                .malformed(head.key, Code::PROTOCOL_ERROR, what)
-                .map_err(|fault| text(&fault)),
-        }
-    }
-
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        self.input.reserve(READ);
-        Poll::Ready(
-            match ready!(poll_read_buf(
-                Pin::new(&mut self.stream),
-                cx,
-                &mut self.input
-            )) {
-                Ok(0) => Err(Broken::Lost(Loss::Closed)),
-                Ok(_) => Ok(()),
-                Err(error) => Err(Broken::Lost(Loss::of(&error))),
-            },
-        )
-    }
-
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        loop {
-            self.core.fill();
-            if self.core.output.is_empty() {
-                return Poll::Ready(Ok(()));
-            }
-            ready!(self.core.output.poll_flush(cx, &mut self.stream))
-                .map_err(|error| Broken::Lost(Loss::of(&error)))?;
-        }
-    }
-
-    /// Says that nothing more comes. What the socket doesn't take now stays unsaid.
-    fn take_leave(&mut self) {
-        self.core.drop_hold(self.key);
-        self.core.leave_now();
-        let mut cx = Context::from_waker(std::task::Waker::noop());
-        let _ = self.poll_write(&mut cx);
-        self.stream.take_leave();
-    }
-}
-
-fn text(error: &dyn std::fmt::Display) -> Box<str> {
-    error.to_string().into()
+    answer.ok_or_else(|| "an answer without a head".into())
 }
