@@ -11,6 +11,10 @@ use std::{
 
 use http::{HeaderName, HeaderValue, Uri, uri::Scheme};
 
+use opentelemetry_semantic_conventions::resource::{
+    K8S_NAMESPACE_NAME, K8S_NODE_NAME, K8S_POD_NAME,
+};
+
 use super::{
     env::Environment,
     model::{KeyPair, OtlpProtocol},
@@ -29,10 +33,11 @@ pub(super) struct Otel {
     pub(super) propagators: Option<Vec<Propagator>>,
     /// `OTEL_METRIC_EXPORT_INTERVAL`.
     pub(super) metric_interval: Option<Duration>,
-    /// `OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT`, in characters.
-    pub(super) value_length: Option<usize>,
     /// `OTEL_RESOURCE_ATTRIBUTES`, and `OTEL_SERVICE_NAME`, which goes before them.
     pub(super) resource: BTreeMap<Arc<str>, Arc<str>>,
+    /// Where in a Kubernetes cluster the process runs, by the names that its pods commonly have for
+    /// it. Goes behind everything that was written.
+    pub(super) place: BTreeMap<Arc<str>, Arc<str>>,
     /// What was ignored, for a person.
     pub(super) warnings: Vec<String>,
     traces: Of,
@@ -105,8 +110,8 @@ impl Otel {
             sampler: reader.sampler(),
             propagators: reader.propagators(),
             metric_interval: reader.millis("OTEL_METRIC_EXPORT_INTERVAL"),
-            value_length: reader.number("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT"),
             resource: reader.resource(),
+            place: reader.place(),
             traces: reader.signal(Signal::Traces),
             metrics: reader.signal(Signal::Metrics),
             logs: reader.signal(Signal::Logs),
@@ -269,15 +274,21 @@ impl Reader<'_> {
 
     fn exporter(&mut self, name: &str, signal: Signal) -> Option<Exporter> {
         let text = self.text(name)?;
-        match text.as_str() {
-            "otlp" => Some(Exporter::Otlp),
-            "none" => Some(Exporter::None),
-            "prometheus" if signal == Signal::Metrics => Some(Exporter::None),
-            _ => self.ignore(
-                name,
-                format!("there is no exporter {}, only otlp and none", quote(&text)),
-            ),
+        let mut exporter = None;
+        for word in text.split(',').map(str::trim) {
+            match word {
+                "otlp" => exporter = Some(Exporter::Otlp),
+                "none" => exporter = exporter.or(Some(Exporter::None)),
+                "prometheus" if signal == Signal::Metrics => {
+                    exporter = exporter.or(Some(Exporter::None));
+                }
+                _ => drop(self.ignore::<()>(
+                    name,
+                    format!("there is no exporter {}, only otlp and none", quote(word)),
+                )),
+            }
         }
+        exporter
     }
 
     fn endpoint(&mut self, name: &str, insecure: Option<bool>, exact: bool) -> Option<Endpoint> {
@@ -360,6 +371,16 @@ impl Reader<'_> {
             attributes.insert("service.name".into(), name.into());
         }
         attributes
+    }
+
+    fn place(&self) -> BTreeMap<Arc<str>, Arc<str>> {
+        let known = [
+            ("POD_NAME", K8S_POD_NAME),
+            ("POD_NAMESPACE", K8S_NAMESPACE_NAME),
+            ("NODE_NAME", K8S_NODE_NAME),
+        ];
+        let told = known.map(|(name, attribute)| Some((attribute.into(), self.text(name)?.into())));
+        told.into_iter().flatten().collect()
     }
 
     fn sampler(&mut self) -> Option<Sampler> {
@@ -512,6 +533,8 @@ mod tests {
         let odd = read(&[base, ("OTEL_TRACES_EXPORTER", "zipkin")]);
         assert_eq!(odd.exports(Signal::Traces), Some(true));
         assert_eq!(odd.warnings.len(), 1);
+        let both = read(&[("OTEL_METRICS_EXPORTER", "prometheus, otlp")]);
+        assert_eq!(both.exports(Signal::Metrics), Some(true));
     }
 
     #[test]

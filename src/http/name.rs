@@ -239,6 +239,7 @@ names! {
     GRPC_PREVIOUS_RPC_ATTEMPTS = "grpc-previous-rpc-attempts", "Grpc-Previous-Rpc-Attempts", Other;
     GRPC_RETRY_PUSHBACK_MS = "grpc-retry-pushback-ms", "Grpc-Retry-Pushback-Ms", Other;
     GRPC_STATUS = "grpc-status", "Grpc-Status", Other;
+    GRPC_STATUS_DETAILS = "grpc-status-details-bin", "Grpc-Status-Details-Bin", Other;
     GRPC_TIMEOUT = "grpc-timeout", "Grpc-Timeout", GrpcTimeout;
     HOST = "host", "Host", Host;
     IDEMPOTENCY_KEY = "idempotency-key", "Idempotency-Key", IdempotencyKey;

@@ -2,6 +2,7 @@
 //! once and stays free of type parameters.
 
 mod loss;
+pub(crate) mod outbound;
 pub mod pipe;
 pub mod tls;
 

@@ -35,6 +35,10 @@ use crate::{
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the access log has to be written.
 const LOG_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long telemetry has to be sent, if the drain leaves so much; and how long in any case, as
+/// whoever waits for the end gives some time beyond the drain.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(3);
+const LEAST_EXPORT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Runs the proxy until it has drained. The calling thread becomes the control thread.
 pub fn run(path: PathBuf, log_level: LogLevel) -> Result<(), StartError> {
@@ -106,6 +110,7 @@ async fn control(path: PathBuf, log_level: LogLevel) -> Result<(), StartError> {
 
     let shared = Arc::clone(&live.shared);
     let limits = shared.snapshot.load().config.drain;
+    let began = Instant::now();
     let ended = drain(limits, &shared, &mut live.sockets, &mut signals).await;
     match ended {
         Ended::Empty => tracing::info!("drained"),
@@ -119,6 +124,10 @@ async fn control(path: PathBuf, log_level: LogLevel) -> Result<(), StartError> {
         }
     }
     stop(&shared, threads).await;
+    let left = limits.deadline.saturating_sub(began.elapsed());
+    shared
+        .otlp
+        .finish(left.clamp(LEAST_EXPORT_TIMEOUT, EXPORT_TIMEOUT));
     live.log.finish(LOG_TIMEOUT);
     Ok(())
 }

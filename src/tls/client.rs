@@ -13,7 +13,7 @@ use super::{
     Credential, Current, Expected, Materials, ServerVerifier, Taken, Trust, provider, versions,
 };
 use crate::{
-    config::model::UpstreamTls,
+    config::model::{TlsVersion, UpstreamTls},
     error::{Error, Reason, Replay, Result},
     upstream::{Endpoint, Target},
 };
@@ -119,14 +119,12 @@ impl ClientSide {
         } else {
             Expected::Dialled
         };
-        let mut rustls = ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(versions(config.min_version))
-            .expect("the provider has suites for both versions")
-            .dangerous()
-            .with_custom_certificate_verifier(ServerVerifier::new(trust.clone(), expected.clone()))
-            .with_client_cert_resolver(Arc::new(Presented(
-                shown.as_ref().map(|shown| Arc::clone(shown.certified())),
-            )));
+        let mut rustls = rustls_config(
+            config.min_version,
+            trust.clone(),
+            expected.clone(),
+            shown.as_deref(),
+        );
         // A resumed session shows no certificate again; see the server's side.
         rustls.resumption = match config.system_trust {
             true => Resumption::in_memory_sessions(SESSIONS),
@@ -161,6 +159,23 @@ impl ClientSide {
     pub fn credential(&self) -> Option<&Arc<Credential>> {
         self.shown.as_ref()
     }
+}
+
+/// How rustls is to meet a server: whom it believes, whom it expects and what it shows.
+pub(crate) fn rustls_config(
+    oldest: TlsVersion,
+    trust: Trust,
+    expected: Expected,
+    shown: Option<&Credential>,
+) -> ClientConfig {
+    ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(versions(oldest))
+        .expect("the provider has suites for both versions")
+        .dangerous()
+        .with_custom_certificate_verifier(ServerVerifier::new(trust, expected))
+        .with_client_cert_resolver(Arc::new(Presented(
+            shown.map(|shown| Arc::clone(shown.certified())),
+        )))
 }
 
 /// The identity, for whoever asks.

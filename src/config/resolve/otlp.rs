@@ -1,6 +1,6 @@
 //! Where telemetry is sent: the file's word, and before it the environment's.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use http::{HeaderName, HeaderValue, Uri};
 
@@ -55,12 +55,10 @@ impl Resolver<'_> {
             tls: self.otlp_tls(&raw.tls),
             batch: self.otlp_batch(&raw.batch),
         };
-        let mut resource: BTreeMap<Arc<str>, Arc<str>> = raw
-            .resource
-            .value
-            .iter()
-            .map(|(name, value)| (name.as_str().into(), value.value.as_str().into()))
-            .collect();
+        let mut resource = self.otel.place.clone();
+        for (name, value) in &raw.resource.value {
+            resource.insert(name.as_str().into(), value.value.as_str().into());
+        }
         resource.extend(self.otel.resource.clone());
         Otlp {
             resource,

@@ -7,9 +7,16 @@
 //! or counted as a request; and nothing that a collector does, or leaves undone, is ever waited for
 //! by a worker.
 
+mod client;
+mod envelope;
 mod exporter;
+mod grpc;
+mod http;
+mod origin;
 mod outlet;
 mod queue;
+mod retry;
+mod sender;
 
 pub use exporter::Exporter;
 pub use outlet::Outlet;
@@ -41,7 +48,7 @@ impl Signal {
 fn destination(config: &Config, signal: Signal) -> Option<&Export> {
     let (wanted, export) = match signal {
         Signal::Traces => (config.tracing.is_some(), &config.otlp.traces),
-        Signal::Metrics => (false, &config.otlp.metrics),
+        Signal::Metrics => (config.metrics.otlp.is_some(), &config.otlp.metrics),
         Signal::Logs => (false, &config.otlp.logs),
     };
     wanted.then_some(export)

@@ -1,0 +1,354 @@
+//! One signal's way out: gathers what comes, sends it, and tries again while that makes sense.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep, timeout_at},
+};
+
+use super::{
+    Signal,
+    client::{Client, Partial, Refusal, Request},
+    envelope::Resource,
+    queue::{Batch, Inlet},
+    retry::{self, Verdict},
+};
+use crate::{
+    config::model::{Export, OtlpBatch},
+    telemetry::metrics::{DropCause, ExportResult},
+};
+
+/// A connection with nothing to send is closed after this.
+const IDLE: Duration = Duration::from_secs(5 * 60);
+/// What a collector says about what it took in part is told this often at most.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
+
+/// What a sender works by; replaced by a reload.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Plan {
+    /// `None` until the signal is switched on.
+    pub(super) way: Option<Way>,
+    /// The process ends: what is there is sent at once, and nothing is tried twice.
+    pub(super) ending: bool,
+}
+
+/// Where to, and who sends.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Way {
+    pub(super) export: Arc<Export>,
+    pub(super) resource: Resource,
+}
+
+/// The task of a signal.
+pub(super) struct Sender {
+    signal: Signal,
+    inlet: Arc<Inlet>,
+    batches: mpsc::Receiver<Batch>,
+    plan: watch::Receiver<Plan>,
+    /// Came too late for the export that was gathered.
+    carried: Option<Batch>,
+    /// And where it leads.
+    client: Option<(Client, Arc<Export>)>,
+    /// The last try has failed, and that was told.
+    failing: bool,
+    told_partial: Option<Instant>,
+    rng: fastrand::Rng,
+}
+
+/// Whether more should be tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Done,
+    /// The process ends, and the collector is not there.
+    Hopeless,
+}
+
+impl Sender {
+    pub(super) fn new(
+        signal: Signal,
+        inlet: Arc<Inlet>,
+        batches: mpsc::Receiver<Batch>,
+        plan: watch::Receiver<Plan>,
+    ) -> Self {
+        Self {
+            signal,
+            inlet,
+            batches,
+            plan,
+            carried: None,
+            client: None,
+            failing: false,
+            told_partial: None,
+            rng: fastrand::Rng::new(),
+        }
+    }
+
+    /// Sends until the process ends and nothing is left.
+    pub(super) async fn run(mut self) {
+        while let Some(first) = self.next().await {
+            let batches = self.gather(first).await;
+            let fate = match self.way() {
+                Some(way) => self.export(way, &batches).await,
+                None => Fate::Hopeless,
+            };
+            if fate == Fate::Hopeless {
+                self.drop_all(&batches, DropCause::Shutdown);
+                break;
+            }
+        }
+        let mut left = Vec::from_iter(self.carried.take());
+        while let Ok(batch) = self.batches.try_recv() {
+            left.push(batch);
+        }
+        self.drop_all(&left, DropCause::Shutdown);
+    }
+
+    fn way(&mut self) -> Option<Way> {
+        self.plan.borrow_and_update().way.clone()
+    }
+
+    fn is_ending(&self) -> bool {
+        self.plan.borrow().ending || self.plan.has_changed().is_err()
+    }
+
+    /// The next batch; `None` when the process ends and there is none. The connection is kept alive
+    /// meanwhile, for a while.
+    async fn next(&mut self) -> Option<Batch> {
+        if let Some(batch) = self.carried.take() {
+            return Some(batch);
+        }
+        let idle = sleep(IDLE);
+        tokio::pin!(idle);
+        loop {
+            if self.is_ending() {
+                return self.batches.try_recv().ok();
+            }
+            let client = &mut self.client;
+            let (holds, rest) = (client.is_some(), async {
+                match client {
+                    Some((client, _)) => client.rest().await,
+                    None => std::future::pending().await,
+                }
+            });
+            let over = tokio::select! {
+                batch = self.batches.recv() => return batch,
+                changed = self.plan.changed() => {
+                    drop(changed);
+                    false
+                }
+                () = rest => true,
+                () = &mut idle, if holds => true,
+            };
+            if over {
+                self.client = None;
+            }
+        }
+    }
+
+    /// The first batch, with what comes soon after it and fits into one export.
+    async fn gather(&mut self, first: Batch) -> Vec<Batch> {
+        let limits = self.way().map(|way| way.export.batch);
+        let mut room = Room::new(limits.as_ref());
+        let mut batches = Vec::new();
+        room.take(&first);
+        batches.push(first);
+        let until = Instant::now() + self.inlet.patience();
+        while !room.is_full() {
+            let next = match self.is_ending() {
+                true => self.batches.try_recv().ok(),
+                false => tokio::select! {
+                    next = timeout_at(until, self.batches.recv()) => next.ok().flatten(),
+                    changed = self.plan.changed() => {
+                        drop(changed);
+                        continue;
+                    }
+                },
+            };
+            match next {
+                Some(batch) if room.fits(&batch) => {
+                    room.take(&batch);
+                    batches.push(batch);
+                }
+                other => {
+                    self.carried = other;
+                    break;
+                }
+            }
+        }
+        batches
+    }
+
+    /// Sends, again and again within the time that there is, or drops.
+    async fn export(&mut self, mut way: Way, batches: &[Batch]) -> Fate {
+        let items = batches.iter().map(|batch| batch.items).sum();
+        let mut request = request(&way, batches);
+        let deadline = Instant::now() + way.export.timeout;
+        let mut failed = 0;
+        let cause = loop {
+            let reused = self.client.is_some();
+            let refusal = match self.attempt(&way.export, &request, deadline).await {
+                Ok(partial) => {
+                    self.succeeded(&way.export, items, &partial);
+                    self.leave(batches);
+                    return Fate::Done;
+                }
+                Err(refusal) => refusal,
+            };
+            let ending = self.is_ending();
+            let Verdict::Later(asked) = refusal.verdict else {
+                self.failed(&way.export, &refusal);
+                break DropCause::Rejected;
+            };
+            // A connection that has rested may have ended unseen: that says nothing of the collector.
+            if reused && failed == 0 && self.client.is_none() {
+                failed = 1;
+                self.inlet.metrics.export(ExportResult::Retried);
+                continue;
+            }
+            failed += 1;
+            self.failed(&way.export, &refusal);
+            if ending {
+                self.inlet.metrics.export(ExportResult::Failed);
+                return Fate::Hopeless;
+            }
+            let again = Instant::now() + retry::wait(failed, asked, self.rng.u32(..));
+            if again >= deadline {
+                break DropCause::Failed;
+            }
+            // A reload may lead elsewhere, and an end leaves no time.
+            if let Ok(Ok(())) = timeout_at(again, self.plan.changed()).await
+                && let Some(newer) = self.way()
+            {
+                way = newer;
+                request = self::request(&way, batches);
+            }
+            self.inlet.metrics.export(ExportResult::Retried);
+        };
+        self.inlet.metrics.export(ExportResult::Failed);
+        self.drop_all(batches, cause);
+        Fate::Done
+    }
+
+    /// One try. A connection that was lost, or has not answered in time, is dropped.
+    async fn attempt(
+        &mut self,
+        export: &Arc<Export>,
+        request: &Request,
+        deadline: Instant,
+    ) -> Result<Partial, Refusal> {
+        self.client
+            .take_if(|(client, to)| !client.is_open() || !same_place(to, export));
+        let signal = self.signal;
+        let attempt = async {
+            let (client, _) = match &mut self.client {
+                Some(client) => client,
+                none => {
+                    let client = Client::connect(export).await.map_err(Refusal::lost)?;
+                    none.insert((client, Arc::clone(export)))
+                }
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            client.send(export, signal, request, left).await
+        };
+        let answer = timeout_at(deadline, attempt)
+            .await
+            .unwrap_or_else(|_| Err(Refusal::lost("it did not answer in time")));
+        if matches!(&answer, Err(refusal) if refusal.is_lost()) {
+            self.client = None;
+        }
+        answer
+    }
+
+    fn succeeded(&mut self, export: &Export, items: u64, partial: &Partial) {
+        let signal = self.signal.name();
+        let metrics = &self.inlet.metrics;
+        let rejected = partial.rejected.min(items);
+        metrics.export(ExportResult::Ok);
+        metrics.exported(items - rejected);
+        if rejected > 0 {
+            metrics.dropped(DropCause::Rejected, rejected);
+        }
+        if std::mem::take(&mut self.failing) {
+            tracing::info!(signal, endpoint = %export.endpoint, "the collector takes telemetry again");
+        }
+        let now = Instant::now();
+        let recently = self
+            .told_partial
+            .is_some_and(|told| now.saturating_duration_since(told) < TELL_AGAIN);
+        if (rejected > 0 || !partial.message.is_empty()) && !recently {
+            self.told_partial = Some(now);
+            let message = &*partial.message;
+            tracing::warn!(
+                signal,
+                rejected,
+                message,
+                "the collector did not take everything"
+            );
+        }
+    }
+
+    /// Told once, until it goes well again.
+    fn failed(&mut self, export: &Export, refusal: &Refusal) {
+        if !std::mem::replace(&mut self.failing, true) {
+            tracing::warn!(
+                signal = self.signal.name(),
+                endpoint = %export.endpoint,
+                error = %refusal.why,
+                "cannot send telemetry; what the collector does not take is dropped"
+            );
+        }
+    }
+
+    /// They wait no longer.
+    fn leave(&self, batches: &[Batch]) {
+        for batch in batches {
+            self.inlet.left(batch.bytes.len() as u64, batch.items);
+        }
+    }
+
+    fn drop_all(&self, batches: &[Batch], cause: DropCause) {
+        self.leave(batches);
+        let items = batches.iter().map(|batch| batch.items).sum();
+        self.inlet.metrics.dropped(cause, items);
+    }
+}
+
+fn request(way: &Way, batches: &[Batch]) -> Request {
+    Request::new(&way.export, |out| way.resource.wrap(batches, out))
+}
+
+/// Whether a connection that was made for one is good for the other.
+fn same_place(one: &Export, other: &Export) -> bool {
+    one.endpoint == other.endpoint && one.protocol == other.protocol && one.tls == other.tls
+}
+
+/// What an export has room for still.
+struct Room {
+    bytes: usize,
+    items: u64,
+}
+
+impl Room {
+    fn new(limits: Option<&OtlpBatch>) -> Self {
+        Self {
+            bytes: limits.map_or(0, |limits| limits.max_bytes),
+            items: limits
+                .and_then(|limits| limits.max_items)
+                .map_or(u64::MAX, |most| most as u64),
+        }
+    }
+
+    const fn is_full(&self) -> bool {
+        self.bytes == 0 || self.items == 0
+    }
+
+    const fn fits(&self, batch: &Batch) -> bool {
+        batch.bytes.len() <= self.bytes && batch.items <= self.items
+    }
+
+    const fn take(&mut self, batch: &Batch) {
+        self.bytes = self.bytes.saturating_sub(batch.bytes.len());
+        self.items = self.items.saturating_sub(batch.items);
+    }
+}
