@@ -29,6 +29,7 @@
 
 pub mod access;
 pub mod admin;
+mod cgroup;
 pub mod cli;
 pub mod config;
 pub mod discovery;

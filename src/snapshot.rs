@@ -208,13 +208,15 @@ impl Snapshot {
             .map(|listener| {
                 let Bound { id, address } = sockets[&listener.name].clone();
                 let before = previous.and_then(|previous| previous.listeners.get(&id));
+                let metrics = registry.listener(&listener.name);
+                metrics.listens(&address);
                 let plan = ListenerPlan {
                     id,
                     generation,
                     access: compiler.access(listener, &address, before),
                     address,
                     config: Arc::clone(listener),
-                    metrics: registry.listener(&listener.name),
+                    metrics,
                     tracing: config.tracing.clone(),
                     tls: server_tls(listener, id, previous, materials),
                     kind: compiler.kind(listener, &rules),

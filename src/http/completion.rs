@@ -264,6 +264,10 @@ impl Completion {
                 .metrics
                 .refused_head(worker.id, reason);
         }
+        if let Some(peer) = &inner.client.peer {
+            let status = record.status.map_or(0, |status| status.as_u16());
+            peer.request_done(worker.id, status);
+        }
         let logged = worker.access_log.is_enabled();
         if logged || sampled.is_some() {
             inner.trail.tell(record);

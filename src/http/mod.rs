@@ -54,7 +54,7 @@ use crate::{
     error::{Error, Reason},
     net::Stream,
     snapshot::{HttpPlan, ListenerPlan, PlanKind},
-    telemetry::access_log::Protocol,
+    telemetry::{access_log::Protocol, metrics::PeerMetrics},
     tls::{alpn::Spoken, handshake::HANDSHAKE},
     upstream::{Sticky, Upstream},
     worker::{Conn, Worker},
@@ -133,6 +133,8 @@ pub struct Client {
     via: Box<str>,
     /// What its certificate says in `X-Forwarded-Client-Cert`, once that was asked for.
     certificate: OnceCell<Box<str>>,
+    /// Counts its requests, where it has shown a certificate.
+    peer: Option<Arc<PeerMetrics>>,
 }
 
 impl Client {
@@ -149,6 +151,8 @@ impl Client {
         );
         let via = via_of("1.1", &pseudonym);
         let plan = RefCell::new(Arc::clone(&conn.plan));
+        let identity = conn.identity();
+        let peer = identity.and_then(|identity| conn.plan.metrics.peer(identity.name()));
         Rc::new(Self {
             worker,
             conn,
@@ -158,6 +162,7 @@ impl Client {
             pseudonym: pseudonym.into(),
             via: via.into(),
             certificate: OnceCell::new(),
+            peer,
         })
     }
 

@@ -13,7 +13,7 @@ use std::{
     time::SystemTime,
 };
 
-use http::Version;
+use http::{Method, Version};
 use tokio::time::Instant;
 
 use super::{
@@ -29,6 +29,7 @@ use crate::{
         message::{Begun, Body, Frame, Request, Response, Upgrade},
         name, upgrade,
     },
+    telemetry::metrics::Attempted,
     tls::{Leash, alpn::Offer},
     upstream::{EndpointId, InFlight, Upstream, Verdict, Wish, pool::Way},
 };
@@ -89,6 +90,7 @@ pub(super) async fn run(
         })?;
     let course = Course {
         mark: terms.trail.attempt(terms, request, &in_flight, now),
+        method: request.head.method.clone(),
         line: RefCell::default(),
         terms,
     };
@@ -108,12 +110,14 @@ pub(super) async fn run(
         Ok(response) => {
             in_flight.head_received(now);
             terms.trail.head(now);
+            course.count(&in_flight, Ok(response.head.status.as_u16()), now);
             judge(&course, request, response, in_flight, turn.last, now)
         }
         Err(error) => {
             if let Some(verdict) = retry::verdict(&error) {
                 in_flight.settle(verdict, now);
             }
+            course.count(&in_flight, Err(error.reason), now);
             course.ended(&in_flight, Outcome::Failed(error.reason));
             Err(Failed::of(error, Some(in_flight.endpoint().id)))
         }
@@ -144,6 +148,7 @@ impl Failed {
 /// An attempt under way, and what is found out about it.
 struct Course<'a> {
     terms: &'a Terms<'a>,
+    method: Method,
     mark: Mark,
     line: RefCell<Line>,
 }
@@ -159,11 +164,28 @@ impl Course<'_> {
         });
     }
 
+    /// It has brought a response, or failed.
+    fn count(&self, in_flight: &InFlight, result: Result<u16, Reason>, now: Instant) {
+        let Terms {
+            client,
+            upstream,
+            trail,
+            ..
+        } = self.terms;
+        let attempt = Attempted {
+            method: &self.method,
+            result,
+            took: now.saturating_duration_since(self.mark.start),
+            trace: trail.exemplar(self.mark),
+        };
+        upstream.attempted(client.worker.id, in_flight.endpoint(), &attempt);
+    }
+
     fn ended(&self, in_flight: &InFlight, outcome: Outcome) {
         if self.mark.is_recorded() || outcome.is_failure() {
-            let Self { terms, mark, line } = self;
+            let Self { terms, line, .. } = self;
             let trail = terms.trail;
-            trail.ended(*mark, terms, in_flight.endpoint(), line.take(), outcome);
+            trail.ended(self.mark, terms, in_flight.endpoint(), line.take(), outcome);
         }
     }
 }
@@ -186,8 +208,9 @@ impl Drop for Watched<'_> {
         in_flight.cut(now);
         let deadline = self.1.terms.deadline;
         let missed = deadline.filter(|deadline| deadline.at <= now);
-        if missed.is_some() {
+        if let Some(deadline) = missed {
             in_flight.settle(Verdict::Failure, now);
+            self.1.count(in_flight, Err(deadline.reason), now);
         }
         let outcome = missed.map_or(Outcome::Cut, |deadline| Outcome::Failed(deadline.reason));
         self.1.ended(in_flight, outcome);

@@ -115,7 +115,7 @@ pub struct Line {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mark {
     number: u8,
-    start: Instant,
+    pub(super) start: Instant,
     /// Where its note is, if it has one already.
     at: Option<usize>,
 }
@@ -212,6 +212,15 @@ impl Trail {
         note.line = line;
         note.endpoint_takes = endpoint.is_available();
         note.end = outcome.is_failure().then(Instant::now);
+    }
+
+    /// Ids of the trace and of an attempt's span, if it is certain that they will be sent.
+    pub(super) fn exemplar(&self, mark: Mark) -> Option<(u128, u64)> {
+        let place = self.place.get().filter(|place| !place.is_tentative())?;
+        let notes = self.notes.borrow();
+        let span_id = notes.get(mark.at?)?.span_id?;
+        let trace_id = u128::from_be_bytes(place.trace_id().to_bytes());
+        Some((trace_id, u64::from_be_bytes(span_id.to_bytes())))
     }
 
     /// There was nowhere to go.

@@ -4,6 +4,8 @@ use std::{fs, io, path::Path};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::cgroup;
+
 /// Data-plane workers to start: `PILLION_WORKERS`, else the cgroup's CPU limit rounded up; never
 /// more than the processors this process may run on, unless it was asked for.
 pub fn workers() -> Result<usize, String> {
@@ -16,7 +18,7 @@ pub fn workers() -> Result<usize, String> {
         };
     }
     let usable = usable_processors();
-    Ok(cgroup_limit(Path::new("/sys/fs/cgroup"), &own_cgroups())
+    Ok(cgroup_limit(Path::new(cgroup::ROOT), &cgroup::own())
         .map_or(usable, |limit| limit.clamp(1, usable)))
 }
 
@@ -52,11 +54,6 @@ fn usable_processors() -> usize {
     rustix::thread::sched_getaffinity(None)
         .map_or(1, |set| usize::try_from(set.count()).unwrap_or(1))
         .max(1)
-}
-
-/// The groups that this process is in: `/proc/self/cgroup`.
-pub(super) fn own_cgroups() -> String {
-    fs::read_to_string("/proc/self/cgroup").unwrap_or_default()
 }
 
 /// The tightest CPU limit on the way from this process's group to the root, in whole processors,

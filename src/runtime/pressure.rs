@@ -4,8 +4,8 @@ use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::limits::own_cgroups;
 use crate::{
+    cgroup,
     protect::{Level, Load},
     worker::Shared,
 };
@@ -13,24 +13,22 @@ use crate::{
 /// Between two samples.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// Where the kernel shows its groups.
-const ROOT: &str = "/sys/fs/cgroup";
-
 /// Samples for as long as the process lives.
 pub(super) async fn watch(shared: Arc<Shared>) {
-    let groups = own_cgroups();
+    let groups = cgroup::own();
     let mut level = Level::None;
     loop {
         let due = Instant::now() + LOOK;
         tokio::time::sleep_until(due).await;
         let load = Load {
-            memory: memory(Path::new(ROOT), &groups),
+            memory: memory(Path::new(cgroup::ROOT), &groups),
             lag: due.elapsed().as_secs_f64(),
         };
         let next = load.level(level);
         if next != level {
             level = next;
             shared.pressure.set(level);
+            shared.registry.process().set_pressure(level);
             tracing::warn!(?level, memory = load.memory, lag = load.lag, "pressure");
         }
     }

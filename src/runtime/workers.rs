@@ -65,6 +65,7 @@ fn run(
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default())?;
+    shared.registry.process().worker_runs(id, runtime.metrics());
     runtime.block_on(async {
         let worker = Worker::new(id, shared, access_log);
         tokio::task::spawn_local({

@@ -1,21 +1,28 @@
 //! Pages of `docs/` that are made from the code: `PILLION_BLESS=1` writes them, and without it a
 //! test holds them to it.
 
-use std::{env, fmt::Write, fs, path::Path, time::Duration};
+use std::{env, fmt::Write, fs, net::TcpListener, path::Path, sync::Arc, time::Duration};
 
 use http::Method;
+use tokio::time::Instant;
 
 use super::{
-    AccessDecision,
+    AccessDecision, Expiring,
     access_log::Protocol,
-    metrics::{Attempted, Done, Format, Registry},
+    metrics::{Attempted, CopyFate, Done, Format, Registry},
 };
 use crate::{
+    config::model::{Address, EndpointAddress, Question},
     error::{Error, Origin, Reason, Replay},
     http::fallback::FallbackKind,
-    policy::retry::Class,
+    policy::retry::{Class, Withheld},
     protect::FaultKind,
-    upstream::health::Cause,
+    tls::{self, Materials},
+    upstream::{
+        Upstream, Wish,
+        health::{Cause, CheckResult, Opinion},
+        tests::upstream_config,
+    },
 };
 
 #[test]
@@ -121,9 +128,23 @@ text where `Accept` prefers it. Durations are in seconds, sizes in bytes.
 fn busy_scrape() -> String {
     let registry = Registry::new(1);
     let reason = Reason::Internal;
-    let (listener, route) = (registry.listener("a"), registry.route("a"));
-    let upstream = registry.upstream("a");
+    registry.tls().set_expiring(vec![Expiring {
+        kind: "identity",
+        name: "a".into(),
+        at: 0,
+    }]);
+
+    let listener = registry.listener("a");
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.listens(&Address::Tcp(socket.local_addr().unwrap()));
     listener.refused_head(0, reason);
+    listener.failed(0, reason);
+    listener.handshake_failed(0, tls::FaultKind::ALL[0]);
+    listener.peer("a").unwrap().request_done(0, 200);
+    let access = registry.access("a", "b");
+    access.decided(0, AccessDecision::Denied);
+
+    let route = registry.route("a");
     route.request_started(0);
     let done = Done {
         method: &Method::GET,
@@ -138,18 +159,34 @@ fn busy_scrape() -> String {
     route.request_done(0, &done);
     route.fault_injected(0, FaultKind::Delay);
     route.fell_back(0, FallbackKind::Upstream);
-    upstream.connection_failed(0, reason);
-    upstream.limit_refused(0, reason);
-    let attempt = Attempted {
-        method: &Method::GET,
-        result: Ok(500),
-        took: Duration::ZERO,
-        trace: None,
-    };
-    upstream.durations().attempted(0, &attempt);
-    upstream.health.opened(Cause::Failures);
-    let access = registry.access("a", "b");
-    access.decided(0, AccessDecision::Denied);
+
+    let mut config = upstream_config(&[EndpointAddress::Ip(([127, 0, 0, 1], 80).into())]);
+    config.limits.adaptive = true;
+    let metrics = registry.upstream("a");
+    let upstream = Upstream::new(Arc::new(config), metrics, &Materials::default());
+    let now = Instant::now();
+    let in_flight = upstream
+        .pick(now, &mut fastrand::Rng::with_seed(1), Wish::default())
+        .unwrap();
+    in_flight.observe(Duration::ZERO, now);
+    for result in [Ok(500), Err(reason)] {
+        let attempt = Attempted {
+            method: &Method::GET,
+            result,
+            took: Duration::ZERO,
+            trace: None,
+        };
+        upstream.attempted(0, in_flight.endpoint(), &attempt);
+    }
+    let metrics = &upstream.metrics;
+    metrics.connection_failed(0, reason);
+    metrics.limit_refused(0, reason);
+    metrics.handshake_failed(0, tls::FaultKind::ALL[0]);
+    metrics.retry_withheld(0, Withheld::ALL[0]);
+    metrics.copied(0, CopyFate::Answered);
+    metrics.health.opened(Cause::Failures);
+    metrics.health.checked(&Question::Tcp, CheckResult::ALL[0]);
+    metrics.health.set_checked([Opinion::ALL[0]].into_iter());
     registry.encode(Format::Prometheus)
 }
 

@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -19,6 +19,7 @@ use super::{
     health::{Health, Probe},
     idle_age::IdleAge,
 };
+use crate::telemetry::metrics::EndpointMetrics;
 
 /// Unique in this process, never used twice: a pool may key by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -94,6 +95,8 @@ pub struct Endpoint {
     pub(super) alternative_first: AtomicBool,
     /// How long it keeps idle connections.
     pub(super) idle_age: Arc<IdleAge>,
+    /// Made for the first attempt.
+    pub metrics: OnceLock<Arc<EndpointMetrics>>,
     /// Asked for the best it speaks, it chose HTTP/1.1: nothing there can be shared.
     pub(super) only_http1: AtomicBool,
 }
@@ -116,6 +119,7 @@ impl Endpoint {
             ramp: Ramp::new(now),
             alternative_first: AtomicBool::new(false),
             idle_age: Arc::default(),
+            metrics: OnceLock::new(),
             only_http1: AtomicBool::new(false),
         })
     }

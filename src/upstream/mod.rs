@@ -51,7 +51,10 @@ use self::{
 use crate::{
     config::model::{self, EndpointAddress},
     error::{Error, Reason, Replay, Result},
-    telemetry::{UpstreamMetrics, metrics::Durations},
+    telemetry::{
+        UpstreamMetrics,
+        metrics::{Attempted, Durations},
+    },
     tls::{Materials, client::ClientTls},
 };
 
@@ -103,6 +106,7 @@ impl Upstream {
         let budget = Arc::new(Budget::new(config.retry_budget, workers, Instant::now()));
         let limits = Limits::new(config.limits);
         metrics.shows(&budget, &limits);
+        metrics.stands_on(&health);
         let lasting = Lasting {
             limits,
             budget,
@@ -111,6 +115,18 @@ impl Upstream {
             metrics,
         };
         Self::assemble(config, lasting, tls, names, None)
+    }
+
+    /// An attempt at an endpoint has brought the head of a response, or failed.
+    pub fn attempted(&self, worker: usize, endpoint: &Arc<Endpoint>, attempt: &Attempted<'_>) {
+        if !self.durations.is_enabled() {
+            return;
+        }
+        self.durations.attempted(worker, attempt);
+        let metrics = endpoint
+            .metrics
+            .get_or_init(|| self.metrics.endpoint(endpoint));
+        metrics.attempted(worker, attempt.result);
     }
 
     /// The same upstream under another configuration: endpoints whose address stays keep their

@@ -52,11 +52,13 @@ impl Durations {
         self.common.has(self.attempts.settings())
     }
 
+    /// Whether attempts are counted.
+    pub const fn is_enabled(&self) -> bool {
+        self.enabled
+    }
+
     /// An attempt has brought the head of a response, or failed.
     pub fn attempted(&self, worker: usize, attempt: &Attempted<'_>) {
-        if !self.enabled {
-            return;
-        }
         let (status, reason) = match attempt.result {
             Ok(status) => (status, None),
             Err(reason) => (0, Some(reason)),

@@ -69,7 +69,7 @@ impl<T: Scraped> Group<T> {
         T::describe(&mut Families { scrape, objects });
     }
 
-    fn live(&self) -> Vec<(Arc<str>, Arc<T>)> {
+    pub(super) fn live(&self) -> Vec<(Arc<str>, Arc<T>)> {
         let mut live = Vec::new();
         self.lock().retain(|name, entry| {
             let object = entry.object.upgrade();

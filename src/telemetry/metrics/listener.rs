@@ -1,17 +1,28 @@
 //! What a listener counts.
 
-use std::sync::Arc;
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use super::{
     cells::{ByFault, ByReason, Count, Level, PerWorker},
     common::{Common, Settings},
+    family::{Kind, Value},
+    peers::{PeerMetrics, Peers},
+    queues,
     scrape::{Families, Scraped},
 };
-use crate::{error::Reason, tls::FaultKind};
+use crate::{config::model::Address, error::Reason, tls::FaultKind};
 
 /// The handle of one listener. Every `worker` is the number of the calling worker.
 #[derive(Debug)]
-pub struct ListenerMetrics(PerWorker<Cells>);
+pub struct ListenerMetrics {
+    cells: PerWorker<Cells>,
+    peers: Peers,
+    /// Where it listens. Locked by the control thread alone.
+    address: Mutex<Option<SocketAddr>>,
+}
 
 #[derive(Debug, Default)]
 struct Cells {
@@ -26,55 +37,81 @@ struct Cells {
 }
 
 /// Series that are always there, and some reasons.
-const PLACES: usize = 6 + 6;
+const PLACES: usize = 7 + 6;
 
 impl ListenerMetrics {
     /// A TLS handshake with one of the clients came to its end.
     pub fn handshake(&self, worker: usize) {
-        self.0.of(worker).handshakes.increment();
+        self.cells.of(worker).handshakes.increment();
     }
 
     /// One came to nothing.
     pub fn handshake_failed(&self, worker: usize, kind: FaultKind) {
-        self.0.of(worker).handshakes_failed.of(kind).increment();
+        self.cells.of(worker).handshakes_failed.of(kind).increment();
     }
 
     /// A connection was accepted and will be served.
     pub fn accepted(&self, worker: usize) {
-        self.0.of(worker).connections.entered.increment();
+        self.cells.of(worker).connections.entered.increment();
     }
 
     /// An accepted connection is gone; the worker need not be the one that accepted it.
     pub fn closed(&self, worker: usize) {
-        self.0.of(worker).connections.left.increment();
+        self.cells.of(worker).connections.left.increment();
     }
 
     /// A connection was closed as it came: the listener is at its limit, or its PROXY header was
     /// missing or wrong.
     pub fn refused(&self, worker: usize) {
-        self.0.of(worker).refused.increment();
+        self.cells.of(worker).refused.increment();
     }
 
     /// Bytes that went over the listener's connections.
     pub fn bytes(&self, worker: usize, received: u64, sent: u64) {
-        let cells = self.0.of(worker);
+        let cells = self.cells.of(worker);
         cells.received.add(received);
         cells.sent.add(sent);
     }
 
     /// A request head was refused before there was a request that a route could count.
     pub fn refused_head(&self, worker: usize, reason: Reason) {
-        self.0.of(worker).refused_heads.of(reason).increment();
+        self.cells.of(worker).refused_heads.of(reason).increment();
     }
 
     /// An opaque connection was not carried to an end of its own.
     pub fn failed(&self, worker: usize, reason: Reason) {
-        self.0.of(worker).failed.of(reason).increment();
+        self.cells.of(worker).failed.of(reason).increment();
+    }
+
+    /// It listens here from now on.
+    pub fn listens(&self, address: &Address) {
+        let address = match address {
+            Address::Tcp(address) => Some(*address),
+            Address::Unix(_) => None,
+        };
+        *self.address() = address;
+    }
+
+    fn address(&self) -> MutexGuard<'_, Option<SocketAddr>> {
+        self.address.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The handle of a caller by the name in its certificate, for one connection; `None` where
+    /// nothing about requests is counted. Locks: ask when the connection is made.
+    pub fn peer(&self, identity: &str) -> Option<Arc<PeerMetrics>> {
+        self.peers.get(identity)
+    }
+
+    /// Connections open now that a worker serves.
+    pub(super) fn active_at(&self, worker: usize) -> u64 {
+        let connections = &self.cells.of(worker).connections;
+        let left = connections.left.get();
+        connections.entered.get().saturating_sub(left)
     }
 
     /// Connections open now.
     pub fn active(&self) -> u64 {
-        self.0.level(|cells| &cells.connections)
+        self.cells.level(|cells| &cells.connections)
     }
 }
 
@@ -82,7 +119,11 @@ impl Scraped for ListenerMetrics {
     const LABEL: &'static str = "listener";
 
     fn new(common: &Arc<Common>) -> Self {
-        Self(PerWorker::new(common.workers))
+        Self {
+            cells: PerWorker::new(common.workers),
+            peers: Peers::new(common),
+            address: Mutex::default(),
+        }
     }
 
     fn places(_: &Settings) -> usize {
@@ -93,50 +134,68 @@ impl Scraped for ListenerMetrics {
         families.counter(
             "pillion_listener_tls_handshakes",
             "TLS handshakes with clients.",
-            |metrics| metrics.0.sum(|cells| &cells.handshakes),
+            |metrics| metrics.cells.sum(|cells| &cells.handshakes),
         );
         families.counters(
             "pillion_listener_tls_handshakes_failed",
             "TLS handshakes with clients that came to nothing, by reason.",
             ["reason"],
-            |metrics| metrics.0.faults(|cells| &cells.handshakes_failed),
+            |metrics| metrics.cells.faults(|cells| &cells.handshakes_failed),
         );
         families.counter(
             "pillion_listener_connections",
             "Connections accepted.",
-            |metrics| metrics.0.sum(|cells| &cells.connections.entered),
+            |metrics| metrics.cells.sum(|cells| &cells.connections.entered),
         );
         families.gauge(
             "pillion_listener_connections_active",
             "Connections open now.",
             Self::active,
         );
+        let waiting = queues::waiting();
+        families.family(
+            "pillion_listener_accept_queue",
+            Kind::Gauge,
+            "Connections that the kernel has made and no worker has accepted yet.",
+            |metrics, series| {
+                let address = *metrics.address();
+                if let Some(&count) = address.and_then(|address| waiting.get(&address)) {
+                    series.put(&[], Value::level(count));
+                }
+            },
+        );
+        families.family(
+            "pillion_peer_requests",
+            Kind::Counter,
+            "Requests that are over, by the name in the certificate of the client and by class of status.",
+            |metrics, series| metrics.peers.show(series),
+        );
         families.counter(
             "pillion_listener_connections_refused",
             "Connections closed as they came: too many, or a bad PROXY header.",
-            |metrics| metrics.0.sum(|cells| &cells.refused),
+            |metrics| metrics.cells.sum(|cells| &cells.refused),
         );
         families.counter(
             "pillion_listener_received_bytes",
             "Bytes received from clients.",
-            |metrics| metrics.0.sum(|cells| &cells.received),
+            |metrics| metrics.cells.sum(|cells| &cells.received),
         );
         families.counter(
             "pillion_listener_sent_bytes",
             "Bytes sent to clients.",
-            |metrics| metrics.0.sum(|cells| &cells.sent),
+            |metrics| metrics.cells.sum(|cells| &cells.sent),
         );
         families.counters(
             "pillion_listener_heads_refused",
             "Request heads refused before any route was asked.",
             ["reason"],
-            |metrics| metrics.0.reasons(|cells| &cells.refused_heads),
+            |metrics| metrics.cells.reasons(|cells| &cells.refused_heads),
         );
         families.counters(
             "pillion_listener_connections_failed",
             "Opaque (TCP) connections that were not carried, or ended early, by reason.",
             ["reason"],
-            |metrics| metrics.0.reasons(|cells| &cells.failed),
+            |metrics| metrics.cells.reasons(|cells| &cells.failed),
         );
     }
 }

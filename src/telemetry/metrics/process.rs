@@ -1,24 +1,25 @@
 //! What there is one of in a process.
 
 use std::{
-    fs,
     sync::atomic::{AtomicU8, Ordering::Relaxed},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::SystemTime,
 };
 
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
-use rustix::time::{ClockId, clock_gettime};
+use tokio::runtime::RuntimeMetrics;
 
 use super::{
     family::{Kind, Value},
+    kernel,
     scrape::Scrape,
+    workers::Workers,
 };
-use crate::worker::Lifecycle;
+use crate::{protect::Level, worker::Lifecycle};
 
 /// Rare events: counters that any thread may write.
 #[derive(Debug)]
 pub struct ProcessMetrics {
-    workers: usize,
+    workers: Workers,
     started: SystemTime,
     generation: Gauge,
     reloads_accepted: Counter,
@@ -28,6 +29,7 @@ pub struct ProcessMetrics {
     access_log_filtered: Counter,
     drain_cut: Counter,
     lifecycle: AtomicU8,
+    pressure: AtomicU8,
 }
 
 const LIFECYCLES: [(&str, Lifecycle); 4] = [
@@ -40,7 +42,7 @@ const LIFECYCLES: [(&str, Lifecycle); 4] = [
 impl ProcessMetrics {
     pub(super) fn new(workers: usize) -> Self {
         Self {
-            workers,
+            workers: Workers::new(workers),
             started: SystemTime::now(),
             generation: Gauge::default(),
             reloads_accepted: Counter::default(),
@@ -50,6 +52,7 @@ impl ProcessMetrics {
             access_log_filtered: Counter::default(),
             drain_cut: Counter::default(),
             lifecycle: AtomicU8::new(Lifecycle::Running as u8),
+            pressure: AtomicU8::new(Level::None as u8),
         }
     }
 
@@ -94,6 +97,16 @@ impl ProcessMetrics {
         self.lifecycle.store(state as u8, Relaxed);
     }
 
+    /// How hard pressed the process is from now on.
+    pub fn set_pressure(&self, level: Level) {
+        self.pressure.store(level as u8, Relaxed);
+    }
+
+    /// A worker runs on this runtime.
+    pub fn worker_runs(&self, worker: usize, runtime: RuntimeMetrics) {
+        self.workers.runs(worker, runtime);
+    }
+
     fn set_generation(&self, generation: u64) {
         self.generation
             .set(i64::try_from(generation).unwrap_or(i64::MAX));
@@ -101,7 +114,8 @@ impl ProcessMetrics {
 }
 
 impl ProcessMetrics {
-    pub(super) fn describe(&self, scrape: &mut Scrape<'_>) {
+    /// `connections`: those that each worker has.
+    pub(super) fn describe(&self, scrape: &mut Scrape<'_>, connections: &[u64]) {
         scrape.family("pillion_build", Kind::Info, "What is running; always 1.");
         let labels = [
             ("version", env!("CARGO_PKG_VERSION")),
@@ -129,11 +143,7 @@ impl ProcessMetrics {
             "state",
             &LIFECYCLES.map(|(name, each)| (name, u64::from(each as u8 == state))),
         );
-        scrape.gauge(
-            "pillion_workers",
-            "Data-plane workers.",
-            Value::level(self.workers as u64),
-        );
+        self.workers.describe(scrape, connections);
         scrape.counter(
             "pillion_accept_errors",
             "Failures to accept a connection, most often for want of file descriptors.",
@@ -154,61 +164,15 @@ impl ProcessMetrics {
             "Connections in use that the drain deadline cut.",
             self.drain_cut.get(),
         );
-        kernel(scrape, self.started);
-    }
-}
-
-/// Processor time used by all threads, and by the kernel for them, since the process began.
-pub fn processor_time() -> Duration {
-    Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default()
-}
-
-/// The names that every Prometheus client library gives to these. What the kernel doesn't tell is
-/// left out.
-fn kernel(scrape: &mut Scrape<'_>, started: SystemTime) {
-    let since_epoch = started.duration_since(UNIX_EPOCH).unwrap_or_default();
-    scrape.gauge(
-        "process_start_time_seconds",
-        "When the process started, as seconds since 1970.",
-        Value::Float(since_epoch.as_secs_f64()),
-    );
-    scrape.family(
-        "process_cpu_seconds",
-        Kind::Counter,
-        "Processor time used, by the kernel for us included.",
-    );
-    scrape.series(&[], Value::Float(processor_time().as_secs_f64()));
-    if let Some(bytes) = resident_bytes() {
-        let name = "process_resident_memory_bytes";
-        scrape.gauge(name, "Resident memory.", Value::level(bytes));
-    }
-    if let Ok(files) = fs::read_dir("/proc/self/fd") {
-        // One of them is the descriptor of the listing itself.
-        let open = (files.count() as u64).saturating_sub(1);
         scrape.gauge(
-            "process_open_fds",
-            "File descriptors open now.",
-            Value::level(open),
+            "pillion_pressure_level",
+            "How hard pressed the process is: 0, 1 (requests of low priority are refused) or 2 (those of \
+             normal priority too).",
+            Value::Integer(self.pressure.load(Relaxed).into()),
         );
+        kernel::describe_process(scrape, self.started);
+        kernel::describe_surroundings(scrape);
     }
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    if let Some(limit) = limit {
-        scrape.gauge(
-            "process_max_fds",
-            "File descriptors that may be open.",
-            Value::level(limit),
-        );
-    }
-}
-
-/// `VmRSS` of `/proc/self/status`, which the kernel gives in KiB.
-fn resident_bytes() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
 }
 
 #[cfg(test)]
@@ -263,10 +227,5 @@ mod tests {
                 "{line} is missing from:\n{text}"
             );
         }
-    }
-
-    #[test]
-    fn the_kernel_is_asked() {
-        assert!(resident_bytes().is_some_and(|bytes| bytes > 100_000));
     }
 }

@@ -95,12 +95,24 @@ impl Registry {
         text.finish()
     }
 
+    /// Client connections of each worker.
+    fn connections(&self) -> Vec<u64> {
+        let mut connections = vec![0; self.common.workers];
+        for (_, listener) in self.listeners.live() {
+            for (worker, count) in connections.iter_mut().enumerate() {
+                *count += listener.active_at(worker);
+            }
+        }
+        connections
+    }
+
     /// Everything, what there is one of first: if there is too much to show, it is not that.
     fn show(&self, visitor: &mut dyn Visitor) {
         let room = &self.common.room;
         let limit = room.limit();
         let mut scrape = Scrape::new(visitor, limit.saturating_sub(OWN));
-        self.process.describe(&mut scrape);
+        let connections = self.connections();
+        self.process.describe(&mut scrape, &connections);
         self.tls.describe(&mut scrape);
         self.otlp.describe(&mut scrape);
         if self.common.settings().enabled {

@@ -58,7 +58,7 @@ struct Cells {
 }
 
 /// Values of the `status` label. `none`: the exchange ended before a response began.
-const STATUSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
+pub(super) const STATUSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
 impl RouteMetrics {
     /// A request has been matched to the rule.
@@ -165,10 +165,13 @@ fn class(outcome: Outcome) -> [&'static str; 2] {
         "_OTHER" => "other",
         known => known,
     };
-    let class = outcome
-        .status()
-        .map_or(0, |status| usize::from(status / 100));
-    [method, STATUSES.get(class).unwrap_or(&STATUSES[0])]
+    [method, STATUSES[class_of(outcome.status().unwrap_or(0))]]
+}
+
+/// The place of a status in [`STATUSES`].
+pub(super) fn class_of(status: u16) -> usize {
+    let class = usize::from(status / 100);
+    if class < STATUSES.len() { class } else { 0 }
 }
 
 impl Scraped for RouteMetrics {

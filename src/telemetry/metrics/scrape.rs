@@ -1,6 +1,6 @@
 //! From what was counted to families: every object of one kind, one family after the other.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
     common::{Common, Settings},
@@ -71,6 +71,12 @@ impl<'a> Scrape<'a> {
     pub(super) fn counter(&mut self, name: &str, help: &str, count: u64) {
         self.family(name, Kind::Counter, help);
         self.series(&[], Value::Count(count, None));
+    }
+
+    /// The same for a sum of durations.
+    pub(super) fn seconds(&mut self, name: &str, help: &str, sum: Duration) {
+        self.family(name, Kind::Counter, help);
+        self.series(&[], Value::Float(sum.as_secs_f64()));
     }
 
     /// The same.

@@ -8,6 +8,7 @@ use super::{
     cells::{ByFault, ByReason, Count, Entered, Level, PerWorker},
     common::{Common, Settings},
     durations::Durations,
+    endpoint::{EndpointMetrics, Endpoints},
     family::{Kind, Value},
     health::HealthMetrics,
     scrape::{Families, Scraped},
@@ -16,7 +17,7 @@ use crate::{
     error::Reason,
     policy::retry::Withheld,
     tls::FaultKind,
-    upstream::{Budget, Limits},
+    upstream::{Board, Budget, Endpoint, Limits},
 };
 
 /// The handle of one upstream. Every `worker` is the number of the calling worker.
@@ -30,6 +31,7 @@ pub struct UpstreamMetrics {
     /// Locked by the control thread alone.
     shown: Mutex<Shown>,
     durations: Mutex<Arc<Durations>>,
+    endpoints: Endpoints,
     common: Arc<Common>,
 }
 
@@ -202,6 +204,16 @@ impl UpstreamMetrics {
         *lock(&self.shown) = Shown { budget, limits };
     }
 
+    /// Shows the states of endpoints as this board has them, from now on.
+    pub fn stands_on(&self, board: &Arc<Board>) {
+        self.endpoints.stand_on(board);
+    }
+
+    /// The handle of an endpoint at its first attempt. Locks: ask once.
+    pub fn endpoint(&self, endpoint: &Arc<Endpoint>) -> Arc<EndpointMetrics> {
+        self.endpoints.meet(endpoint)
+    }
+
     /// The handle for durations under the settings in force. For the control thread only.
     pub fn durations(&self) -> Arc<Durations> {
         let mut durations = lock(&self.durations);
@@ -263,6 +275,7 @@ impl Scraped for UpstreamMetrics {
             unresolved: Count::default(),
             shown: Mutex::default(),
             durations: Mutex::new(Durations::new(common)),
+            endpoints: Endpoints::new(common),
             common: Arc::clone(common),
         }
     }
@@ -433,6 +446,36 @@ impl Scraped for UpstreamMetrics {
                 let rows = CopyFate::ALL.into_iter().map(row);
                 rows.filter(|&(_, count)| count > 0).collect()
             },
+        );
+        families.family(
+            "pillion_endpoint_requests",
+            Kind::Counter,
+            "Attempts, by class of status; failed: those that brought no response.",
+            |metrics, series| metrics.endpoints.show_results(series),
+        );
+        families.family(
+            "pillion_endpoint_failures",
+            Kind::Counter,
+            "Attempts that brought no response, by reason.",
+            |metrics, series| metrics.endpoints.show_failures(series),
+        );
+        families.family(
+            "pillion_endpoint_requests_active",
+            Kind::Gauge,
+            "Attempts running now, and their responses' bodies.",
+            |metrics, series| metrics.endpoints.show_active(series),
+        );
+        families.family(
+            "pillion_endpoint_latency_seconds",
+            Kind::Gauge,
+            "The time to the head of a response, as the balancer estimates it.",
+            |metrics, series| metrics.endpoints.show_latency(series),
+        );
+        families.family(
+            "pillion_endpoint_state",
+            Kind::Gauge,
+            "1 for the state that an endpoint is in, of those that `pillion_upstream_endpoints` counts.",
+            |metrics, series| metrics.endpoints.show_states(series),
         );
         families.gauges(
             "pillion_upstream_endpoints",

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     config::model::{self, Breaker, Ejection, HealthCheck},
     error::{Error, Reason, Replay},
-    telemetry::UpstreamMetrics,
+    telemetry::{UpstreamMetrics, metrics::STATES},
     upstream::endpoint::{Endpoint, EndpointId},
 };
 
@@ -435,6 +435,22 @@ impl Board {
         let inside = self.lock();
         let index = inside.index(id).expect("a member");
         inside.members[index].machine.state()
+    }
+
+    /// How each endpoint stands, in the words of [`STATES`].
+    pub(crate) fn states(&self) -> Vec<(EndpointId, &'static str)> {
+        let state = |member: &Member| match member.cause() {
+            Some(cause) if cause.is_ejection() => STATES[2],
+            Some(_) => STATES[1],
+            None if member.is_unhealthy() => STATES[3],
+            None => STATES[0],
+        };
+        let inside = self.lock();
+        let states = inside
+            .members
+            .iter()
+            .map(|member| (member.id, state(member)));
+        states.collect()
     }
 
     /// How the endpoints stand.

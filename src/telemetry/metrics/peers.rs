@@ -1,0 +1,109 @@
+//! What callers with a certificate ask for, by who they are.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use super::{
+    cells::{Count, PerWorker},
+    common::Common,
+    family::Value,
+    group::OVERFLOW,
+    room::Share,
+    route::{STATUSES, class_of},
+    scrape::Series,
+};
+
+/// The handle of one caller on one listener. Every `worker` is the number of the calling worker.
+#[derive(Debug)]
+pub struct PeerMetrics {
+    requests: PerWorker<[Count; STATUSES.len()]>,
+    _places: Option<Share>,
+}
+
+/// Names that have series of their own, of one listener. A name stays when its connections end:
+/// what it asked for would be lost between two scrapes otherwise.
+const MAX_PEERS: usize = 1000;
+
+impl PeerMetrics {
+    fn new(common: &Common, places: Option<Share>) -> Arc<Self> {
+        Arc::new(Self {
+            requests: PerWorker::new(common.workers),
+            _places: places,
+        })
+    }
+
+    /// A request of this caller is over; `status` is 0 when there was no response.
+    pub fn request_done(&self, worker: usize, status: u16) {
+        self.requests.of(worker)[class_of(status)].increment();
+    }
+}
+
+/// The callers of one listener.
+#[derive(Debug)]
+pub(super) struct Peers {
+    common: Arc<Common>,
+    known: Mutex<HashMap<Box<str>, Arc<PeerMetrics>>>,
+}
+
+impl Peers {
+    pub(super) fn new(common: &Arc<Common>) -> Self {
+        Self {
+            common: Arc::clone(common),
+            known: Mutex::default(),
+        }
+    }
+
+    /// `None`: nothing about requests is counted.
+    pub(super) fn get(&self, identity: &str) -> Option<Arc<PeerMetrics>> {
+        if !self.common.settings().enabled {
+            return None;
+        }
+        // Each change is one call on the map, so a panic elsewhere leaves it whole.
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(peer) = known.get(identity) {
+            return Some(Arc::clone(peer));
+        }
+        let room = &self.common.room;
+        let fits = known.len() < MAX_PEERS;
+        let places = fits.then(|| room.take(STATUSES.len())).flatten();
+        let name = if places.is_some() { identity } else { OVERFLOW };
+        let new = || PeerMetrics::new(&self.common, places);
+        let peer = known.entry(name.into()).or_insert_with(new);
+        Some(Arc::clone(peer))
+    }
+
+    pub(super) fn show(&self, series: &mut Series<'_, '_>) {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known: Vec<_> = known.iter().collect();
+        known.sort_unstable_by_key(|(name, _)| *name);
+        for (name, peer) in known {
+            for (class, status) in STATUSES.into_iter().enumerate() {
+                let count = peer.requests.sum(|counts| &counts[class]);
+                if count > 0 {
+                    let labels = [("peer_identity", &**name), ("status", status)];
+                    series.put(&labels, Value::Count(count, None));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_has_one_handle_and_too_many_share_one() {
+        let common = Common::new(1);
+        let peers = Peers::new(&common);
+        let first = peers.get("spiffe://a/b").unwrap();
+        assert!(Arc::ptr_eq(&first, &peers.get("spiffe://a/b").unwrap()));
+        common.room.set(STATUSES.len());
+        let second = peers.get("spiffe://a/c").unwrap();
+        assert!(!Arc::ptr_eq(&first, &second));
+        assert!(Arc::ptr_eq(&second, &peers.get("spiffe://a/d").unwrap()));
+        assert!(Arc::ptr_eq(&second, &peers.get(OVERFLOW).unwrap()));
+    }
+}
