@@ -67,7 +67,7 @@ impl Usage {
         let stats: Vec<_> = folders.iter().filter_map(periods).collect();
         // Periods are counted where there is a limit.
         let limited = stats.iter().find(|(_, periods)| *periods > 0);
-        let Some((stat, periods)) = limited.or(stats.first()) else {
+        let Some((stat, periods)) = limited.or_else(|| stats.first()) else {
             return;
         };
         self.periods = Some(*periods);

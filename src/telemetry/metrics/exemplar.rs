@@ -61,7 +61,7 @@ impl Slot {
                 at: self.at.load(Relaxed),
             };
             fence(Acquire);
-            if version % 2 == 0 && self.version.load(Relaxed) == version {
+            if version.is_multiple_of(2) && self.version.load(Relaxed) == version {
                 return (version > 0).then_some(exemplar);
             }
         }

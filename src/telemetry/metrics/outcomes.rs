@@ -124,7 +124,7 @@ struct List {
 struct Node {
     outcome: Outcome,
     histogram: Histogram,
-    next: OnceLock<Box<Node>>,
+    next: OnceLock<Box<Self>>,
 }
 
 /// A list is walked from its begin. An upstream that answers with ever other statuses shall not
