@@ -62,7 +62,7 @@ impl Worker {
             id,
             events: Arc::clone(&shared.workers[id].events),
             rng: RefCell::new(fastrand::Rng::new()),
-            access_log,
+            access_log: access_log.exporting(shared.otlp.outlet(Signal::Logs)),
             tracer: Tracer::new(shared.otlp.outlet(Signal::Traces)),
             timers: Timers::default(),
             pools: Pools::new(id, Rc::clone(&tls)),

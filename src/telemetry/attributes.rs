@@ -21,6 +21,11 @@ const VALUE: u32 = 2;
 const TEXT: u32 = 1;
 const BOOL: u32 = 2;
 const INT: u32 = 3;
+const DOUBLE: u32 = 4;
+const ARRAY: u32 = 5;
+
+/// Of `ArrayValue`.
+const ITEM: u32 = 1;
 
 impl<'a, 'b> Attributes<'a, 'b> {
     pub(crate) fn new(writer: &'a mut Writer<'b>, field: u32) -> Self {
@@ -48,6 +53,22 @@ impl<'a, 'b> Attributes<'a, 'b> {
 
     pub(crate) fn boolean(&mut self, key: &str, value: bool) -> &mut Self {
         self.pair(key, 2, |any| any.varint(BOOL, value.into()))
+    }
+
+    pub(crate) fn double(&mut self, key: &str, value: f64) -> &mut Self {
+        self.pair(key, 9, |any| any.double(DOUBLE, value))
+    }
+
+    /// A list of one text.
+    pub(crate) fn list(&mut self, key: &str, value: &[u8]) -> &mut Self {
+        let value = shown(value);
+        let item = length_of(value.len());
+        let array = length_of(item);
+        self.pair(key, length_of(array), |any| {
+            any.begin(ARRAY, array);
+            any.begin(ITEM, item);
+            any.bytes(TEXT, value.as_bytes());
+        })
     }
 
     /// `length`: of what `value` writes.
@@ -86,12 +107,16 @@ mod tests {
         Attributes::new(&mut writer, 9)
             .text("a", b"xyz")
             .number("b", 300)
-            .boolean("c", true);
+            .boolean("c", true)
+            .double("d", 1.0)
+            .list("e", b"xyz");
         assert_eq!(
             out,
             b"\x4a\x0a\x0a\x01a\x12\x05\x0a\x03xyz\
               \x4a\x08\x0a\x01b\x12\x03\x18\xac\x02\
-              \x4a\x07\x0a\x01c\x12\x02\x10\x01"
+              \x4a\x07\x0a\x01c\x12\x02\x10\x01\
+              \x4a\x0e\x0a\x01d\x12\x09\x21\0\0\0\0\0\0\xf0\x3f\
+              \x4a\x0e\x0a\x01e\x12\x09\x2a\x07\x0a\x05\x0a\x03xyz"
         );
     }
 

@@ -55,6 +55,8 @@ pub enum LogOutput {
     Stdout,
     Stderr,
     File(PathBuf),
+    /// As log records to a collector; the format means nothing then.
+    Otlp,
 }
 
 /// Which requests have a line: those that one of these takes.

@@ -21,7 +21,8 @@ pub(crate) struct AccessLog {
     /// What is not known is `-`. A line in the order of Envoy's unless written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) template: Option<At<String>>,
-    /// `stdout`, `stderr` or the path of a file to append to.
+    /// `stdout`, `stderr`, the path of a file to append to, or `otlp`: log records for the collector
+    /// of `otlp`, to which the format means nothing.
     pub(crate) output: At<String>,
     /// Which requests have a line: those that one of its keys takes. All of them unless written.
     #[serde(skip_serializing_if = "Option::is_none")]

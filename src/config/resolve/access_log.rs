@@ -16,6 +16,7 @@ use crate::{
     telemetry::{
         Redaction,
         access_log::{Malformed, Template},
+        otlp::Signal,
     },
 };
 
@@ -31,6 +32,7 @@ impl Resolver<'_> {
         let output = match raw.output.value.as_str() {
             "stdout" => LogOutput::Stdout,
             "stderr" => LogOutput::Stderr,
+            "otlp" => LogOutput::Otlp,
             _ => self
                 .parse(&raw.output, |text| {
                     syntax::file_path(text, self.tree.directory(raw.output.node))
@@ -68,8 +70,14 @@ impl Resolver<'_> {
                 LogFormat::Text(template)
             }
         };
+        // `OTEL_LOGS_EXPORTER` goes before the file.
+        let (output, exported) = match (self.otel.exports(Signal::Logs), output) {
+            (Some(true), _) => (LogOutput::Otlp, true),
+            (exports, LogOutput::Otlp) => (LogOutput::Otlp, exports.is_none()),
+            (_, output) => (output, true),
+        };
         AccessLog {
-            enabled: raw.enabled,
+            enabled: raw.enabled && exported,
             format,
             output,
             filter: raw.filter.as_ref().map(|filter| self.log_filter(filter)),
@@ -122,4 +130,50 @@ fn read_template(text: &str) -> Result<Template, Fault> {
             _ => fault,
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    fn read(log: &str, exporter: &str) -> AccessLog {
+        let text = format!(
+            "accessLog: {log}\nlisteners: [{{ address: \"127.0.0.1:80\", upstream: app }}]\n\
+             upstreams: [{{ name: app, endpoints: [\"127.0.0.1:81\"] }}]\n"
+        );
+        let env = |name: &str| (name == "OTEL_LOGS_EXPORTER").then(|| exporter.to_owned());
+        config::parse("test.yaml", &text, &env)
+            .unwrap()
+            .config
+            .access_log
+    }
+
+    #[test]
+    fn the_environment_says_first_whether_records_are_exported() {
+        let output = |log, exporter| {
+            let log = read(log, exporter);
+            (log.output, log.enabled)
+        };
+        assert_eq!(output("{}", ""), (LogOutput::Stdout, true));
+        assert_eq!(output("{}", "otlp"), (LogOutput::Otlp, true));
+        assert_eq!(output("{}", "none"), (LogOutput::Stdout, true));
+        assert_eq!(
+            output("{ enabled: false }", "otlp"),
+            (LogOutput::Otlp, false)
+        );
+        assert_eq!(output("{ output: otlp }", ""), (LogOutput::Otlp, true));
+        assert_eq!(output("{ output: otlp }", "none"), (LogOutput::Otlp, false));
+    }
+
+    #[test]
+    fn headers_of_a_template_are_taken_once() {
+        let log = read(
+            "{ format: text, template: \"{request_header:x-b} {request_header:X-A} {response_header:c}\", \
+             requestHeaders: [x-a] }",
+            "",
+        );
+        assert_eq!(log.request_headers, ["x-a", "x-b"]);
+        assert_eq!(log.response_headers, ["c"]);
+    }
 }

@@ -9,6 +9,7 @@ mod evidence;
 mod filter;
 mod headers;
 mod json;
+mod otlp;
 mod template;
 mod timestamp;
 mod writer;
@@ -38,11 +39,11 @@ use self::{
     writer::{Batch, Shared},
 };
 use crate::{
-    config::model::{AccessLog as Config, Address, LogFormat},
+    config::model::{AccessLog as Config, Address, LogFormat, LogOutput},
     error::Reason,
     http::{fields::Fields, grpc, request_id::RequestId},
     policy::Note,
-    telemetry::{Redaction, TraceRef, clock::Clock},
+    telemetry::{Redaction, TraceRef, clock::Clock, otlp::Outlet},
     tls::Certificate,
 };
 
@@ -250,6 +251,8 @@ pub struct AccessLog {
     config: RefCell<Newest>,
     queue: SyncSender<Batch>,
     pending: RefCell<Batch>,
+    /// Where records go in place of lines.
+    outlet: Option<Outlet>,
     /// Requests without a line that are not counted yet.
     filtered: Cell<u64>,
     /// There is something to hand over.
@@ -268,11 +271,19 @@ impl AccessLog {
             shared,
             queue,
             pending: RefCell::default(),
+            outlet: None,
             filtered: Cell::new(0),
             begun: Notify::new(),
             clock: Cell::new(Clock::now()),
             rng: RefCell::new(fastrand::Rng::new()),
         }
+    }
+
+    /// With a way to a collector, where the configuration wants that.
+    #[must_use]
+    pub fn exporting(mut self, outlet: Outlet) -> Self {
+        self.outlet = Some(outlet);
+        self
     }
 
     /// Whether lines are written at all: ask before a record is made. A reload may change it.
@@ -318,6 +329,9 @@ impl AccessLog {
             self.begun.notify_one();
             return;
         }
+        if let LogOutput::Otlp = config.output {
+            return self.export(record, config);
+        }
         let mut pending = self.pending.borrow_mut();
         if pending.lines == 0 {
             // Room for the line that goes beyond.
@@ -341,6 +355,19 @@ impl AccessLog {
         }
     }
 
+    fn export(&self, record: &Record, config: &Config) {
+        let Some(outlet) = &self.outlet else { return };
+        let end = record.start + record.duration;
+        let clock = self.clock.get().refreshed(end);
+        self.clock.set(clock);
+        let line = Line {
+            record,
+            start: Timestamp::new(clock.date(record.start)),
+            redaction: &config.redaction,
+        };
+        outlet.push(|out| otlp::write(out, &line, clock.unix_nanos(end), config));
+    }
+
     /// Hands over what there is.
     pub fn flush(&self) {
         match self.filtered.take() {
@@ -362,10 +389,18 @@ impl AccessLog {
     /// Hands over what a worker with too little to do for a full buffer has written. Never ends:
     /// each worker runs one as a task.
     pub async fn flush_when_idle(&self) {
-        loop {
-            self.begun.notified().await;
-            tokio::time::sleep(FLUSH_AFTER).await;
-            self.flush();
+        let lines = async {
+            loop {
+                self.begun.notified().await;
+                tokio::time::sleep(FLUSH_AFTER).await;
+                self.flush();
+            }
+        };
+        match &self.outlet {
+            Some(outlet) => {
+                tokio::join!(lines, outlet.flush_when_idle());
+            }
+            None => lines.await,
         }
     }
 }

@@ -114,11 +114,7 @@ impl LogWriter {
     /// The part of a reload that can fail: opens the output, if it is another one.
     pub fn prepare(&self, config: &model::AccessLog) -> io::Result<Prepared> {
         let same = self.shared.config.load().output == config.output;
-        let file = if same {
-            None
-        } else {
-            Some(open(&config.output)?)
-        };
+        let file = if same { None } else { open(&config.output)? };
         Ok(Prepared {
             config: config.clone(),
             file,
@@ -138,8 +134,10 @@ impl LogWriter {
     /// for the standard streams.
     pub fn reopen(&self) -> io::Result<()> {
         let config = self.shared.config.load();
-        if let LogOutput::File(_) = config.output {
-            self.shared.set_output(open(&config.output)?);
+        if let LogOutput::File(_) = config.output
+            && let Some(file) = open(&config.output)?
+        {
+            self.shared.set_output(file);
         }
         Ok(())
     }
@@ -157,28 +155,35 @@ impl LogWriter {
     }
 }
 
-/// Every output is a file, so that no line is buffered a second time.
-fn open(output: &LogOutput) -> io::Result<File> {
-    match output {
-        LogOutput::Stdout => Ok(io::stdout().as_fd().try_clone_to_owned()?.into()),
-        LogOutput::Stderr => Ok(io::stderr().as_fd().try_clone_to_owned()?.into()),
+/// Every output is a file, so that no line is buffered a second time. `None`: there are no lines.
+fn open(output: &LogOutput) -> io::Result<Option<File>> {
+    let file = match output {
+        LogOutput::Stdout => io::stdout().as_fd().try_clone_to_owned()?.into(),
+        LogOutput::Stderr => io::stderr().as_fd().try_clone_to_owned()?.into(),
         LogOutput::File(path) => {
             // Lines hold addresses and paths of users: not for everybody to read.
             OpenOptions::new()
                 .append(true)
                 .create(true)
                 .mode(0o640)
-                .open(path)
+                .open(path)?
         }
-    }
+        LogOutput::Otlp => return Ok(None),
+    };
+    Ok(Some(file))
 }
 
-fn write_batches(batches: &Receiver<Batch>, mut output: File, shared: &Shared) {
+fn write_batches(batches: &Receiver<Batch>, mut output: Option<File>, shared: &Shared) {
     let mut failing = false;
     while let Ok(batch) = batches.recv() {
         if let Some(next) = shared.take_output() {
-            output = next;
+            output = Some(next);
         }
+        // Lines that are left from another configuration go where those before them went.
+        let Some(output) = &mut output else {
+            shared.dropped(batch.lines);
+            continue;
+        };
         match output.write_all(&batch.bytes) {
             Ok(()) => failing = false,
             Err(error) => {

@@ -21,7 +21,7 @@ mod sender;
 pub use exporter::Exporter;
 pub use outlet::Outlet;
 
-use crate::config::model::{Config, Export};
+use crate::config::model::{Config, Export, LogOutput};
 
 /// A kind of telemetry. Each has a queue, a connection and a destination of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,11 @@ fn destination(config: &Config, signal: Signal) -> Option<&Export> {
     let (wanted, export) = match signal {
         Signal::Traces => (config.tracing.is_some(), &config.otlp.traces),
         Signal::Metrics => (config.metrics.otlp.is_some(), &config.otlp.metrics),
-        Signal::Logs => (false, &config.otlp.logs),
+        Signal::Logs => {
+            let log = &config.access_log;
+            let wanted = log.enabled && log.output == LogOutput::Otlp;
+            (wanted, &config.otlp.logs)
+        }
     };
     wanted.then_some(export)
 }

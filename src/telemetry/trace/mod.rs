@@ -6,7 +6,7 @@
 //! ([`Trail`](crate::policy::Trail)), straight into the bytes that a collector gets.
 
 mod context;
-mod span;
+pub(super) mod span;
 mod tracer;
 
 use opentelemetry::{SpanId, TraceId};

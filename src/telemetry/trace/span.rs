@@ -240,8 +240,7 @@ impl Story<'_> {
         if let Some(method) = grpc {
             return method.as_bytes().to_vec();
         }
-        let mut name = self
-            .method()
+        let mut name = method(self.record)
             .map_or("HTTP", |(method, _)| method)
             .as_bytes()
             .to_vec();
@@ -254,7 +253,7 @@ impl Story<'_> {
 
     /// What spans of both kinds say of the request.
     fn request(&self, attributes: &mut Attributes<'_, '_>, grpc: Option<&str>) {
-        if let Some((method, original)) = self.method() {
+        if let Some((method, original)) = method(self.record) {
             attributes.text(semconv::HTTP_REQUEST_METHOD, method.as_bytes());
             if let Some(original) = original {
                 attributes.text(semconv::HTTP_REQUEST_METHOD_ORIGINAL, original.as_bytes());
@@ -265,21 +264,6 @@ impl Story<'_> {
                 .text(semconv::RPC_SYSTEM_NAME, b"grpc")
                 .text(semconv::RPC_METHOD, method.as_bytes());
         }
-    }
-
-    /// The method as the conventions want it, `_OTHER` for one that no standard knows, and then what
-    /// it really was.
-    fn method(&self) -> Option<(&str, Option<&str>)> {
-        const KNOWN: [&str; 10] = [
-            "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY",
-        ];
-        let method = self.record.method.as_ref()?.as_str();
-        let known = KNOWN.contains(&method);
-        Some(if known {
-            (method, None)
-        } else {
-            ("_OTHER", Some(method))
-        })
     }
 
     /// `package.Service/Method` of a call.
@@ -317,13 +301,29 @@ impl Story<'_> {
     }
 }
 
-fn socket(attributes: &mut Attributes<'_, '_>, ip: &str, port: u16) {
+/// The method as the conventions want it, `_OTHER` for one that no standard knows, and then what it
+/// really was.
+pub(in crate::telemetry) fn method(record: &Record) -> Option<(&str, Option<&str>)> {
+    const KNOWN: [&str; 10] = [
+        "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY",
+    ];
+    let method = record.method.as_ref()?.as_str();
+    Some(match KNOWN.contains(&method) {
+        true => (method, None),
+        false => ("_OTHER", Some(method)),
+    })
+}
+
+pub(in crate::telemetry) fn socket(attributes: &mut Attributes<'_, '_>, ip: &str, port: u16) {
     attributes
         .text(semconv::NETWORK_PEER_ADDRESS, ip.as_bytes())
         .number(semconv::NETWORK_PEER_PORT, port.into());
 }
 
-fn server_address(attributes: &mut Attributes<'_, '_>, host: Option<&[u8]>) {
+pub(in crate::telemetry) fn server_address(
+    attributes: &mut Attributes<'_, '_>,
+    host: Option<&[u8]>,
+) {
     let Some(host) = host.and_then(|host| std::str::from_utf8(host).ok()) else {
         return;
     };
@@ -340,7 +340,7 @@ fn server_address(attributes: &mut Attributes<'_, '_>, host: Option<&[u8]>) {
     }
 }
 
-fn grpc_status(attributes: &mut Attributes<'_, '_>, code: u8) {
+pub(in crate::telemetry) fn grpc_status(attributes: &mut Attributes<'_, '_>, code: u8) {
     attributes
         .text(
             semconv::RPC_RESPONSE_STATUS_CODE,
@@ -399,7 +399,7 @@ const fn kind(kind: &SpanKind) -> u64 {
 
 impl Protocol {
     /// `network.protocol.version`.
-    const fn version(self) -> &'static str {
+    pub(in crate::telemetry) const fn version(self) -> &'static str {
         match self {
             Self::Http10 => "1.0",
             Self::Http11 => "1.1",
