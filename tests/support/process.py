@@ -17,6 +17,10 @@ from .wait import TIMEOUT, eventually
 from .wire import Message
 
 
+#: Variables that the tests alone decide about.
+OURS = ("PILLION_", "RUST_LOG", "OTEL_")
+
+
 class Lines:
     """Lines of a stream as they come; call it for all so far."""
 
@@ -95,7 +99,7 @@ class Pillion:
             (directory / name).write_text(text)
         if config is not None:
             self.config_path.write_text(as_yaml(config))
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("PILLION_", "RUST_LOG"))}
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(OURS)}
         self.process = subprocess.Popen(
             # Dies with the test run, however that ends.
             ["setpriv", "--pdeathsig", "KILL", "--", *prefix, str(binary), "run", "--config", str(self.config_path)],
