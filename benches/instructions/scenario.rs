@@ -46,6 +46,10 @@ pub(crate) enum Setting {
     Guarded,
     /// The same rule with all of it off: retries, timeouts, breaker, ejection.
     Bare,
+    /// As plain, and nothing is told of requests: no metrics.
+    Untold,
+    /// As plain, with traces of which this share is sampled.
+    Traced(&'static str),
 }
 
 /// What clients speak.
@@ -67,7 +71,7 @@ pub(crate) enum Back {
     Tcp,
 }
 
-pub(crate) const SCENARIOS: [Scenario; 15] = [
+pub(crate) const SCENARIOS: [Scenario; 18] = [
     h1("h1-h1", Setting::Plain),
     Scenario {
         name: "h2-h1",
@@ -107,6 +111,9 @@ pub(crate) const SCENARIOS: [Scenario; 15] = [
     grpc("grpc", Setting::Plain),
     h1("h1-guarded", Setting::Guarded),
     h1("h1-bare", Setting::Bare),
+    h1("h1-untold", Setting::Untold),
+    h1("h1-unsampled", Setting::Traced("0%")),
+    h1("h1-traced", Setting::Traced("100%")),
     grpc("grpc-guarded", Setting::Guarded),
     grpc("grpc-bare", Setting::Bare),
     Scenario {

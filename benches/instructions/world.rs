@@ -78,6 +78,10 @@ upstreams: [{{ name: app, endpoints: [\"unix:{}\"], protocol: {back} }}]",
                 text.push_str(RULE);
                 text.push_str(OFF);
             }
+            Setting::Untold => text.push_str("\nmetrics: { enabled: false }"),
+            Setting::Traced(sampling) => {
+                text.push_str(&format!("\ntracing: {{ sampling: {sampling} }}"));
+            }
             Setting::Plain | Setting::Paired => {}
         }
         let link = (exchange.setting == Setting::Paired).then(|| directory.join("link"));
@@ -101,6 +105,8 @@ upstreams: [{{ name: app, endpoints: [\"unix:{}\"], protocol: {back} }}]",
         let materials = Keeper::default().load(&config, UnixTime::now()).materials;
         let snapshot = Snapshot::compile(Arc::new(config), &sockets, None, &registry, &materials);
         let (shared, _) = Shared::new(snapshot, materials, registry, 1);
+        // Where spans are exported that is another thread's work, which is not counted.
+        shared.otlp.apply(&shared.snapshot.load().config);
         let worker = Worker::new(0, shared, log.worker());
         worker.rng.borrow_mut().seed(7);
         // The worker's own task, which sweeps its pools every second, is left out: the clock has no
