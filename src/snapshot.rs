@@ -20,7 +20,7 @@ use crate::{
     policy::Answer,
     protect::Guard,
     router::Router,
-    telemetry::{ListenerMetrics, Registry, RouteMetrics},
+    telemetry::{ListenerMetrics, Registry, RouteMetrics, attributes::Block, trace::told_of_route},
     tls::{Materials, server::ServerTls},
     upstream::Upstream,
 };
@@ -107,6 +107,8 @@ pub struct RoutePlan {
     pub sampling: Option<Sampling>,
     /// The paths that it is for, where that is one kind: `/items/*`.
     pub pattern: Option<Arc<str>>,
+    /// What its spans have in common.
+    pub(crate) told: Block,
     pub fallback: Option<Box<PlannedFallback>>,
     /// `None`: whatever matches goes on.
     pub guard: Option<Arc<Guard>>,
@@ -424,6 +426,7 @@ impl<'a> Compiler<'a> {
             retry: rule.retry.clone(),
             importance: rule.importance,
             sampling: rule.sampling,
+            told: told_of_route(&rule.name, rule.pattern().as_deref()),
             pattern: rule.pattern(),
             fallback: rule
                 .fallback
@@ -462,6 +465,7 @@ impl<'a> Compiler<'a> {
             retry: Retry::default(),
             importance: Importance::default(),
             sampling: None,
+            told: told_of_route(listener, Some("/*")),
             pattern: Some("/*".into()),
             fallback: None,
             guard: None,

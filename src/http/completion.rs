@@ -275,16 +275,9 @@ impl Completion {
             record.identity = inner.client.conn.identity();
         }
         if let Some(place) = sampled {
-            let secured = inner.client.conn.secured.as_ref();
-            let peer = (
-                &*inner.client.address_text,
-                secured.map(|secured| &*secured.leash),
-            );
-            let redaction = worker.with_snapshot(|snapshot| Arc::clone(&snapshot.config.redact));
-            let state = inner.trail.state();
-            worker
-                .tracer
-                .write(&place, record, state.as_deref(), peer, &redaction);
+            let (state, route) = (inner.trail.state(), inner.route.as_deref());
+            let tracer = &worker.tracer;
+            tracer.write(&place, record, state.as_deref(), &inner.client, route);
         }
         if logged {
             if !record.evidence.iter().any(Note::is_failure) {

@@ -108,6 +108,7 @@ async fn run(
         grpc: false,
         key: None,
         tracing: None,
+        other_host: false,
         trail: &trail,
     };
     let (request, terms) = (&mut copy, &terms);

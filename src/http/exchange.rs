@@ -424,6 +424,7 @@ async fn forwarded(
         grpc: nature.grpc,
         key: sticky.key,
         tracing,
+        other_host: filters.rewrite.hostname.is_some(),
         trail: completion.trail(),
     };
     let terms = &terms;

@@ -54,7 +54,7 @@ use crate::{
     error::{Error, Reason},
     net::Stream,
     snapshot::{HttpPlan, ListenerPlan, PlanKind},
-    telemetry::{access_log::Protocol, metrics::PeerMetrics},
+    telemetry::{access_log::Protocol, attributes::Block, metrics::PeerMetrics},
     tls::{alpn::Spoken, handshake::HANDSHAKE},
     upstream::{Sticky, Upstream},
     worker::{Conn, Worker},
@@ -135,6 +135,8 @@ pub struct Client {
     certificate: OnceCell<Box<str>>,
     /// Counts its requests, where it has shown a certificate.
     peer: Option<Arc<PeerMetrics>>,
+    /// What spans of its requests have in common.
+    pub(crate) told: OnceCell<Block>,
 }
 
 impl Client {
@@ -163,6 +165,7 @@ impl Client {
             via: via.into(),
             certificate: OnceCell::new(),
             peer,
+            told: OnceCell::new(),
         })
     }
 

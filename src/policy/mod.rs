@@ -72,12 +72,20 @@ pub struct Terms<'a> {
     pub key: Option<u64>,
     /// `None`: nobody asks for traces.
     pub tracing: Option<&'a Tracing>,
+    /// The rule rewrites the host.
+    pub other_host: bool,
     pub trail: &'a Trail,
 }
 
 impl Terms<'_> {
     fn is_idempotent(&self, request: &Request) -> bool {
         retry::is_idempotent(self.retry, &request.head, self.grpc)
+    }
+
+    /// The host that the request is sent with, if it is not the one that it came with.
+    fn host(&self, request: &Request) -> Option<Box<[u8]>> {
+        let host = || request.head.fields.get(&name::HOST).map(Box::from);
+        self.other_host.then(host).flatten()
     }
 
     /// Tells the upstream the time that it has, as of this attempt.

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::{Answer, Terms, retry::Withheld};
 use crate::{
     error::Reason,
-    http::{message::Request, name},
+    http::message::Request,
     telemetry::{Record, trace::Place},
     tls::Leash,
     upstream::{Endpoint, EndpointId, InFlight, Upstream},
@@ -71,6 +71,7 @@ pub struct Note {
 #[derive(Clone, Debug)]
 pub struct Sent {
     pub uri: Uri,
+    /// Where it is not that of the request.
     pub host: Option<Box<[u8]>>,
 }
 
@@ -185,7 +186,7 @@ impl Trail {
                 span_id: Some(span_id),
                 sent: Some(Sent {
                     uri: request.head.uri.clone(),
-                    host: request.head.fields.get(&name::HOST).map(Box::from),
+                    host: terms.host(request),
                 }),
                 ..Note::new(terms, mark, Some(endpoint))
             });

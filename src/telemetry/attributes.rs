@@ -1,4 +1,7 @@
 //! Attributes of spans and log records as OTLP has them (`KeyValue`).
+//!
+//! Keys are known when this is compiled, so that with everything inlined a pair is a few stores and
+//! one copy. What is the same for many requests is written once, as a [`Block`].
 
 use std::borrow::Cow;
 
@@ -8,10 +11,14 @@ use crate::protobuf::{Writer, length_of, varint_length};
 const LONGEST: usize = 4096;
 
 /// Writes attributes into one field of a message.
-pub(crate) struct Attributes<'a, 'b> {
-    writer: &'a mut Writer<'b>,
+pub(crate) struct Attributes<'a> {
+    writer: Writer<'a>,
     field: u32,
 }
+
+/// Attributes that were written beforehand.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Block(Box<[u8]>);
 
 /// Of `KeyValue`.
 const KEY: u32 = 1;
@@ -27,30 +34,59 @@ const ARRAY: u32 = 5;
 /// Of `ArrayValue`.
 const ITEM: u32 = 1;
 
-impl<'a, 'b> Attributes<'a, 'b> {
-    pub(crate) fn new(writer: &'a mut Writer<'b>, field: u32) -> Self {
+impl Block {
+    /// For spans and log records alike the field is the same message, but not the same number.
+    pub(crate) fn new(field: u32, write: impl FnOnce(&mut Attributes<'_>)) -> Self {
+        let mut out = Vec::new();
+        write(&mut Attributes::new(&mut out, field));
+        Self(out.into())
+    }
+}
+
+impl<'a> Attributes<'a> {
+    pub(crate) fn new(out: &'a mut Vec<u8>, field: u32) -> Self {
+        let writer = Writer(out);
         Self { writer, field }
     }
 
-    pub(crate) fn text(&mut self, key: &str, value: &[u8]) -> &mut Self {
-        let value = shown(value);
+    /// What was written for the same field.
+    pub(crate) fn block(&mut self, block: &Block) -> &mut Self {
+        self.writer.0.extend_from_slice(&block.0);
+        self
+    }
+
+    #[inline(always)]
+    pub(crate) fn text(&mut self, key: &str, value: &str) -> &mut Self {
+        let mut end = value.len().min(LONGEST);
+        while !value.is_char_boundary(end) {
+            end -= 1;
+        }
+        let value = value[..end].as_bytes();
         let length = length_of(value.len());
-        self.pair(key, length, |any| any.bytes(TEXT, value.as_bytes()))
+        self.pair(key, length, |any| any.bytes(TEXT, value))
+    }
+
+    /// Of a text that may be none.
+    pub(crate) fn bytes(&mut self, key: &str, value: &[u8]) -> &mut Self {
+        self.text(key, &shown(value))
     }
 
     /// Nothing where there is nothing to tell.
-    pub(crate) fn some_text(&mut self, key: &str, value: Option<&[u8]>) -> &mut Self {
+    #[inline(always)]
+    pub(crate) fn some_text(&mut self, key: &str, value: Option<&str>) -> &mut Self {
         match value {
             Some(value) => self.text(key, value),
             None => self,
         }
     }
 
+    #[inline(always)]
     pub(crate) fn number(&mut self, key: &str, value: u64) -> &mut Self {
         let length = 1 + varint_length(value);
         self.pair(key, length, |any| any.varint(INT, value))
     }
 
+    #[inline(always)]
     pub(crate) fn boolean(&mut self, key: &str, value: bool) -> &mut Self {
         self.pair(key, 2, |any| any.varint(BOOL, value.into()))
     }
@@ -71,11 +107,28 @@ impl<'a, 'b> Attributes<'a, 'b> {
         })
     }
 
+    /// A text of several parts.
+    pub(crate) fn parts<const N: usize>(&mut self, key: &str, parts: [&[u8]; N]) -> &mut Self {
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        let whole = length <= LONGEST && parts.iter().all(|part| std::str::from_utf8(part).is_ok());
+        if !whole {
+            return self.bytes(key, &parts.concat());
+        }
+        self.pair(key, length_of(length), |any| {
+            any.begin(TEXT, length);
+            for part in parts {
+                any.0.extend_from_slice(part);
+            }
+        })
+    }
+
     /// `length`: of what `value` writes.
-    #[inline]
+    #[inline(always)]
     fn pair(&mut self, key: &str, length: usize, value: impl FnOnce(&mut Writer<'_>)) -> &mut Self {
-        let writer = &mut *self.writer;
-        writer.begin(self.field, length_of(key.len()) + length_of(length));
+        let writer = &mut self.writer;
+        let whole = length_of(key.len()) + length_of(length);
+        writer.0.reserve(whole + 4);
+        writer.begin(self.field, whole);
         writer.bytes(KEY, key.as_bytes());
         writer.begin(VALUE, length);
         value(writer);
@@ -83,7 +136,7 @@ impl<'a, 'b> Attributes<'a, 'b> {
     }
 }
 
-/// A text as it may stand in a message: UTF-8, and not too long.
+/// A text as it may stand in a message: UTF-8, and not too long. What is no UTF-8 becomes U+FFFD.
 pub(crate) fn shown(value: &[u8]) -> Cow<'_, str> {
     let cut = &value[..value.len().min(LONGEST)];
     match std::str::from_utf8(cut) {
@@ -100,23 +153,31 @@ pub(crate) fn shown(value: &[u8]) -> Cow<'_, str> {
 mod tests {
     use super::*;
 
+    fn written(write: impl FnOnce(&mut Attributes<'_>)) -> Vec<u8> {
+        let mut out = Vec::new();
+        write(&mut Attributes::new(&mut out, 9));
+        out
+    }
+
     #[test]
     fn lengths_are_those_of_what_follows() {
-        let mut out = Vec::new();
-        let mut writer = Writer(&mut out);
-        Attributes::new(&mut writer, 9)
-            .text("a", b"xyz")
-            .number("b", 300)
-            .boolean("c", true)
-            .double("d", 1.0)
-            .list("e", b"xyz");
-        assert_eq!(
-            out,
-            b"\x4a\x0a\x0a\x01a\x12\x05\x0a\x03xyz\
+        let expected = b"\x4a\x0a\x0a\x01a\x12\x05\x0a\x03xyz\
               \x4a\x08\x0a\x01b\x12\x03\x18\xac\x02\
-              \x4a\x07\x0a\x01c\x12\x02\x10\x01\
-              \x4a\x0e\x0a\x01d\x12\x09\x21\0\0\0\0\0\0\xf0\x3f\
-              \x4a\x0e\x0a\x01e\x12\x09\x2a\x07\x0a\x05\x0a\x03xyz"
+              \x4a\x07\x0a\x01c\x12\x02\x10\x01";
+        let write = |attributes: &mut Attributes<'_>| {
+            attributes
+                .text("a", "xyz")
+                .number("b", 300)
+                .boolean("c", true);
+        };
+        assert_eq!(written(write), expected);
+        assert_eq!(
+            written(|attributes| _ = attributes.block(&Block::new(9, write))),
+            expected
+        );
+        assert_eq!(
+            written(|attributes| _ = attributes.parts("a", [b"x", b"yz"])),
+            expected[..12]
         );
     }
 
@@ -125,7 +186,10 @@ mod tests {
         assert_eq!(shown(b"abc"), "abc");
         assert_eq!(shown(b"a\xffc"), "a\u{fffd}c");
         let long = "\u{e9}".repeat(LONGEST);
-        assert_eq!(shown(&long.as_bytes()[..]).len(), LONGEST);
-        assert_eq!(shown(&format!("x{long}").as_bytes()[..]).len(), LONGEST - 1);
+        assert_eq!(shown(long.as_bytes()).len(), LONGEST);
+        assert_eq!(shown(format!("x{long}").as_bytes()).len(), LONGEST - 1);
+        let longer = format!("x{long}");
+        let length = |text| written(|attributes| _ = attributes.text("k", text)).len();
+        assert_eq!(length(&longer), length(&long) - 1);
     }
 }

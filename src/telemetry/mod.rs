@@ -6,7 +6,7 @@
 //! waited for ([`access_log`]); what goes to a collector takes the same way ([`otlp`]).
 
 pub mod access_log;
-mod attributes;
+pub(crate) mod attributes;
 pub mod clock;
 pub mod logging;
 pub mod metrics;

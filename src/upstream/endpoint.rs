@@ -19,7 +19,7 @@ use super::{
     health::{Health, Probe},
     idle_age::IdleAge,
 };
-use crate::telemetry::metrics::EndpointMetrics;
+use crate::telemetry::{attributes::Block, metrics::EndpointMetrics};
 
 /// Unique in this process, never used twice: a pool may key by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -99,6 +99,8 @@ pub struct Endpoint {
     pub metrics: OnceLock<Arc<EndpointMetrics>>,
     /// Asked for the best it speaks, it chose HTTP/1.1: nothing there can be shared.
     pub(super) only_http1: AtomicBool,
+    /// What spans of attempts at it have in common.
+    pub(crate) told: OnceLock<Block>,
 }
 
 impl Endpoint {
@@ -121,6 +123,7 @@ impl Endpoint {
             idle_age: Arc::default(),
             metrics: OnceLock::new(),
             only_http1: AtomicBool::new(false),
+            told: OnceLock::new(),
         })
     }
 

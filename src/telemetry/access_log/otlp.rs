@@ -55,7 +55,7 @@ pub(super) fn write(out: &mut Vec<u8>, line: &Line<'_>, end: u64, config: &Acces
             writer.fixed32(FLAGS, 1);
         }
     }
-    let mut attributes = Attributes::new(&mut writer, ATTRIBUTES);
+    let mut attributes = Attributes::new(out, ATTRIBUTES);
     request(&mut attributes, line);
     network(&mut attributes, record);
     outcome(&mut attributes, record);
@@ -141,33 +141,37 @@ fn body(line: &Line<'_>) -> Vec<u8> {
     body
 }
 
-fn request(attributes: &mut Attributes<'_, '_>, line: &Line<'_>) {
+fn request(attributes: &mut Attributes<'_>, line: &Line<'_>) {
     let record = line.record;
     if let Some((method, original)) = method(record) {
-        attributes.text(semconv::HTTP_REQUEST_METHOD, method.as_bytes());
-        let original = original.map(str::as_bytes);
+        attributes.text(semconv::HTTP_REQUEST_METHOD, method);
         attributes.some_text(semconv::HTTP_REQUEST_METHOD_ORIGINAL, original);
     }
     if let Some(uri) = &record.uri {
-        attributes.text(semconv::URL_PATH, uri.path().as_bytes());
+        attributes.text(semconv::URL_PATH, uri.path());
         if let Some(query) = uri.query() {
             let query = line.redaction.query(query.as_bytes());
-            attributes.text(semconv::URL_QUERY, &query);
+            attributes.bytes(semconv::URL_QUERY, &query);
         }
     }
     server_address(attributes, record.authority());
-    let pattern = record.pattern.as_deref().map(str::as_bytes);
-    attributes
-        .some_text(semconv::HTTP_ROUTE, pattern)
-        .some_text(semconv::USER_AGENT_ORIGINAL, record.user_agent.as_deref())
-        .some_text("pillion.request_id", record.request_id());
+    attributes.some_text(semconv::HTTP_ROUTE, record.pattern.as_deref());
+    let others = [
+        (semconv::USER_AGENT_ORIGINAL, record.user_agent.as_deref()),
+        ("pillion.request_id", record.request_id()),
+    ];
+    for (key, value) in others {
+        if let Some(value) = value {
+            attributes.bytes(key, value);
+        }
+    }
 }
 
-fn network(attributes: &mut Attributes<'_, '_>, record: &Record) {
+fn network(attributes: &mut Attributes<'_>, record: &Record) {
     match record.protocol {
-        Protocol::Tcp => attributes.text(semconv::NETWORK_TRANSPORT, b"tcp"),
+        Protocol::Tcp => attributes.text(semconv::NETWORK_TRANSPORT, "tcp"),
         protocol => {
-            let version = protocol.version().as_bytes();
+            let version = protocol.version();
             attributes.text(semconv::NETWORK_PROTOCOL_VERSION, version)
         }
     };
@@ -177,16 +181,13 @@ fn network(attributes: &mut Attributes<'_, '_>, record: &Record) {
         socket(attributes, &ip, address.port());
         client.get_or_insert(ip);
     }
-    attributes.some_text(
-        semconv::CLIENT_ADDRESS,
-        client.as_ref().map(String::as_bytes),
-    );
+    attributes.some_text(semconv::CLIENT_ADDRESS, client.as_deref());
     if let Some(identity) = &record.identity {
-        attributes.text("pillion.peer.identity", identity.name().as_bytes());
+        attributes.text("pillion.peer.identity", identity.name());
     }
 }
 
-fn outcome(attributes: &mut Attributes<'_, '_>, record: &Record) {
+fn outcome(attributes: &mut Attributes<'_>, record: &Record) {
     if let Some(status) = record.status {
         attributes.number(semconv::HTTP_RESPONSE_STATUS_CODE, status.as_u16().into());
     }
@@ -194,7 +195,7 @@ fn outcome(attributes: &mut Attributes<'_, '_>, record: &Record) {
         grpc_status(attributes, code);
     }
     if let Some(error) = record.error_type() {
-        attributes.text(semconv::ERROR_TYPE, error.as_bytes());
+        attributes.text(semconv::ERROR_TYPE, &error);
     }
     if record.protocol == Protocol::Tcp {
         attributes
@@ -209,26 +210,26 @@ fn outcome(attributes: &mut Attributes<'_, '_>, record: &Record) {
     if let Some(duration) = record.upstream_duration {
         attributes.double("pillion.upstream_ms", millis(duration));
     }
-    attributes.text("pillion.listener", record.listener.as_bytes());
+    attributes.text("pillion.listener", &record.listener);
     for (key, value) in [
         ("pillion.route", &record.route),
         ("pillion.upstream", &record.upstream),
         ("pillion.endpoint", &record.endpoint),
     ] {
-        attributes.some_text(key, value.as_deref().map(str::as_bytes));
+        attributes.some_text(key, value.as_deref());
     }
     attributes
         .number("pillion.attempts", record.attempts.into())
-        .text("pillion.flags", record.flags().as_bytes());
+        .text("pillion.flags", &record.flags());
     if let Some(reason) = record.reason {
-        attributes.text("pillion.reason", reason.name().as_bytes());
+        attributes.text("pillion.reason", reason.name());
     }
     if !record.detail.is_empty() {
-        attributes.text("pillion.detail", record.detail.as_bytes());
+        attributes.text("pillion.detail", &record.detail);
     }
     let mut text = Vec::new();
     if evidence::text(&mut text, &record.evidence, Style::Text) {
-        attributes.text("pillion.evidence", &text);
+        attributes.bytes("pillion.evidence", &text);
     }
 }
 

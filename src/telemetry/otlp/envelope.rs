@@ -26,11 +26,10 @@ pub(super) struct Resource(Arc<[u8]>);
 impl Resource {
     pub(super) fn new<'a>(attributes: impl IntoIterator<Item = (&'a str, Value<'a>)>) -> Self {
         let mut message = Vec::new();
-        let mut writer = Writer(&mut message);
-        let mut write = Attributes::new(&mut writer, 1);
+        let mut write = Attributes::new(&mut message, 1);
         for (name, value) in attributes {
             match value {
-                Value::Text(text) => write.text(name, text.as_bytes()),
+                Value::Text(text) => write.text(name, text),
                 Value::Number(number) => write.number(name, number),
             };
         }

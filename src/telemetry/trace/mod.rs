@@ -11,6 +11,7 @@ mod tracer;
 
 use opentelemetry::{SpanId, TraceId};
 
+pub(crate) use self::span::{told_of_connection, told_of_route};
 pub use self::{
     context::{Incoming, Outgoing},
     tracer::Tracer,

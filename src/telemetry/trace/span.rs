@@ -3,11 +3,9 @@
 //! Names of attributes are those of OpenTelemetry's semantic conventions for HTTP and RPC, and
 //! `pillion.*` where they have none.
 
-use http::Uri;
-use opentelemetry::{
-    SpanId,
-    trace::{SpanKind, Status},
-};
+use std::{borrow::Cow, time::Duration};
+
+use opentelemetry::{SpanId, trace::SpanKind};
 use opentelemetry_semantic_conventions::attribute as semconv;
 use rustls::ProtocolVersion;
 
@@ -15,11 +13,17 @@ use super::Place;
 use crate::{
     config::model::Address,
     error::Origin,
-    policy::{Note, Outcome},
+    http::{Client, grpc, http_plan},
+    policy::{Note, Outcome, Then},
     protobuf::Writer,
-    telemetry::{Record, Redaction, access_log::Protocol, attributes::Attributes, clock::Clock},
+    snapshot::RoutePlan,
+    telemetry::{
+        Record, Redaction,
+        access_log::Protocol,
+        attributes::{Attributes, Block},
+    },
     tls::Leash,
-    upstream::Target,
+    upstream::{Endpoint, Target},
 };
 
 // Fields of `Span`.
@@ -41,49 +45,48 @@ pub(super) struct Story<'a> {
     pub(super) record: &'a Record,
     /// `tracestate`, as it came.
     pub(super) state: Option<&'a [u8]>,
-    /// The client's address, without its port.
-    pub(super) peer: &'a str,
-    /// How the client's connection is held, where there is TLS.
-    pub(super) leash: Option<&'a Leash>,
+    /// What is the same for all requests of the connection.
+    pub(super) connection: &'a Block,
+    /// And of the rule.
+    pub(super) route: Option<&'a RoutePlan>,
     pub(super) redaction: &'a Redaction,
-    pub(super) clock: Clock,
+    /// When the request began, in nanoseconds since 1970.
+    pub(super) start: u64,
 }
 
 impl Story<'_> {
     /// The span of the request.
     pub(super) fn server(&self, out: &mut Vec<u8>) {
         let Self { record, .. } = self;
-        let mut writer = Writer(out);
-        self.begin(&mut writer, self.place.span_id(), self.place.parent());
-        let grpc = self.grpc_method();
-        writer.bytes(NAME, &self.name(grpc, true));
-        writer.varint(KIND, kind(&SpanKind::Server));
-        writer.fixed64(START, self.clock.unix_nanos(record.start));
-        let end = record.start + record.duration;
-        writer.fixed64(END, self.clock.unix_nanos(end));
+        let (parent, end) = (self.place.parent(), self.start + nanos(record.duration));
+        self.begin(
+            out,
+            (self.place.span_id(), parent),
+            SpanKind::Server,
+            (self.start, end),
+        );
 
-        let mut attributes = Attributes::new(&mut writer, ATTRIBUTES);
-        self.request(&mut attributes, grpc);
-        attributes.text(semconv::URL_SCHEME, self.scheme());
+        let mut attributes = Attributes::new(out, ATTRIBUTES);
+        self.request(&mut attributes);
+        attributes
+            .block(self.connection)
+            .text(semconv::NETWORK_PROTOCOL_VERSION, record.protocol.version());
+        if let Some(route) = self.route {
+            attributes.block(&route.told);
+        }
         if let Some(uri) = &record.uri {
-            attributes.text(semconv::URL_PATH, uri.path().as_bytes());
+            attributes.text(semconv::URL_PATH, uri.path());
             if let Some(query) = uri.query() {
-                let query = self.redaction.query(query.as_bytes());
-                attributes.text(semconv::URL_QUERY, &query);
+                attributes.bytes(semconv::URL_QUERY, &self.redaction.query(query.as_bytes()));
             }
         }
         server_address(&mut attributes, record.authority());
-        attributes
-            .some_text(
-                semconv::HTTP_ROUTE,
-                record.pattern.as_deref().map(str::as_bytes),
-            )
-            .text(
-                semconv::NETWORK_PROTOCOL_VERSION,
-                record.protocol.version().as_bytes(),
-            )
-            .some_text(semconv::USER_AGENT_ORIGINAL, record.user_agent.as_deref());
-        self.peer(&mut attributes);
+        if let Some(agent) = &record.user_agent {
+            attributes.bytes(semconv::USER_AGENT_ORIGINAL, agent);
+        }
+        if let Some(client) = record.client {
+            attributes.text(semconv::CLIENT_ADDRESS, &client.to_string());
+        }
         if let Some(status) = record.status {
             attributes.number(semconv::HTTP_RESPONSE_STATUS_CODE, status.as_u16().into());
         }
@@ -93,86 +96,59 @@ impl Story<'_> {
         attributes
             .number(semconv::HTTP_REQUEST_BODY_SIZE, record.bytes_received)
             .number(semconv::HTTP_RESPONSE_BODY_SIZE, record.bytes_sent)
-            .some_text("pillion.request_id", record.request_id())
-            .text("pillion.listener", record.listener.as_bytes())
-            .some_text("pillion.route", record.route.as_deref().map(str::as_bytes))
-            .some_text(
-                "pillion.upstream",
-                record.upstream.as_deref().map(str::as_bytes),
-            );
+            .some_text("pillion.upstream", record.upstream.as_deref());
+        if let Some(id) = record.request_id() {
+            attributes.bytes("pillion.request_id", id);
+        }
         if record.attempts > 0 {
             attributes.number("pillion.attempts", record.attempts.into());
         }
-        if let Some(reason) = record.reason {
-            attributes.text("pillion.reason", reason.name().as_bytes());
-        }
         if !record.detail.is_empty() {
-            attributes.text("pillion.detail", record.detail.as_bytes());
+            attributes.text("pillion.detail", &record.detail);
         }
-        tls(&mut attributes, self.leash, "tls.client.subject");
-        let error = self.record.error_type();
-        if let Some(error) = &error {
-            attributes.text(semconv::ERROR_TYPE, error.as_bytes());
+        let Some(error) = record.error_type() else {
+            return;
+        };
+        attributes.text(semconv::ERROR_TYPE, &error);
+        if let Some(reason) = record.reason {
+            attributes.text("pillion.reason", reason.name());
         }
-        // A 4xx is the client's affair, and so is that it left.
-        let ours = error.is_some()
-            && !record
-                .reason
-                .is_some_and(|reason| reason.row().origin == Origin::Client);
-        status(&mut writer, ours, &record.detail);
+        // That a client left, or asked for what it may not have, is its own affair.
+        let origin = record.reason.map(|reason| reason.row().origin);
+        if origin != Some(Origin::Client) {
+            failed(out, &record.detail);
+        }
     }
 
     /// The span of an attempt; `winner`: its response is the one that the client got.
     pub(super) fn client(&self, note: &Note, span_id: SpanId, winner: bool, out: &mut Vec<u8>) {
         let Self { record, .. } = self;
-        let mut writer = Writer(out);
-        self.begin(&mut writer, span_id, Some(self.place.span_id()));
-        let grpc = self.grpc_method();
-        writer.bytes(NAME, &self.name(grpc, false));
-        writer.varint(KIND, kind(&SpanKind::Client));
-        writer.fixed64(START, self.clock.unix_nanos(note.start));
-        let end = note.end.unwrap_or(record.start + record.duration);
-        writer.fixed64(END, self.clock.unix_nanos(end));
+        let start = self.start + nanos(note.start.saturating_duration_since(record.start));
+        let end = match note.took() {
+            Some(took) => start + nanos(took),
+            None => self.start + nanos(record.duration),
+        };
+        let ids = (span_id, Some(self.place.span_id()));
+        self.begin(out, ids, SpanKind::Client, (start, end));
 
-        let mut attributes = Attributes::new(&mut writer, ATTRIBUTES);
-        self.request(&mut attributes, grpc);
-        let (uri, host) = note
-            .sent
-            .as_ref()
-            .map_or((None, None), |sent| (Some(&sent.uri), sent.host.as_deref()));
-        let secure = note.line.leash.is_some();
-        if let (Some(uri), Some(host)) = (uri, host) {
-            attributes.text(semconv::URL_FULL, &self.full(secure, uri, host));
-        }
-        server_address(&mut attributes, host);
+        let mut attributes = Attributes::new(out, ATTRIBUTES);
+        self.request(&mut attributes);
+        self.sent(&mut attributes, note);
         if note.number > 1 {
             attributes.number(
                 semconv::HTTP_REQUEST_RESEND_COUNT,
                 u64::from(note.number) - 1,
             );
         }
-        if note.line.reused.is_some() {
-            let version: &[u8] = if note.line.http2 { b"2" } else { b"1.1" };
-            attributes.text(semconv::NETWORK_PROTOCOL_VERSION, version);
-        }
-        attributes.text("pillion.upstream", note.upstream.as_bytes());
+        attributes.text("pillion.upstream", &note.upstream);
         if let Some(endpoint) = &note.endpoint {
-            if let (Target::Tcp { address, .. }, Some((ip, _))) =
-                (&endpoint.target, endpoint.label.rsplit_once(':'))
-            {
-                socket(&mut attributes, ip.trim_matches(['[', ']']), address.port());
-            }
-            attributes.text("pillion.endpoint", endpoint.label.as_bytes());
-            attributes.boolean("pillion.endpoint.available", note.endpoint_takes);
+            attributes.block(endpoint.told.get_or_init(|| told_of_endpoint(endpoint)));
         }
         if let Some(reused) = note.line.reused {
-            attributes.boolean("pillion.connection.reused", reused);
-        }
-        if let Some(left) = note.left.filter(|_| note.outcome.is_failure()) {
-            attributes.number("pillion.deadline.left_ms", left.as_millis() as u64);
-        }
-        if let Some(then) = note.then {
-            attributes.text("pillion.then", then.name().as_bytes());
+            let version = if note.line.http2 { "2" } else { "1.1" };
+            attributes
+                .text(semconv::NETWORK_PROTOCOL_VERSION, version)
+                .boolean("pillion.connection.reused", reused);
         }
         tls(
             &mut attributes,
@@ -180,48 +156,57 @@ impl Story<'_> {
             "tls.server.subject",
         );
 
-        let mut code = None;
-        let mut error = None;
-        match note.outcome {
-            Outcome::Status { code: status, .. } => {
-                code = Some(status);
-                error = (status >= 400).then(|| status.to_string());
+        let (status, grpc, mut error) = match note.outcome {
+            Outcome::Status { code, .. } => {
+                let error = (code >= 400).then(|| code.to_string().into());
+                (Some(code), None, error)
             }
-            Outcome::Grpc { code: grpc, .. } => {
-                code = Some(200);
-                grpc_status(&mut attributes, grpc);
-                error = (grpc != 0).then(|| crate::http::grpc::name(grpc).to_owned());
-            }
-            Outcome::Failed(reason) => error = Some(reason.name().to_owned()),
-            Outcome::Cut => error = Some("cut".to_owned()),
-            Outcome::UnderWay => {}
-        }
-        if let Some(code) = code {
-            attributes.number(semconv::HTTP_RESPONSE_STATUS_CODE, code.into());
-        }
+            Outcome::Grpc { code, .. } => (Some(200), Some(code), grpc_error(code)),
+            Outcome::Failed(reason) => (None, None, Some(reason.name().into())),
+            Outcome::Cut => (None, None, Some(Cow::Borrowed("cut"))),
+            Outcome::UnderWay => (None, None, None),
+        };
+        let mut grpc = grpc;
         if winner && error.is_none() {
             // How the call, or the body, came to its end is known only now.
-            if let Some(code) = record.grpc_status {
-                grpc_status(&mut attributes, code);
-                error = (code != 0).then(|| crate::http::grpc::name(code).to_owned());
-            }
+            grpc = grpc.or(record.grpc_status);
             let broke = record
                 .reason
                 .filter(|reason| reason.row().origin == Origin::Upstream);
-            error = broke.map(|reason| reason.name().to_owned()).or(error);
+            error = broke
+                .map(|reason| reason.name().into())
+                .or_else(|| grpc.and_then(grpc_error));
         }
-        if let Some(error) = &error {
-            attributes.text(semconv::ERROR_TYPE, error.as_bytes());
+        if let Some(status) = status {
+            attributes.number(semconv::HTTP_RESPONSE_STATUS_CODE, status.into());
         }
+        if let Some(code) = grpc {
+            grpc_status(&mut attributes, code);
+        }
+        let Some(error) = error else { return };
+        attributes
+            .text(semconv::ERROR_TYPE, &error)
+            .boolean("pillion.endpoint.available", note.endpoint_takes);
+        if let Some(left) = note.left {
+            attributes.number("pillion.deadline.left_ms", nanos(left) / 1_000_000);
+        }
+        attributes.some_text("pillion.then", note.then.map(Then::name));
         // That another attempt was quicker is no failure of this one.
-        status(
-            &mut writer,
-            error.is_some() && note.outcome != Outcome::Cut,
-            "",
-        );
+        if note.outcome != Outcome::Cut {
+            failed(out, "");
+        }
     }
 
-    fn begin(&self, writer: &mut Writer<'_>, span_id: SpanId, parent: Option<SpanId>) {
+    /// What comes before the attributes.
+    fn begin(
+        &self,
+        out: &mut Vec<u8>,
+        (span_id, parent): (SpanId, Option<SpanId>),
+        kind: SpanKind,
+        (start, end): (u64, u64),
+    ) {
+        out.reserve(USUAL);
+        let mut writer = Writer(out);
         writer.bytes(TRACE_ID, &self.place.trace_id().to_bytes());
         writer.bytes(SPAN_ID, &span_id.to_bytes());
         if let Some(state) = self.state {
@@ -230,164 +215,196 @@ impl Story<'_> {
         if let Some(parent) = parent {
             writer.bytes(PARENT_SPAN_ID, &parent.to_bytes());
         }
-        let remote = parent.is_some() && parent == self.place.parent();
-        writer.fixed32(FLAGS, self.place.flags(remote));
-    }
-
-    /// `METHOD route`, or the method of a call; of what is sent to an upstream the route says
-    /// nothing.
-    fn name(&self, grpc: Option<&str>, with_route: bool) -> Vec<u8> {
-        if let Some(method) = grpc {
-            return method.as_bytes().to_vec();
+        let is_request = kind == SpanKind::Server;
+        writer.fixed32(FLAGS, self.place.flags(is_request && parent.is_some()));
+        writer.varint(KIND, number_of(&kind));
+        writer.fixed64(START, start);
+        writer.fixed64(END, end);
+        // `METHOD route`, or the method of a call; of what is sent to an upstream the route says
+        // nothing.
+        let name = method(self.record).map_or("HTTP", |(method, _)| method);
+        let pattern = self.route.and_then(|route| route.pattern.as_deref());
+        match (self.grpc_method(), pattern.filter(|_| is_request)) {
+            (Some(call), _) => writer.bytes(NAME, call.as_bytes()),
+            (None, None) => writer.bytes(NAME, name.as_bytes()),
+            (None, Some(pattern)) => {
+                writer.begin(NAME, name.len() + 1 + pattern.len());
+                for part in [name, " ", pattern] {
+                    writer.0.extend_from_slice(part.as_bytes());
+                }
+            }
         }
-        let mut name = method(self.record)
-            .map_or("HTTP", |(method, _)| method)
-            .as_bytes()
-            .to_vec();
-        if let Some(pattern) = self.record.pattern.as_deref().filter(|_| with_route) {
-            name.push(b' ');
-            name.extend_from_slice(pattern.as_bytes());
-        }
-        name
     }
 
     /// What spans of both kinds say of the request.
-    fn request(&self, attributes: &mut Attributes<'_, '_>, grpc: Option<&str>) {
+    fn request(&self, attributes: &mut Attributes<'_>) {
         if let Some((method, original)) = method(self.record) {
-            attributes.text(semconv::HTTP_REQUEST_METHOD, method.as_bytes());
-            if let Some(original) = original {
-                attributes.text(semconv::HTTP_REQUEST_METHOD_ORIGINAL, original.as_bytes());
-            }
-        }
-        if let Some(method) = grpc {
             attributes
-                .text(semconv::RPC_SYSTEM_NAME, b"grpc")
-                .text(semconv::RPC_METHOD, method.as_bytes());
+                .text(semconv::HTTP_REQUEST_METHOD, method)
+                .some_text(semconv::HTTP_REQUEST_METHOD_ORIGINAL, original);
+        }
+        if let Some(method) = self.grpc_method() {
+            attributes
+                .text(semconv::RPC_SYSTEM_NAME, "grpc")
+                .text(semconv::RPC_METHOD, method);
         }
     }
 
     /// `package.Service/Method` of a call.
     fn grpc_method(&self) -> Option<&str> {
-        let path = self.record.uri.as_ref()?.path();
-        path.strip_prefix('/').filter(|_| self.record.grpc)
-    }
-
-    const fn scheme(&self) -> &'static [u8] {
-        if self.leash.is_some() {
-            b"https"
-        } else {
-            b"http"
+        if !self.record.grpc {
+            return None;
         }
+        self.record.uri.as_ref()?.path().strip_prefix('/')
     }
 
-    fn full(&self, secure: bool, uri: &Uri, host: &[u8]) -> Vec<u8> {
-        let mut full: Vec<u8> = if secure { b"https://" } else { &b"http://"[..] }.to_vec();
-        full.extend_from_slice(host);
-        let target = uri.path_and_query().map_or("/", |target| target.as_str());
-        full.extend_from_slice(&self.redaction.target(target.as_bytes()));
-        full
+    /// The request as the upstream got it.
+    fn sent(&self, attributes: &mut Attributes<'_>, note: &Note) {
+        let Some(sent) = &note.sent else { return };
+        let Some(host) = sent.host.as_deref().or_else(|| self.record.authority()) else {
+            return;
+        };
+        let scheme: &[u8] = match note.line.leash {
+            Some(_) => b"https://",
+            None => b"http://",
+        };
+        let target = sent
+            .uri
+            .path_and_query()
+            .map_or("/", |target| target.as_str());
+        let target = self.redaction.target(target.as_bytes());
+        attributes.parts(semconv::URL_FULL, [scheme, host, &target]);
+        server_address(attributes, Some(host));
     }
+}
 
-    fn peer(&self, attributes: &mut Attributes<'_, '_>) {
-        if let Some(Address::Tcp(address)) = &self.record.peer {
-            socket(attributes, self.peer, address.port());
-            match self.record.client {
-                Some(client) => {
-                    attributes.text(semconv::CLIENT_ADDRESS, client.to_string().as_bytes())
-                }
-                None => attributes.text(semconv::CLIENT_ADDRESS, self.peer.as_bytes()),
-            };
+/// Of a span, without what is long now and then.
+const USUAL: usize = 768;
+
+/// What is the same for all requests of a client's connection.
+pub(crate) fn told_of_connection(client: &Client) -> Block {
+    let leash = client.conn.secured.as_ref().map(|secured| &*secured.leash);
+    Block::new(ATTRIBUTES, |attributes| {
+        attributes
+            .text(semconv::URL_SCHEME, client.scheme())
+            .text("pillion.listener", &client.plan().config.name);
+        if let Address::Tcp(address) = client.conn.source() {
+            socket(attributes, &client.address_text, address.port());
+            if http_plan(&client.plan()).http.trusted_hops == 0 {
+                attributes.text(semconv::CLIENT_ADDRESS, &client.address_text);
+            }
         }
-    }
+        tls(attributes, leash, "tls.client.subject");
+    })
+}
+
+/// What is the same for all requests of a rule.
+pub(crate) fn told_of_route(name: &str, pattern: Option<&str>) -> Block {
+    Block::new(ATTRIBUTES, |attributes| {
+        attributes
+            .text("pillion.route", name)
+            .some_text(semconv::HTTP_ROUTE, pattern);
+    })
+}
+
+fn told_of_endpoint(endpoint: &Endpoint) -> Block {
+    Block::new(ATTRIBUTES, |attributes| {
+        if let Target::Tcp { address, .. } = &endpoint.target {
+            socket(attributes, &address.ip().to_string(), address.port());
+        }
+        attributes.text("pillion.endpoint", &endpoint.label);
+    })
 }
 
 /// The method as the conventions want it, `_OTHER` for one that no standard knows, and then what it
 /// really was.
 pub(in crate::telemetry) fn method(record: &Record) -> Option<(&str, Option<&str>)> {
-    const KNOWN: [&str; 10] = [
-        "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY",
-    ];
     let method = record.method.as_ref()?.as_str();
-    Some(match KNOWN.contains(&method) {
-        true => (method, None),
-        false => ("_OTHER", Some(method)),
+    Some(match method {
+        "GET" | "HEAD" | "POST" | "PUT" | "DELETE" | "CONNECT" | "OPTIONS" | "TRACE" | "PATCH"
+        | "QUERY" => (method, None),
+        _ => ("_OTHER", Some(method)),
     })
 }
 
-pub(in crate::telemetry) fn socket(attributes: &mut Attributes<'_, '_>, ip: &str, port: u16) {
+pub(in crate::telemetry) fn socket(attributes: &mut Attributes<'_>, ip: &str, port: u16) {
     attributes
-        .text(semconv::NETWORK_PEER_ADDRESS, ip.as_bytes())
+        .text(semconv::NETWORK_PEER_ADDRESS, ip)
         .number(semconv::NETWORK_PEER_PORT, port.into());
 }
 
-pub(in crate::telemetry) fn server_address(
-    attributes: &mut Attributes<'_, '_>,
-    host: Option<&[u8]>,
-) {
-    let Some(host) = host.and_then(|host| std::str::from_utf8(host).ok()) else {
-        return;
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+pub(in crate::telemetry) fn server_address(attributes: &mut Attributes<'_>, host: Option<&[u8]>) {
+    let Some(host) = host else { return };
+    let digits = host
+        .iter()
+        .rev()
+        .take_while(|byte| byte.is_ascii_digit())
+        .count();
+    let (name, port) = host.split_at(host.len() - digits);
+    let (name, port) = match name.strip_suffix(b":") {
+        Some(name) => (
+            name,
+            std::str::from_utf8(port)
+                .ok()
+                .and_then(|port| port.parse::<u16>().ok()),
+        ),
+        None => (host, None),
     };
-    let (name, port) = match host.rsplit_once(':') {
-        Some((name, port)) if !port.contains(']') => (name, port.parse::<u16>().ok()),
-        _ => (host, None),
-    };
-    attributes.text(
-        semconv::SERVER_ADDRESS,
-        name.trim_matches(['[', ']']).as_bytes(),
-    );
+    let name = name
+        .strip_prefix(b"[")
+        .and_then(|name| name.strip_suffix(b"]"))
+        .unwrap_or(name);
+    attributes.bytes(semconv::SERVER_ADDRESS, name);
     if let Some(port) = port {
         attributes.number(semconv::SERVER_PORT, port.into());
     }
 }
 
-pub(in crate::telemetry) fn grpc_status(attributes: &mut Attributes<'_, '_>, code: u8) {
+pub(in crate::telemetry) fn grpc_status(attributes: &mut Attributes<'_>, code: u8) {
     attributes
-        .text(
-            semconv::RPC_RESPONSE_STATUS_CODE,
-            crate::http::grpc::name(code).as_bytes(),
-        )
+        .text(semconv::RPC_RESPONSE_STATUS_CODE, grpc::name(code))
         // What the conventions had before, which most backends look at.
         .number("rpc.grpc.status_code", code.into());
 }
 
-fn tls(attributes: &mut Attributes<'_, '_>, leash: Option<&Leash>, subject: &str) {
+fn grpc_error(code: u8) -> Option<Cow<'static, str>> {
+    (code != 0).then(|| grpc::name(code).into())
+}
+
+fn tls(attributes: &mut Attributes<'_>, leash: Option<&Leash>, subject: &'static str) {
     let Some(leash) = leash else { return };
-    let version: Option<&[u8]> = match leash.version() {
-        Some(ProtocolVersion::TLSv1_3) => Some(b"1.3"),
-        Some(ProtocolVersion::TLSv1_2) => Some(b"1.2"),
+    let version = match leash.version() {
+        Some(ProtocolVersion::TLSv1_3) => Some("1.3"),
+        Some(ProtocolVersion::TLSv1_2) => Some("1.2"),
         _ => None,
     };
     attributes.some_text(semconv::TLS_PROTOCOL_VERSION, version);
     if let Some(peer) = leash.peer() {
         attributes
-            .text(subject, peer.subject.as_bytes())
-            .text("pillion.peer.identity", peer.name().as_bytes());
+            .text(subject, &peer.subject)
+            .text("pillion.peer.identity", peer.name());
     }
 }
 
-/// Nothing where all is well: that is for the application to say.
-fn status(writer: &mut Writer<'_>, failed: bool, message: &str) {
+/// Of a span that says nothing else all is well, or that is for the application to say.
+fn failed(out: &mut Vec<u8>, message: &str) {
     const MESSAGE: u32 = 2;
     const CODE: u32 = 3;
-    let code = match if failed {
-        Status::error("")
-    } else {
-        Status::Unset
-    } {
-        Status::Unset => return,
-        Status::Ok => 1,
-        Status::Error { .. } => 2,
-    };
-    writer.message(STATUS, |status| {
+    const ERROR: u64 = 2;
+    Writer(out).message(STATUS, |status| {
         if !message.is_empty() {
             status.bytes(MESSAGE, message.as_bytes());
         }
-        status.varint(CODE, code);
+        status.varint(CODE, ERROR);
     });
 }
 
 /// OTLP's number for it.
-const fn kind(kind: &SpanKind) -> u64 {
+const fn number_of(kind: &SpanKind) -> u64 {
     match kind {
         SpanKind::Internal => 1,
         SpanKind::Server => 2,

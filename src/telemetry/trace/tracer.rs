@@ -1,12 +1,13 @@
 //! Where a worker's spans are made.
 
-use std::cell::Cell;
+use std::{cell::Cell, sync::Arc};
 
-use super::{Place, span::Story};
+use super::{Place, span::Story, told_of_connection};
 use crate::{
+    http::Client,
     policy::{Note, Outcome},
-    telemetry::{Record, Redaction, clock::Clock, otlp::Outlet},
-    tls::Leash,
+    snapshot::RoutePlan,
+    telemetry::{Record, clock::Clock, otlp::Outlet},
 };
 
 /// Of one worker.
@@ -25,26 +26,28 @@ impl Tracer {
     }
 
     /// Makes the spans of a request that has come to its end: its own, and one for each attempt that
-    /// had an endpoint. `state` is its `tracestate`, `peer` its client's address, `leash` how that
-    /// one's connection is held.
+    /// had an endpoint. `state` is its `tracestate`.
     pub fn write(
         &self,
         place: &Place,
         record: &Record,
         state: Option<&[u8]>,
-        (peer, leash): (&str, Option<&Leash>),
-        redaction: &Redaction,
+        client: &Client,
+        route: Option<&RoutePlan>,
     ) {
         let clock = self.clock.get().refreshed(record.start + record.duration);
         self.clock.set(clock);
+        let redact = client
+            .worker
+            .with_snapshot(|snapshot| Arc::clone(&snapshot.config.redact));
         let story = Story {
             place,
             record,
             state,
-            peer,
-            leash,
-            redaction,
-            clock,
+            connection: client.told.get_or_init(|| told_of_connection(client)),
+            route,
+            redaction: &redact,
+            start: clock.unix_nanos(record.start),
         };
         self.outlet.push(|out| story.server(out));
         for note in &record.evidence {
