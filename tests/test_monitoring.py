@@ -13,8 +13,8 @@ import pytest
 import yaml
 from conftest import ROOT
 from support import promql
+from support.busy import busy, meet_everything
 from support.client import fetch
-from support.config import http_config
 from support.ports import free_port
 from support.wait import eventually
 
@@ -172,3 +172,158 @@ def test_latency_leads_to_traces():
             for target in panel["targets"]:
                 if "_request_duration_seconds_bucket" in target["expr"] and panel["type"] != "stat":
                     assert target.get("exemplar"), f"{path.stem}: {panel['title']}"
+
+
+# What a busy Pillion shows, and what is asked of it.
+
+#: Not to be brought about on loopback: what the kernel tells of a cgroup is not there on every machine.
+UNSEEN = {"pillion_cgroup_cpu_periods_total", "pillion_cgroup_cpu_throttled_periods_total",
+          "pillion_cgroup_memory_bytes", "pillion_cgroup_memory_limit_bytes"}
+
+
+@pytest.fixture(scope="module")
+def at_work(shared_pillion, tmp_path_factory):
+    with busy(shared_pillion, tmp_path_factory.mktemp("busy")) as (proxy, pki):
+        yield proxy, pki
+
+
+@pytest.fixture(scope="module")
+def proxy(at_work):
+    return at_work[0]
+
+
+@pytest.fixture(scope="module")
+def catalog(proxy) -> promql.Catalog:
+    """Every series with its labels: those of a scrape, those that are documented, and those that are recorded."""
+    known = {name: labels or set() for name, labels in promql.documented(ROOT).items()}
+    for name, labels, _ in proxy.metrics().samples:
+        assert name in known, f"{name} is not in docs/metrics.md"
+        known[name] |= set(labels)
+    for rule in rules():
+        if "record" in rule:
+            known[rule["record"]] = promql.labels(rule["expr"], known)
+    return known
+
+
+def test_rules_ask_for_what_is_there(catalog):
+    for rule in rules():
+        promql.labels(rule["expr"], catalog)
+
+
+@pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
+def test_dashboard_asks_for_what_is_there(path, catalog):
+    for expression in expressions(path):
+        promql.labels(expression, catalog)
+    for variable in json.loads(path.read_text())["templating"]["list"]:
+        if variable["type"] == "query":
+            selector, label = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["definition"]).groups()
+            assert label in promql.labels(selector.replace("$", ""), catalog)
+
+
+@pytest.mark.parametrize("page", [*sorted((ROOT / "docs/reasons").glob("*.md")), ROOT / "docs/monitoring.md"],
+                         ids=lambda path: path.stem)
+def test_page_asks_for_what_is_there(page, catalog):
+    text = page.read_text()
+    for block in re.findall(r"^```promql\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        for query in block.splitlines():
+            promql.labels(query, catalog)
+    named = set(re.findall(r"`((?:pillion|process|http_(?:server|client))_\w+)`", text))
+    assert {name for name in named if name not in catalog and f"{name}_count" not in catalog} == set()
+
+
+def test_every_series_that_is_asked_for_was_seen(proxy):
+    asked = {name for rule in rules() for name in promql.metrics(rule["expr"])}
+    asked |= {name for path in DASHBOARDS for expression in expressions(path) for name in promql.metrics(expression)}
+    recorded = {rule.get("record") for rule in rules()}
+    assert asked - recorded - proxy.metrics().names() <= UNSEEN
+
+
+def test_promtool_likes_the_metrics(proxy):
+    text = proxy.admin_get("/metrics").body.decode()
+    assert promtool("check", "metrics", input=text) == ""
+
+
+class Prometheus:
+    """The real one, on loopback, with the scrape configuration and the rules that are shipped."""
+
+    def __init__(self, directory: Path, target: str):
+        config = yaml.safe_load(SCRAPE.read_text())
+        config["global"] |= {"scrape_interval": "1s", "evaluation_interval": "1s"}
+        config["scrape_configs"] = config["scrape_configs"][:1]
+        config["scrape_configs"][0]["static_configs"] = [{"targets": [target]}]
+        (directory / SCRAPE.name).write_text(yaml.safe_dump(config))
+        (directory / RULES.name).write_text(RULES.read_text())
+        self.address = f"127.0.0.1:{free_port()}"
+        self.log = open(directory / "log", "w+")
+        self.process = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL", "--", "prometheus", f"--config.file={directory / SCRAPE.name}",
+             f"--storage.tsdb.path={directory / 'data'}", f"--web.listen-address={self.address}",
+             "--enable-feature=exemplar-storage", "--log.level=warn"],
+            stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
+
+    def __enter__(self):
+        eventually(lambda: self.query("up") and float(self.query("up")[0]["value"][1]) == 1, "Prometheus to scrape", 30)
+        return self
+
+    def __exit__(self, *_):
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(30)
+        self.log.close()
+
+    def get(self, path: str, **parameters):
+        try:
+            reply = fetch(self.address, target=f"/api/v1/{path}?{urllib.parse.urlencode(parameters)}")
+        except OSError as error:
+            raise AssertionError(f"Prometheus does not answer: {error}") from error
+        assert reply.status == 200, reply
+        return json.loads(reply.body)["data"]
+
+    def query(self, expression: str) -> list[dict]:
+        return self.get("query", query=expression)["result"]
+
+
+@pytest.fixture(scope="module")
+def prometheus(at_work, tmp_path_factory):
+    with Prometheus(tmp_path_factory.mktemp("prometheus"), at_work[0].admin) as prometheus:
+        # Once more, so that what was scraped grows.
+        meet_everything(*at_work)
+        eventually(lambda: prometheus.query("rate(pillion_http_requests_failed_total[1m]) > 0"), "rates", 30)
+        yield prometheus
+
+
+def test_prometheus_scrapes_it(prometheus):
+    target, = prometheus.get("targets")["activeTargets"]
+    assert (target["health"], target["lastError"]) == ("up", "")
+    assert float(prometheus.query("scrape_samples_scraped")[0]["value"][1]) > 100
+    assert prometheus.query("http_server_request_duration_seconds_count")
+
+
+def test_prometheus_evaluates_the_rules(prometheus):
+    def evaluated():
+        loaded = [rule for group in prometheus.get("rules")["groups"] for rule in group["rules"]]
+        assert len(loaded) == len(rules())
+        assert {rule["health"] for rule in loaded} == {"ok"}, [rule for rule in loaded if rule["health"] != "ok"]
+        return True
+
+    eventually(evaluated, "every rule to be evaluated", 30)
+    eventually(lambda: prometheus.query('job_route:http_server_errors:ratio5m > 0'), "what was recorded", 30)
+    # It has an upstream that is down, and nothing else was said without cause.
+    firing = {alert["metric"]["alertname"] for alert in prometheus.query("ALERTS")}
+    assert "PillionUpstreamUnavailable" in firing and "PillionReloadRefused" not in firing
+
+
+def test_prometheus_keeps_the_traces(prometheus):
+    asked = {"query": "http_server_request_duration_seconds_bucket", "start": 0, "end": 1 << 33}
+    series = eventually(lambda: prometheus.get("query_exemplars", **asked), "exemplars", 30)
+    assert all(re.fullmatch("[0-9a-f]{32}", exemplar["labels"]["trace_id"])
+               for one in series for exemplar in one["exemplars"])
+
+
+@pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
+def test_no_panel_is_dead(path, prometheus):
+    asked = [re.sub(r'=~"\$\w+"', '=~".*"', target["expr"].replace("$__rate_interval", "1m"))
+             for panel in panels(path) for target in panel["targets"]]
+    here = [expression for expression in asked if not UNSEEN & promql.metrics(expression)]
+    silent = lambda: [expression for expression in here if not prometheus.query(expression)]
+    # Rules are evaluated a moment later.
+    eventually(lambda: not silent(), f"no data for {silent()}", 20)
