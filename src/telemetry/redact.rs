@@ -7,15 +7,11 @@
 
 use std::borrow::Cow;
 
-use memchr::{memchr, memchr2};
+use memchr::{memchr, memchr2, memchr3};
 use serde::Serialize;
 
 /// Stands in the place of a value.
 pub const REDACTED: &[u8] = b"REDACTED";
-
-/// What some servers take for the end of a parameter as well, and what begins a query or a fragment
-/// inside a value that is a URI itself.
-const SOFT: [u8; 3] = *b";?#";
 
 /// The names whose values are not shown; made when a configuration is read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -23,6 +19,7 @@ const SOFT: [u8; 3] = *b";?#";
 pub struct Redaction {
     /// In lower case, as `query_parameters`.
     headers: Vec<Box<str>>,
+    /// The shorter ones first.
     query_parameters: Vec<Box<str>>,
     /// Bit n: a parameter's name has n bytes, or 63 and more.
     #[serde(skip)]
@@ -38,7 +35,7 @@ impl Redaction {
         fn set<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<Box<str>> {
             let lower = |name: &str| name.to_ascii_lowercase().into_boxed_str();
             let mut names: Vec<_> = names.into_iter().map(lower).collect();
-            names.sort_unstable();
+            names.sort_unstable_by(|a, b| (a.len(), a).cmp(&(b.len(), b)));
             names.dedup();
             names
         }
@@ -108,7 +105,7 @@ impl Redaction {
         let mut at = 0;
         loop {
             let rest = &piece[at..];
-            let end = rest.iter().position(|byte| SOFT.contains(byte));
+            let end = soft_end(rest);
             let part = &rest[..end.unwrap_or(rest.len())];
             if let Some(name) = memchr(b'=', part)
                 && self.hides(&part[..name])
@@ -128,12 +125,22 @@ impl Redaction {
     }
 
     fn has(&self, name: &[u8]) -> bool {
-        self.lengths & length_bit(name.len()) != 0
-            && self
-                .query_parameters
-                .iter()
-                .any(|hidden| hidden.as_bytes().eq_ignore_ascii_case(name))
+        if self.lengths & length_bit(name.len()) == 0 {
+            return false;
+        }
+        let hidden = &self.query_parameters;
+        let first = hidden.partition_point(|hidden| hidden.len() < name.len());
+        let mut alike = hidden[first..]
+            .iter()
+            .take_while(|hidden| hidden.len() == name.len());
+        alike.any(|hidden| hidden.as_bytes().eq_ignore_ascii_case(name))
     }
+}
+
+/// What some servers take for the end of a parameter as well, and what begins a query or a fragment
+/// inside a value that is a URI itself.
+fn soft_end(piece: &[u8]) -> Option<usize> {
+    memchr3(b';', b'?', b'#', piece)
 }
 
 fn length_bit(length: usize) -> u64 {
