@@ -310,6 +310,10 @@ def test_prometheus_evaluates_the_rules(prometheus):
     # It has an upstream that is down, and nothing else was said without cause.
     firing = {alert["metric"]["alertname"] for alert in prometheus.query("ALERTS")}
     assert "PillionUpstreamUnavailable" in firing and "PillionReloadRefused" not in firing
+    for alert in prometheus.get("alerts")["alerts"]:
+        notes = alert["annotations"]
+        assert not re.search(r"no value|error expanding|\{\{", " ".join(notes.values())), notes
+        assert notes["runbook_url"].startswith("docs/"), notes
 
 
 def test_prometheus_keeps_the_traces(prometheus):
