@@ -2,6 +2,7 @@
 
 use std::{
     path::PathBuf,
+    rc::Rc,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -16,7 +17,9 @@ use tokio::{
 
 use super::{
     drain::{Ended, drain},
-    ebb, examine, limits,
+    ebb, examine,
+    export::Export,
+    limits,
     live::{Live, StartError},
     pressure,
     security::Told,
@@ -72,6 +75,11 @@ async fn control(path: PathBuf, log_level: LogLevel) -> Result<(), StartError> {
     tokio::spawn(ebb::watch(Arc::clone(&live.shared)));
     tokio::spawn(examine::watch(Arc::clone(&live.shared)));
     tokio::spawn(pressure::watch(Arc::clone(&live.shared)));
+    let export = Rc::new(Export::new(&live.shared));
+    tokio::task::spawn_local({
+        let export = Rc::clone(&export);
+        async move { export.run().await }
+    });
     let (admin, probes) = live.admin.describe();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -124,6 +132,7 @@ async fn control(path: PathBuf, log_level: LogLevel) -> Result<(), StartError> {
         }
     }
     stop(&shared, threads).await;
+    export.send();
     let left = limits.deadline.saturating_sub(began.elapsed());
     shared
         .otlp

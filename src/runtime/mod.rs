@@ -6,6 +6,7 @@ pub mod control;
 pub mod drain;
 pub mod ebb;
 mod examine;
+mod export;
 pub mod limits;
 pub mod live;
 mod pressure;

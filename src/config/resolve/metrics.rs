@@ -3,12 +3,15 @@
 use std::{sync::Arc, time};
 
 use super::Resolver;
-use crate::config::{
-    decode::At,
-    model::{Metrics, OtlpMetrics},
-    raw,
-    report::Fault,
-    units::Duration,
+use crate::{
+    config::{
+        decode::At,
+        model::{Metrics, OtlpMetrics},
+        raw,
+        report::Fault,
+        units::Duration,
+    },
+    telemetry::otlp::Signal,
 };
 
 /// Each takes room in every histogram.
@@ -21,9 +24,7 @@ impl Resolver<'_> {
             buckets: self.buckets(&raw.buckets),
             max_series: raw.max_series.get(),
             exemplars: raw.exemplars,
-            otlp: raw.otlp.as_ref().map(|otlp| OtlpMetrics {
-                interval: self.interval(&otlp.value.interval),
-            }),
+            otlp: self.otlp_metrics(raw.otlp.as_ref()),
         }
     }
 
@@ -46,6 +47,18 @@ impl Resolver<'_> {
             before = bound.value.0;
         }
         bounds.iter().map(|bound| bound.value.0).collect()
+    }
+
+    /// What the environment says goes before the file.
+    fn otlp_metrics(&mut self, written: Option<&At<raw::OtlpMetrics>>) -> Option<OtlpMetrics> {
+        let default = raw::OtlpMetrics::default();
+        let settings = written.map_or(&default, |written| &written.value);
+        let interval = self.interval(&settings.interval);
+        let wanted = self.otel.exports(Signal::Metrics);
+        let on = wanted.unwrap_or_else(|| written.is_some());
+        on.then(|| OtlpMetrics {
+            interval: self.otel.metric_interval.unwrap_or(interval),
+        })
     }
 
     fn interval(&mut self, written: &At<Duration>) -> time::Duration {

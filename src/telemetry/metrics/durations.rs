@@ -7,7 +7,9 @@ use http::Method;
 use super::{
     cells::PerWorker,
     common::Common,
-    histogram::{Histogram, Summary},
+    exemplar::now,
+    family::Value,
+    histogram::Histogram,
     outcomes::{Outcome, Outcomes},
     route,
     scrape::Series,
@@ -22,6 +24,7 @@ pub struct Durations {
     attempts: Outcomes,
     connecting: PerWorker<Histogram>,
     enabled: bool,
+    since: u64,
 }
 
 /// How an attempt ended.
@@ -43,6 +46,7 @@ impl Durations {
             common: Arc::clone(common),
             connecting: PerWorker::from_fn(common.workers, || Histogram::new(&settings.bounds)),
             enabled: settings.enabled,
+            since: now(),
             attempts: Outcomes::new(common, settings, 0),
         })
     }
@@ -74,10 +78,12 @@ impl Durations {
     }
 
     pub(super) fn show_attempts(&self, series: &mut Series<'_, '_>) {
+        series.since(self.since);
         route::durations(&self.attempts.summaries(), series);
     }
 
-    pub(super) fn connecting(&self) -> Summary {
-        self.connecting.summary()
+    pub(super) fn show_connecting(&self, series: &mut Series<'_, '_>) {
+        series.since(self.since);
+        series.put(&[], Value::Histogram(&self.connecting.summary()));
     }
 }

@@ -8,6 +8,7 @@ use std::{
 use super::{
     cells::{ByReason, Count, PerWorker},
     common::Common,
+    exemplar::now,
     family::Value,
     group::OVERFLOW,
     room::Share,
@@ -24,6 +25,7 @@ use crate::{
 #[derive(Debug)]
 pub struct EndpointMetrics {
     cells: PerWorker<Cells>,
+    since: u64,
     _places: Option<Share>,
 }
 
@@ -45,6 +47,7 @@ impl EndpointMetrics {
     fn new(common: &Common, places: Option<Share>) -> Arc<Self> {
         Arc::new(Self {
             cells: PerWorker::new(common.workers),
+            since: now(),
             _places: places,
         })
     }
@@ -158,6 +161,7 @@ impl Endpoints {
 
     pub(super) fn show_results(&self, series: &mut Series<'_, '_>) {
         self.each(|name, metrics| {
+            series.since(metrics.since);
             for (result, count) in metrics.results() {
                 let labels = [("endpoint", name), ("result", result)];
                 series.put(&labels, Value::Count(count, None));
@@ -167,6 +171,7 @@ impl Endpoints {
 
     pub(super) fn show_failures(&self, series: &mut Series<'_, '_>) {
         self.each(|name, metrics| {
+            series.since(metrics.since);
             for (reason, count) in metrics.failures() {
                 let labels = [("endpoint", name), ("reason", reason)];
                 series.put(&labels, Value::Count(count, None));

@@ -37,7 +37,6 @@ const TRIES: usize = 8;
 impl Slot {
     /// For one writer at a time; two would leave a mixture, and nothing worse.
     pub(super) fn write(&self, (trace_id, span_id): (u128, u64), took: Duration) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let version = self.version.load(Relaxed);
         self.version.store(version.wrapping_add(1), Relaxed);
         fence(Release);
@@ -45,7 +44,7 @@ impl Slot {
         self.trace_id[1].store(trace_id as u64, Relaxed);
         self.span_id.store(span_id, Relaxed);
         self.nanos.store(nanos(took), Relaxed);
-        self.at.store(nanos(now.unwrap_or_default()), Relaxed);
+        self.at.store(now(), Relaxed);
         self.version.store(version.wrapping_add(2), Release);
     }
 
@@ -67,6 +66,12 @@ impl Slot {
         }
         None
     }
+}
+
+/// Nanoseconds since 1970.
+pub(super) fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    nanos(since.unwrap_or_default())
 }
 
 /// As many as there are; the longest are no longer than what fits.

@@ -69,7 +69,8 @@ pub(super) trait Visitor {
     /// The series that follow are of this family.
     fn family(&mut self, family: &Family<'_>);
 
-    fn series(&mut self, labels: &[Label<'_>], value: Value<'_>);
+    /// `since`: when it began to count, as nanoseconds since 1970.
+    fn series(&mut self, labels: &[Label<'_>], value: Value<'_>, since: u64);
 }
 
 #[cfg(test)]

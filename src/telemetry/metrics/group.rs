@@ -7,8 +7,9 @@ use std::{
 
 use super::{
     common::Common,
+    exemplar::now,
     room::Share,
-    scrape::{Families, Scrape, Scraped},
+    scrape::{Families, Object, Scrape, Scraped},
 };
 
 /// The name of what there was no room for, whatever its kind.
@@ -24,6 +25,7 @@ pub(super) struct Group<T> {
 struct Entry<T> {
     /// Weak, so that a removed object takes its series along.
     object: Weak<T>,
+    since: u64,
     /// What all that found no place share has none either: room is kept for it.
     _places: Option<Share>,
 }
@@ -58,6 +60,7 @@ impl<T: Scraped> Group<T> {
         let object = Arc::new(T::new(&self.common));
         let entry = Entry {
             object: Arc::downgrade(&object),
+            since: now(),
             _places: places,
         };
         objects.insert(name.into(), entry);
@@ -69,12 +72,18 @@ impl<T: Scraped> Group<T> {
         T::describe(&mut Families { scrape, objects });
     }
 
-    pub(super) fn live(&self) -> Vec<(Arc<str>, Arc<T>)> {
+    pub(super) fn live(&self) -> Vec<Object<T>> {
         let mut live = Vec::new();
         self.lock().retain(|name, entry| {
-            let object = entry.object.upgrade();
-            live.extend(object.clone().map(|object| (Arc::clone(name), object)));
-            object.is_some()
+            let Some(metrics) = entry.object.upgrade() else {
+                return false;
+            };
+            live.push(Object {
+                name: Arc::clone(name),
+                metrics,
+                since: entry.since,
+            });
+            true
         });
         live
     }

@@ -33,6 +33,12 @@ impl Bounds {
         self.nanos.len()
     }
 
+    /// In seconds.
+    pub(super) fn seconds(&self) -> impl Iterator<Item = f64> {
+        let seconds = |&nanos: &u64| Duration::from_nanos(nanos).as_secs_f64();
+        self.nanos.iter().map(seconds)
+    }
+
     /// The bound of a bucket.
     pub(super) fn text(&self, bucket: usize) -> &str {
         self.text.get(bucket).map_or("+Inf", |text| text)

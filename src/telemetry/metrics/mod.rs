@@ -18,6 +18,7 @@ mod listener;
 mod otlp;
 mod outcomes;
 mod peers;
+mod points;
 mod process;
 mod queues;
 mod registry;

@@ -8,6 +8,7 @@ use std::{
 use super::{
     cells::{Count, PerWorker},
     common::Common,
+    exemplar::now,
     family::Value,
     group::OVERFLOW,
     room::Share,
@@ -19,6 +20,7 @@ use super::{
 #[derive(Debug)]
 pub struct PeerMetrics {
     requests: PerWorker<[Count; STATUSES.len()]>,
+    since: u64,
     _places: Option<Share>,
 }
 
@@ -30,6 +32,7 @@ impl PeerMetrics {
     fn new(common: &Common, places: Option<Share>) -> Arc<Self> {
         Arc::new(Self {
             requests: PerWorker::new(common.workers),
+            since: now(),
             _places: places,
         })
     }
@@ -79,6 +82,7 @@ impl Peers {
         let mut known: Vec<_> = known.iter().collect();
         known.sort_unstable_by_key(|(name, _)| *name);
         for (name, peer) in known {
+            series.since(peer.since);
             for (class, status) in STATUSES.into_iter().enumerate() {
                 let count = peer.requests.sum(|counts| &counts[class]);
                 if count > 0 {

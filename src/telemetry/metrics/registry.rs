@@ -6,12 +6,14 @@ use super::{
     AccessMetrics, Format, ListenerMetrics, OtlpMetrics, ProcessMetrics, RouteMetrics, TlsMetrics,
     UpstreamMetrics,
     common::Common,
+    exemplar::now,
     family::{Value, Visitor},
     group::Group,
+    points::Points,
     scrape::Scrape,
     text::Text,
 };
-use crate::config::model;
+use crate::{config::model, telemetry::otlp::Outlet};
 
 /// All metrics of the process. The control world asks it for handles while it compiles a snapshot;
 /// workers only ever see the handles.
@@ -25,6 +27,7 @@ pub struct Registry {
     routes: Group<RouteMetrics>,
     upstreams: Group<UpstreamMetrics>,
     access: Group<AccessMetrics>,
+    since: u64,
 }
 
 /// Series that the registry has of itself.
@@ -42,6 +45,7 @@ impl Registry {
             routes: Group::new(&common),
             upstreams: Group::new(&common),
             access: Group::new(&common),
+            since: now(),
             common,
         })
     }
@@ -95,12 +99,21 @@ impl Registry {
         text.finish()
     }
 
+    /// Everything, for a collector: as messages of OTLP.
+    pub fn export(&self, outlet: &Outlet) {
+        let mut points = Points::new(now(), |count, message: &[u8]| {
+            outlet.push_counted(count, |out| out.extend_from_slice(message));
+        });
+        self.show(&mut points);
+        points.flush();
+    }
+
     /// Client connections of each worker.
     fn connections(&self) -> Vec<u64> {
         let mut connections = vec![0; self.common.workers];
-        for (_, listener) in self.listeners.live() {
+        for listener in self.listeners.live() {
             for (worker, count) in connections.iter_mut().enumerate() {
-                *count += listener.active_at(worker);
+                *count += listener.metrics.active_at(worker);
             }
         }
         connections
@@ -110,7 +123,7 @@ impl Registry {
     fn show(&self, visitor: &mut dyn Visitor) {
         let room = &self.common.room;
         let limit = room.limit();
-        let mut scrape = Scrape::new(visitor, limit.saturating_sub(OWN));
+        let mut scrape = Scrape::new(visitor, limit.saturating_sub(OWN), self.since);
         let connections = self.connections();
         self.process.describe(&mut scrape, &connections);
         self.tls.describe(&mut scrape);
@@ -123,7 +136,7 @@ impl Registry {
         }
         let (shown, omitted) = (scrape.shown + OWN, scrape.omitted);
         room.refuse(omitted);
-        let mut own = Scrape::new(visitor, OWN);
+        let mut own = Scrape::new(visitor, OWN, self.since);
         own.gauge(
             "pillion_metrics_series",
             "Series in this scrape.",

@@ -5,7 +5,6 @@ use std::{fmt, sync::Arc, time::Duration};
 use super::{
     common::{Common, Settings},
     family::{Family, Kind, Label, Value, Visitor},
-    histogram::Summary,
 };
 
 /// A kind of object that has metrics of its own, one label naming the object.
@@ -36,15 +35,19 @@ pub(super) trait Scraped: fmt::Debug + Send + Sync + Sized + 'static {
 pub(super) struct Scrape<'a> {
     visitor: &'a mut dyn Visitor,
     left: usize,
+    /// When what is shown began to count.
+    since: u64,
     pub(super) shown: usize,
     pub(super) omitted: usize,
 }
 
 impl<'a> Scrape<'a> {
-    pub(super) const fn new(visitor: &'a mut dyn Visitor, most: usize) -> Self {
+    /// `since`: when the process began to count, as nanoseconds since 1970.
+    pub(super) const fn new(visitor: &'a mut dyn Visitor, most: usize, since: u64) -> Self {
         Self {
             visitor,
             left: most,
+            since,
             shown: 0,
             omitted: 0,
         }
@@ -64,7 +67,7 @@ impl<'a> Scrape<'a> {
         };
         self.left = left;
         self.shown += series;
-        self.visitor.series(labels, value);
+        self.visitor.series(labels, value, self.since);
     }
 
     /// A family of one series.
@@ -105,7 +108,16 @@ impl<'a> Scrape<'a> {
 /// Shows families of the objects of one kind: a family's series stand together.
 pub(super) struct Families<'a, 's, T> {
     pub(super) scrape: &'a mut Scrape<'s>,
-    pub(super) objects: &'a [(Arc<str>, Arc<T>)],
+    pub(super) objects: &'a [Object<T>],
+}
+
+/// One of a kind, for a scrape.
+#[derive(Debug)]
+pub(super) struct Object<T> {
+    pub(super) name: Arc<str>,
+    pub(super) metrics: Arc<T>,
+    /// When it came into being, as nanoseconds since 1970.
+    pub(super) since: u64,
 }
 
 /// The family at hand, for one object.
@@ -118,6 +130,11 @@ pub(super) struct Series<'a, 's> {
 const MAX_LABELS: usize = 8;
 
 impl Series<'_, '_> {
+    /// Those that follow began to count later than their object.
+    pub(super) const fn since(&mut self, since: u64) {
+        self.scrape.since = since;
+    }
+
     /// One of the object's series in the family.
     pub(super) fn put(&mut self, labels: &[Label<'_>], value: Value<'_>) {
         let mut all = [("", ""); MAX_LABELS];
@@ -138,13 +155,16 @@ impl<T: Scraped> Families<'_, '_, T> {
         each: impl Fn(&T, &mut Series<'_, '_>),
     ) {
         self.scrape.family(name, kind, help);
-        for (object, metrics) in self.objects {
+        let since = self.scrape.since;
+        for object in self.objects {
+            self.scrape.since = object.since;
             let mut series = Series {
                 scrape: self.scrape,
-                own: &T::labels(object),
+                own: &T::labels(&object.name),
             };
-            each(metrics, &mut series);
+            each(&object.metrics, &mut series);
         }
+        self.scrape.since = since;
     }
 
     /// `name` without the `_total` that text adds.
@@ -187,12 +207,6 @@ impl<T: Scraped> Families<'_, '_, T> {
                 let labels = std::array::from_fn::<_, N, _>(|index| (labels[index], row[index]));
                 series.put(&labels, Value::level(value));
             }
-        });
-    }
-
-    pub(super) fn histogram(&mut self, name: &str, help: &str, summary: impl Fn(&T) -> Summary) {
-        self.family(name, Kind::Histogram, help, |metrics, series| {
-            series.put(&[], Value::Histogram(&summary(metrics)));
         });
     }
 }

@@ -125,7 +125,7 @@ impl Visitor for Text {
         }
     }
 
-    fn series(&mut self, labels: &[Label<'_>], value: Value<'_>) {
+    fn series(&mut self, labels: &[Label<'_>], value: Value<'_>, _: u64) {
         self.labels.clear();
         for (name, value) in labels {
             let comma = if self.labels.is_empty() { "" } else { "," };
@@ -194,11 +194,11 @@ mod tests {
     fn families_are_named_as_each_form_names_them() {
         let show = |text: &mut Text| {
             text.family(&family("a_build", Kind::Info));
-            text.series(&[("v", "1")], Value::Integer(1));
+            text.series(&[("v", "1")], Value::Integer(1), 0);
             text.family(&family("a_busy_seconds", Kind::Counter));
-            text.series(&[], Value::Float(0.5));
+            text.series(&[], Value::Float(0.5), 0);
             text.family(&family("a_now", Kind::Gauge));
-            text.series(&[("x", "a\"b\\c\nd")], Value::Integer(-2));
+            text.series(&[("x", "a\"b\\c\nd")], Value::Integer(-2), 0);
         };
         assert_eq!(
             text(Format::Prometheus, show),
@@ -236,9 +236,9 @@ mod tests {
         };
         let show = |text: &mut Text| {
             text.family(&family("a_seconds", Kind::Histogram));
-            text.series(&[], Value::Histogram(&summary));
+            text.series(&[], Value::Histogram(&summary), 0);
             text.family(&family("a_things", Kind::Counter));
-            text.series(&[("b", "c")], Value::Count(4, Some(exemplar)));
+            text.series(&[("b", "c")], Value::Count(4, Some(exemplar)), 0);
         };
         let plain = text(Format::Prometheus, show);
         assert!(plain.contains(

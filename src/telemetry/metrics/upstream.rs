@@ -350,10 +350,11 @@ impl Scraped for UpstreamMetrics {
             ["reason"],
             |metrics| metrics.cells.reasons(|cells| &cells.connect_failures),
         );
-        families.histogram(
+        families.family(
             "pillion_upstream_connect_duration_seconds",
+            Kind::Histogram,
             "How long making a connection took, where it succeeded.",
-            |metrics| lock(&metrics.durations).connecting(),
+            |metrics, series| lock(&metrics.durations).show_connecting(series),
         );
         families.counters(
             "pillion_upstream_pool_lookups",
