@@ -33,9 +33,10 @@ class Metrics:
         return {name for name, _, _ in self.samples}
 
     def reasons(self) -> dict[str, float]:
-        """How often each reason was counted, over whatever counters carry that label."""
+        """How often each reason was counted, over whatever counters carry that label. Endpoints count
+        attempts, which may have been made good."""
         totals: dict[str, float] = {}
         for name, labels, value in self.samples:
-            if "reason" in labels and name.endswith("_total"):
+            if "reason" in labels and name.endswith("_total") and "endpoint" not in labels:
                 totals[labels["reason"]] = totals.get(labels["reason"], 0) + value
         return totals

@@ -236,13 +236,13 @@ fn exemplar(message: &mut Writer<'_>, exemplar: &Exemplar) {
 }
 
 fn attributes(point: &mut Writer<'_>, field: u32, labels: &[Label<'_>]) {
-    let mut attributes = Attributes::new(point, field);
+    let mut attributes = Attributes::new(point.0, field);
     for (label, value) in labels {
         let known = ATTRIBUTES.iter().find(|(name, _)| name == label);
         let name = known.map_or(*label, |(_, name)| name);
         match value.parse() {
             Ok(status) if name == STATUS => attributes.number(name, status),
-            _ => attributes.text(name, value.as_bytes()),
+            _ => attributes.text(name, value),
         };
     }
 }
