@@ -115,11 +115,12 @@ class Span:
 
 @dataclass(frozen=True)
 class Received:
-    """One export: its signal, its headers in lower case, its message."""
+    """One export: its signal, its headers in lower case, its message, and when it came."""
 
     signal: str
     headers: dict[str, str]
     message: object
+    at: float
 
 
 @dataclass(frozen=True)
@@ -215,9 +216,9 @@ class Collector:
 
     def _take(self, signal: Signal, headers: dict, message) -> Refusal | object:
         """The response, or why there is none."""
+        received = Received(signal.name, headers, message, time.monotonic())
         if self.delay:
             time.sleep(self.delay)
-        received = Received(signal.name, headers, message)
         with self._changed:
             refusal = self.refusals.popleft() if self.refusals else self.always
             if refusal:
@@ -257,7 +258,7 @@ class Collector:
             credentials = grpc.ssl_server_credentials(
                 [pair], client_authorities, require_client_auth=client_authorities is not None,
             )
-            bound = server.add_secure_port(f"localhost:{port}", credentials)
+            bound = server.add_secure_port(f"127.0.0.1:{port}", credentials)
         else:
             bound = server.add_insecure_port(f"127.0.0.1:{port}")
         server.start()

@@ -108,3 +108,124 @@ impl fmt::Debug for Outlet {
         f.debug_struct("Outlet").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::{
+        config::model::OtlpBatch,
+        protobuf::Fields,
+        telemetry::{Registry, metrics::Format, otlp::Signal},
+    };
+
+    const BATCH: OtlpBatch = OtlpBatch {
+        delay: Duration::from_secs(1),
+        max_bytes: 256 << 10,
+        max_items: None,
+        queue_bytes: 100 << 10,
+        queue_items: None,
+    };
+
+    fn outlet(registry: &Registry, batch: &OtlpBatch) -> (Outlet, mpsc::Receiver<Batch>) {
+        let (inlet, batches) = Inlet::new(Arc::clone(registry.otlp().of(Signal::Traces)));
+        inlet.open(batch);
+        (Outlet::new(inlet), batches)
+    }
+
+    fn dropped(registry: &Registry) -> bool {
+        let name = r#"pillion_otlp_dropped_total{signal="traces",cause="queue_full"}"#;
+        let text = registry.encode(Format::Prometheus);
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap().trim() != "0"
+    }
+
+    #[test]
+    fn items_are_framed_and_full_buffers_handed_over() {
+        let registry = Registry::new(1);
+        let (outlet, mut batches) = outlet(&registry, &BATCH);
+        outlet.push(|out| out.extend_from_slice(b"first"));
+        assert!(batches.try_recv().is_err());
+        outlet.push(|out| out.resize(out.len() + BATCH_BYTES, 7));
+        let batch = batches.try_recv().unwrap();
+        assert_eq!(batch.items, 2);
+        let mut fields = Fields(&batch.bytes);
+        let first = fields.next().unwrap().unwrap();
+        assert_eq!(
+            (first.number, first.bytes().unwrap()),
+            (ITEM, &b"first"[..])
+        );
+        let second = fields.next().unwrap().unwrap();
+        assert_eq!(second.bytes().unwrap().len(), BATCH_BYTES);
+        assert!(fields.next().unwrap().is_none());
+        outlet.push(|out| out.push(1));
+        drop(outlet);
+        assert_eq!(batches.try_recv().unwrap().items, 1, "the rest at the end");
+    }
+
+    #[test]
+    fn nothing_is_encoded_for_a_signal_that_is_off() {
+        let registry = Registry::new(1);
+        let (outlet, mut batches) = outlet(&registry, &BATCH);
+        outlet.inlet.close();
+        assert!(!outlet.is_open());
+        outlet.push(|_| panic!("not asked for"));
+        outlet.flush();
+        assert!(batches.try_recv().is_err());
+    }
+
+    #[test]
+    fn what_does_not_fit_is_dropped_until_something_has_left() {
+        let registry = Registry::new(1);
+        let (outlet, mut batches) = outlet(&registry, &BATCH);
+        let fill = || outlet.push(|out| out.resize(out.len() + 40_000, 0));
+        fill();
+        fill();
+        assert!(!dropped(&registry));
+        fill();
+        assert!(dropped(&registry));
+        let batch = batches.try_recv().unwrap();
+        outlet.inlet.left(batch.bytes.len() as u64, batch.items);
+        fill();
+        assert_eq!(std::iter::from_fn(|| batches.try_recv().ok()).count(), 2);
+    }
+
+    #[test]
+    fn items_can_be_bounded_too() {
+        let registry = Registry::new(1);
+        let batch = OtlpBatch {
+            max_items: Some(2),
+            queue_items: Some(5),
+            ..BATCH
+        };
+        let (outlet, mut batches) = outlet(&registry, &batch);
+        (0..6).for_each(|_| outlet.push(|out| out.push(1)));
+        let handed: Vec<_> = std::iter::from_fn(|| batches.try_recv().ok()).collect();
+        assert_eq!(
+            handed.iter().map(|batch| batch.items).collect::<Vec<_>>(),
+            [2, 2]
+        );
+        assert!(dropped(&registry));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_worker_s_item_goes_out_within_half_the_delay() {
+        let registry = Registry::new(1);
+        let (outlet, mut batches) = outlet(&registry, &BATCH);
+        outlet.push(|out| out.push(1));
+        let begun = tokio::time::Instant::now();
+        let batch = tokio::select! {
+            () = outlet.flush_when_idle() => unreachable!("it never ends"),
+            batch = batches.recv() => batch.unwrap(),
+        };
+        assert_eq!(batch.items, 1);
+        assert_eq!(begun.elapsed(), Duration::from_millis(500));
+        assert!(
+            batch.bytes.capacity() < 100,
+            "what waits is as large as it must be"
+        );
+    }
+}

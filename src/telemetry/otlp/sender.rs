@@ -278,11 +278,11 @@ impl Sender {
             .is_some_and(|told| now.saturating_duration_since(told) < TELL_AGAIN);
         if (rejected > 0 || !partial.message.is_empty()) && !recently {
             self.told_partial = Some(now);
-            let message = &*partial.message;
+            let answer = &*partial.message;
             tracing::warn!(
                 signal,
                 rejected,
-                message,
+                answer,
                 "the collector did not take everything"
             );
         }

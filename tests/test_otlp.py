@@ -1,0 +1,487 @@
+"""Telemetry on its way to a collector: both transports, TLS, retries, drops, the environment.
+
+What the spans say is looked at in test_tracing.py.
+"""
+
+import contextlib
+import signal
+import subprocess
+from pathlib import Path
+
+import grpc
+import pytest
+from support.client import fetch
+from support.collector import Collector
+from support.config import http_config
+from support.ports import free_port
+from support.tls import Pki
+from support.wait import eventually
+
+TRANSPORTS = ("grpc", "http")
+
+
+@pytest.fixture
+def collect():
+    """`collect("grpc", ...)` starts a collector."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *args, **options: stack.enter_context(Collector(*args, **options))
+
+
+@pytest.fixture(params=TRANSPORTS)
+def collector(request, collect):
+    return collect(request.param)
+
+
+def traced(upstream: str, otlp: dict, **top) -> dict:
+    return http_config(upstream, otlp=otlp, tracing={"sampling": "always"}, accessLog={"enabled": False}, **top)
+
+
+def ask(proxy, times: int = 1):
+    for _ in range(times):
+        assert fetch(proxy.address(), "GET", "/").status == 200
+
+
+def counted(proxy, name: str, **labels) -> float:
+    return proxy.metrics().value(f"pillion_otlp_{name}", signal="traces", **labels)
+
+
+def wait_counted(proxy, name: str, least: float = 1, **labels):
+    eventually(lambda: counted(proxy, name, **labels) >= least, f"{name} {labels} at {least}")
+
+
+def servers(spans) -> list:
+    return [span for span in spans if span.kind == "server"]
+
+
+def test_spans_arrive(pillion, echo, collector):
+    proxy = pillion(traced(echo.address, collector.config))
+    ask(proxy, 5)
+    collector.wait_for(lambda spans: len(servers(spans)) == 5)
+    spans = len(collector.spans)
+    eventually(lambda: counted(proxy, "exported_total") == spans)
+    assert counted(proxy, "dropped_total") == 0
+    assert counted(proxy, "exports_total", result="ok") == len(collector.received)
+    assert counted(proxy, "queue_bytes") == 0
+    assert {scope.name for scope in collector.scopes()} == {"pillion"}
+    request = collector.received[0].message.resource_spans[0]
+    assert request.schema_url.startswith("https://opentelemetry.io/schemas/")
+    assert request.scope_spans[0].schema_url == request.schema_url
+
+
+def test_who_sends_is_told(pillion, echo, collector):
+    otlp = {**collector.config, "resource": {"service.name": "shop", "team": "carts"}}
+    proxy = pillion(traced(echo.address, otlp), env={"POD_NAME": "shop-1", "NODE_NAME": "west-7", "POD_NAMESPACE": ""})
+    ask(proxy)
+    collector.wait_spans(1)
+    resource = collector.resources()[0]
+    assert resource["service.name"] == "shop"
+    assert resource["team"] == "carts"
+    assert resource["telemetry.sdk.name"] == "pillion"
+    assert resource["telemetry.sdk.language"] == "rust"
+    assert resource["process.pid"] == proxy.pid
+    assert resource["host.name"]
+    assert len(resource["service.instance.id"]) == 36
+    assert resource["k8s.pod.name"] == "shop-1"
+    assert resource["k8s.node.name"] == "west-7"
+    assert "k8s.namespace.name" not in resource
+
+
+def test_one_connection_carries_many_exports(pillion, echo, collector):
+    proxy = pillion(traced(echo.address, collector.config))
+    for exports in range(1, 4):
+        ask(proxy)
+        eventually(lambda: len(collector.received) >= exports)
+    wait_counted(proxy, "exports_total", 3, result="ok")
+    # The listener's end of the test's own connections is another one.
+    connected = subprocess.run(["ss", "-Htn", "state", "established", f"dport = :{collector.port}"],
+                               capture_output=True, text=True, check=True).stdout
+    assert len(connected.splitlines()) == 1, connected
+
+
+def test_headers_and_what_is_not_shown_of_them(pillion, echo, collector):
+    otlp = {**collector.config, "headers": {"authorization": "Bearer ${TOKEN}", "X-Tenant": "a"}}
+    proxy = pillion(traced(echo.address, otlp), env={"TOKEN": "very-secret"})
+    ask(proxy)
+    collector.wait_spans(1)
+    headers = collector.received[0].headers
+    assert headers["authorization"] == "Bearer very-secret"
+    assert headers["x-tenant"] == "a"
+    assert headers["user-agent"].startswith("pillion/")
+    shown = proxy.admin_get("/config").body.decode()
+    assert "authorization" in shown
+    assert "very-secret" not in shown
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_gzip(pillion, echo, collect, transport):
+    collector = collect(transport)
+    proxy = pillion(traced(echo.address, {**collector.config, "compression": "gzip"}))
+    ask(proxy, 3)
+    collector.wait_for(lambda spans: len(servers(spans)) == 3)
+    if transport == "http":
+        assert collector.received[0].headers["content-encoding"] == "gzip"
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_tls(pillion, echo, collect, transport, tmp_path):
+    pki = Pki(tmp_path / "pki")
+    collector = collect(transport, files=pki.server("collector", "localhost"))
+    tls = {"authorities": [str(pki.ca)]}
+    proxy = pillion(traced(echo.address, {**collector.config, "tls": tls}))
+    ask(proxy)
+    collector.wait_spans(1)
+    assert proxy.logs.text and not [line for line in proxy.logs() if line["level"] == "WARN"]
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_tls_with_a_client_certificate(pillion, echo, collect, transport, tmp_path):
+    pki = Pki(tmp_path / "pki")
+    files = pki.server("collector", "collector.test")
+    collector = collect(transport, files=files, client_authorities=pki.authority.pem())
+    own = pki.workload("web")
+    tls = {"authorities": [str(pki.ca)], "serverName": "collector.test"}
+    proxy = pillion(traced(echo.address, {**collector.config, "tls": tls, "timeout": "500ms"}))
+    ask(proxy)
+    wait_counted(proxy, "dropped_total", cause="failed")
+    assert not collector.spans
+    proxy.must_reload(traced(echo.address, {**collector.config, "tls": {**tls, **own.config}}))
+    ask(proxy)
+    collector.wait_spans(1)
+
+
+def test_a_collector_that_is_not_who_it_should_be_gets_nothing(pillion, echo, collect, tmp_path):
+    pki, other = Pki(tmp_path / "pki"), Pki(tmp_path / "other", "other")
+    collector = collect("grpc", files=pki.server("collector", "localhost"))
+    otlp = {**collector.config, "timeout": "500ms", "tls": {"authorities": [str(other.ca)]}}
+    proxy = pillion(traced(echo.address, otlp))
+    ask(proxy)
+    wait_counted(proxy, "dropped_total", cause="failed")
+    told = proxy.logs.wait_for(lambda line: "cannot send telemetry" in line.get("message", ""))
+    assert "authority" in told["error"] or "certificate" in told["error"], told
+    assert not collector.received
+
+
+@pytest.mark.parametrize(("transport", "status"), [("grpc", grpc.StatusCode.UNAVAILABLE), ("http", 503), ("http", 429)])
+def test_what_may_go_better_is_tried_again(pillion, echo, collect, transport, status):
+    collector = collect(transport)
+    collector.refuse(status, times=2)
+    proxy = pillion(traced(echo.address, collector.config))
+    ask(proxy)
+    collector.wait_spans(1)
+    assert len(collector.refused) == 2
+    eventually(lambda: counted(proxy, "exports_total", result="retried") == 2)
+    assert counted(proxy, "dropped_total") == 0
+    proxy.logs.wait_for(lambda line: "takes telemetry again" in line.get("message", ""))
+
+
+@pytest.mark.parametrize(
+    ("transport", "status"),
+    [("grpc", grpc.StatusCode.INVALID_ARGUMENT), ("grpc", grpc.StatusCode.RESOURCE_EXHAUSTED), ("http", 400)],
+)
+def test_what_would_fail_again_is_dropped(pillion, echo, collect, transport, status):
+    collector = collect(transport)
+    collector.refuse(status)
+    proxy = pillion(traced(echo.address, collector.config))
+    ask(proxy)
+    wait_counted(proxy, "dropped_total", cause="rejected")
+    assert counted(proxy, "exports_total", result="retried") == 0
+    ask(proxy)
+    collector.wait_spans(1)
+    assert len(collector.refused) == 1
+
+
+@pytest.mark.parametrize(("transport", "status"), [("grpc", grpc.StatusCode.RESOURCE_EXHAUSTED), ("http", 503)])
+def test_a_collector_says_when_to_come_again(pillion, echo, collect, transport, status):
+    collector = collect(transport)
+    collector.refuse(status, retry_after=1)
+    proxy = pillion(traced(echo.address, collector.config))
+    ask(proxy)
+    collector.wait_spans(1)
+    # Without it the wait would be a quarter of a second at most.
+    assert collector.received[0].at - collector.refused[0].at >= 1
+    # Longer than there is time for: dropped at once.
+    collector.refuse(status, retry_after=3600)
+    ask(proxy)
+    wait_counted(proxy, "dropped_total", cause="failed")
+
+
+def test_partial_success_is_counted_and_told(pillion, echo, collector):
+    collector.rejects = (1, "one too many\nof them")
+    proxy = pillion(traced(echo.address, collector.config))
+    ask(proxy)
+    collector.wait_spans(1)
+    wait_counted(proxy, "dropped_total", cause="rejected")
+    told = proxy.logs.wait_for(lambda line: "did not take everything" in line.get("message", ""))
+    assert (told["rejected"], told["answer"]) == (1, "one too many of them")
+    exports = len(collector.received)
+    ask(proxy)
+    eventually(lambda: len(collector.received) > exports)
+    wait_counted(proxy, "dropped_total", 2, cause="rejected")
+    assert len([line for line in proxy.logs() if "did not take everything" in line["message"]]) == 1
+
+
+def test_an_absent_collector_costs_requests_nothing(pillion, echo, collect):
+    port = free_port()
+    otlp = {
+        "endpoint": f"http://127.0.0.1:{port}", "timeout": "300ms",
+        "batch": {"delay": "10ms", "maxBytes": "16KiB", "queue": "16KiB"},
+    }
+    proxy = pillion(traced(echo.address, otlp))
+    ask(proxy, 200)
+    wait_counted(proxy, "dropped_total", cause="failed")
+    eventually(lambda: counted(proxy, "queue_bytes") == 0)
+    assert counted(proxy, "exported_total") == 0
+    warned = [line for line in proxy.logs() if "cannot send telemetry" in line["message"]]
+    assert len(warned) == 1, warned
+    # When it comes, what is new arrives, and that is told once as well.
+    collector = collect("grpc", port=port)
+    ask(proxy)
+    eventually(lambda: ask(proxy) or collector.spans)
+    proxy.logs.wait_for(lambda line: "takes telemetry again" in line["message"])
+
+
+def test_a_slow_collector_costs_requests_nothing(pillion, echo, collector):
+    collector.delay = 0.5
+    batch = {"delay": "10ms", "maxBytes": "16KiB", "queue": "32KiB"}
+    proxy = pillion(traced(echo.address, {**collector.config, "batch": batch}))
+    # One export takes half a second: the queue fills within it.
+    eventually(lambda: ask(proxy, 50) or counted(proxy, "dropped_total", cause="queue_full"))
+    assert counted(proxy, "queue_bytes") <= 32 << 10
+    collector.delay = 0
+    eventually(lambda: counted(proxy, "queue_bytes") == 0)
+
+
+def test_what_waits_is_sent_at_the_drain(pillion, echo, collector):
+    proxy = pillion(traced(echo.address, {**collector.config, "batch": {"delay": "10m"}}))
+    ask(proxy, 10)
+    assert not collector.spans
+    proxy.signal(signal.SIGTERM)
+    assert proxy.wait_exit() == 0
+    assert len(servers(collector.spans)) == 10
+
+
+def test_an_absent_collector_does_not_keep_the_process(pillion, echo):
+    otlp = {"endpoint": f"http://127.0.0.1:{free_port()}", "batch": {"delay": "10m"}}
+    proxy = pillion(traced(echo.address, otlp))
+    ask(proxy, 10)
+    proxy.signal(signal.SIGTERM)
+    assert proxy.wait_exit() == 0
+    # One try, and no waiting for time to pass.
+    assert len([line for line in proxy.logs() if "cannot send telemetry" in line["message"]]) == 1
+    assert not [line for line in proxy.logs() if "leaving with telemetry" in line["message"]]
+
+
+def test_a_reload_leads_elsewhere_and_switches_off_and_on(pillion, echo, collect):
+    first, second = collect("grpc"), collect("http")
+    proxy = pillion(traced(echo.address, first.config))
+    ask(proxy)
+    first.wait_spans(1)
+    proxy.must_reload(traced(echo.address, second.config))
+    ask(proxy)
+    second.wait_spans(1)
+    seen = len(first.spans)
+    off = http_config(echo.address, otlp=second.config)
+    proxy.must_reload(off)
+    spans = len(second.spans)
+    ask(proxy, 3)
+    proxy.must_reload(traced(echo.address, first.config))
+    ask(proxy)
+    first.wait_spans(seen + 1)
+    assert len(second.spans) == spans
+
+
+def test_a_reload_leads_away_from_a_collector_that_is_absent(pillion, echo, collect):
+    otlp = {"endpoint": f"http://127.0.0.1:{free_port()}", "timeout": "1h", "batch": {"delay": "10ms"}}
+    proxy = pillion(traced(echo.address, otlp))
+    ask(proxy)
+    wait_counted(proxy, "exports_total", result="retried")
+    collector = collect("http")
+    proxy.must_reload(traced(echo.address, collector.config))
+    # What waited for the other one is not lost.
+    collector.wait_spans(1)
+    assert counted(proxy, "dropped_total") == 0
+
+
+def test_nothing_runs_where_nothing_is_exported(pillion, echo):
+    proxy = pillion(http_config(echo.address))
+    ask(proxy)
+    threads = [Path(task, "comm").read_text().strip() for task in Path(f"/proc/{proxy.pid}/task").iterdir()]
+    assert "pillion-export" not in threads
+    assert counted(proxy, "exports_total") == 0
+
+
+class TestEnvironment:
+    """It goes before the file."""
+
+    def start(self, pillion, echo, config: dict | None = None, **env):
+        return pillion(http_config(echo.address, **(config or {})), env={"OTEL_BSP_SCHEDULE_DELAY": "20", **env})
+
+    def test_a_collector_is_enough(self, pillion, echo, collect):
+        collector = collect("grpc")
+        proxy = self.start(
+            pillion, echo,
+            OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, OTEL_SERVICE_NAME="shop",
+            OTEL_RESOURCE_ATTRIBUTES="team=carts%2C%20all,service.name=not-this",
+            OTEL_EXPORTER_OTLP_HEADERS="authorization=Bearer%20abc",
+        )
+        ask(proxy)
+        collector.wait_spans(1)
+        resource = collector.resources()[0]
+        assert (resource["service.name"], resource["team"]) == ("shop", "carts, all")
+        assert collector.received[0].headers["authorization"] == "Bearer abc"
+        assert not collector.metrics and not collector.logs
+
+    def test_http_has_a_path_for_each_signal(self, pillion, echo, collect):
+        collector = collect("http")
+        proxy = self.start(
+            pillion, echo, OTEL_EXPORTER_OTLP_ENDPOINT=f"{collector.endpoint}/base",
+            OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf", OTEL_EXPORTER_OTLP_COMPRESSION="gzip",
+        )
+        ask(proxy)
+        collector.wait_spans(1)
+        assert collector.received[0].headers[":path"] == "/base/v1/traces"
+        assert collector.received[0].headers["content-encoding"] == "gzip"
+
+    def test_a_url_for_one_signal_is_used_as_it_is(self, pillion, echo, collect):
+        collector, other = collect("http"), collect("http")
+        proxy = self.start(
+            pillion, echo, {"otlp": other.config},
+            OTEL_EXPORTER_OTLP_ENDPOINT=other.endpoint, OTEL_EXPORTER_OTLP_PROTOCOL="http/json",
+            OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=f"{collector.endpoint}/here",
+        )
+        ask(proxy)
+        collector.wait_spans(1)
+        assert collector.received[0].headers[":path"] == "/here"
+        assert not other.received
+        assert [line for line in proxy.logs() if "http/json is not spoken" in line["message"]]
+
+    def test_tls(self, pillion, echo, collect, tmp_path):
+        pki = Pki(tmp_path / "pki")
+        files = pki.server("collector", "localhost")
+        collector = collect("grpc", files=files, client_authorities=pki.authority.pem())
+        own = pki.workload("web")
+        proxy = self.start(
+            pillion, echo, OTEL_EXPORTER_OTLP_ENDPOINT=f"localhost:{collector.port}",
+            OTEL_EXPORTER_OTLP_CERTIFICATE=str(pki.ca), OTEL_EXPORTER_OTLP_CLIENT_KEY=str(own.key),
+            OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE=str(own.certificate),
+        )
+        ask(proxy)
+        collector.wait_spans(1)
+
+    def test_insecure(self, pillion, echo, collect):
+        collector = collect("grpc")
+        proxy = self.start(
+            pillion, echo, OTEL_EXPORTER_OTLP_ENDPOINT=f"127.0.0.1:{collector.port}",
+            OTEL_EXPORTER_OTLP_INSECURE="true",
+        )
+        ask(proxy)
+        collector.wait_spans(1)
+
+    @pytest.mark.parametrize("variable", [{"OTEL_SDK_DISABLED": "true"}, {"OTEL_TRACES_EXPORTER": "none"}])
+    def test_off_is_off(self, pillion, echo, collect, variable):
+        collector = collect("grpc")
+        config = {"otlp": collector.config, "tracing": {"sampling": "always"}}
+        proxy = self.start(pillion, echo, config, OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, **variable)
+        ask(proxy, 5)
+        proxy.signal(signal.SIGTERM)
+        assert proxy.wait_exit() == 0
+        assert not collector.received
+
+    def test_batches(self, pillion, echo, collect):
+        collector = collect("grpc")
+        proxy = self.start(
+            pillion, echo, {"otlp": {**collector.config, "batch": {"delay": "10m"}}, "tracing": {"sampling": "always"}},
+            OTEL_BSP_SCHEDULE_DELAY="200", OTEL_BSP_MAX_EXPORT_BATCH_SIZE="4",
+        )
+        ask(proxy, 20)
+        collector.wait_for(lambda spans: len(servers(spans)) == 20)
+        sizes = [len(received.message.resource_spans[0].scope_spans[0].spans) for received in collector.received]
+        assert max(sizes) <= 4, sizes
+
+    def test_the_queue_in_spans(self, pillion, echo, collect):
+        collector = collect("grpc")
+        collector.delay = 0.5
+        proxy = self.start(
+            pillion, echo, {"otlp": collector.config, "tracing": {"sampling": "always"}},
+            OTEL_BSP_MAX_QUEUE_SIZE="8", OTEL_BSP_MAX_EXPORT_BATCH_SIZE="4",
+        )
+        ask(proxy, 100)
+        wait_counted(proxy, "dropped_total", cause="queue_full")
+
+    def test_the_sampler(self, pillion, echo, collect):
+        collector = collect("grpc")
+        proxy = self.start(
+            pillion, echo, OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint,
+            OTEL_TRACES_SAMPLER="parentbased_traceidratio", OTEL_TRACES_SAMPLER_ARG="0",
+        )
+        ask(proxy, 5)
+        parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+        fetch(proxy.address(), "GET", "/", {"traceparent": parent})
+        spans = collector.wait_for(servers)
+        assert {span.trace_id for span in spans} == {"0af7651916cd43dd8448eb211c80319c"}
+
+    def test_the_propagators(self, pillion, echo, collect):
+        collector = collect("grpc")
+        proxy = self.start(
+            pillion, echo, OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, OTEL_PROPAGATORS="b3",
+        )
+        fetch(proxy.address(), "GET", "/", {"b3": "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-1"})
+        spans = collector.wait_for(servers)
+        assert servers(spans)[0].trace_id == "0af7651916cd43dd8448eb211c80319c"
+
+    def test_what_can_not_be_is_told_and_ignored(self, pillion, echo, collect):
+        collector = collect("grpc")
+        proxy = self.start(
+            pillion, echo, OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, OTEL_EXPORTER_OTLP_PROTOCOL="carrier-pigeon",
+            OTEL_EXPORTER_OTLP_TIMEOUT="soon", OTEL_TRACES_EXPORTER="zipkin", OTEL_TRACES_SAMPLER="sometimes",
+        )
+        ask(proxy)
+        collector.wait_spans(1)
+        told = " ".join(line["message"] for line in proxy.logs() if line["level"] == "WARN")
+        for variable in ("PROTOCOL", "TIMEOUT", "EXPORTER", "SAMPLER"):
+            assert f"{variable} is ignored" in told, told
+
+
+class Rotel:
+    """A collector that is not ours (Streamfold's, in Rust)."""
+
+    def __init__(self, directory: Path):
+        import rotel
+
+        self.grpc, self.http = free_port(), free_port()
+        self.log = directory / "rotel.log"
+        command = [
+            Path(rotel.__file__).parent / "rotel-agent", "start", "--otlp-grpc-endpoint", f"127.0.0.1:{self.grpc}",
+            "--otlp-http-endpoint", f"127.0.0.1:{self.http}", "--exporter", "blackhole",
+            "--debug-log", "traces", "--debug-log-verbosity", "detailed",
+        ]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", "--", *map(str, command)], stdout=log, stderr=log,
+                stdin=subprocess.DEVNULL, cwd=directory,
+            )
+
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_collector_of_others_takes_spans(pillion, echo, tmp_path, transport):
+    with Rotel(tmp_path) as rotel:
+        port = getattr(rotel, transport)
+        otlp = {
+            "endpoint": f"http://127.0.0.1:{port}", "protocol": "grpc" if transport == "grpc" else "http/protobuf",
+            "batch": {"delay": "20ms"}, "resource": {"service.name": "shop-of-mine"},
+        }
+        proxy = pillion(traced(echo.address, otlp))
+        ask(proxy)
+        wait_counted(proxy, "exported_total", 2)
+        eventually(lambda: "shop-of-mine" in rotel.text(), "the span in Rotel's log")
+        assert counted(proxy, "dropped_total") == 0
