@@ -93,8 +93,6 @@ fn push<T>(entries: &mut Vec<T>, entry: T) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// The other direction, for tests.
-
 #[cfg(test)]
 pub(super) mod encode {
     use crate::protobuf::Writer;
