@@ -1,0 +1,161 @@
+//! What the `OTEL_*` variables say, in one place: read once, typed, asked by everything that
+//! resolves a piece of telemetry. The environment goes before the files.
+//!
+//! The rules are those of OpenTelemetry's "Environment Variable Specification": an empty
+//! variable is unset; of a number, a name or a URL that can't be read it is told, and it is ignored.
+//! None of them ever keeps the process from starting.
+
+mod process;
+mod signal;
+#[cfg(test)]
+mod tests;
+mod variables;
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+
+use http::{HeaderName, HeaderValue, Uri, uri::Scheme};
+
+use self::variables::Reader;
+use super::{
+    env::Environment,
+    model::{KeyPair, OtlpProtocol},
+};
+use crate::telemetry::otlp::Signal;
+
+/// Everything that was said.
+#[derive(Debug, Default)]
+pub(super) struct Otel {
+    /// `OTEL_SDK_DISABLED`: no span, no export, whatever else is written.
+    pub(super) disabled: bool,
+    pub(super) sampler: Option<Sampler>,
+    /// `OTEL_PROPAGATORS`; empty for `none`.
+    pub(super) propagators: Option<Vec<Propagator>>,
+    /// `OTEL_METRIC_EXPORT_INTERVAL`.
+    pub(super) metric_interval: Option<Duration>,
+    /// `OTEL_RESOURCE_ATTRIBUTES`, and `OTEL_SERVICE_NAME`, which goes before them.
+    pub(super) resource: BTreeMap<Arc<str>, Arc<str>>,
+    /// Where in a Kubernetes cluster the process runs, by the names that its pods commonly have for
+    /// it. Goes behind everything that was written.
+    pub(super) place: BTreeMap<Arc<str>, Arc<str>>,
+    /// What was ignored, for a person.
+    pub(super) warnings: Vec<String>,
+    traces: Of,
+    metrics: Of,
+    logs: Of,
+}
+
+/// What concerns one signal. Where there is a variable for this signal and one for all, this is
+/// what comes of both.
+#[derive(Debug, Default)]
+pub(super) struct Of {
+    /// `OTEL_*_EXPORTER`.
+    exporter: Option<Exporter>,
+    pub(super) endpoint: Option<Endpoint>,
+    pub(super) protocol: Option<OtlpProtocol>,
+    pub(super) headers: Option<Vec<(HeaderName, HeaderValue)>>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) gzip: Option<bool>,
+    pub(super) certificate: Option<PathBuf>,
+    client_certificate: Option<PathBuf>,
+    client_key: Option<PathBuf>,
+    /// `SCHEDULE_DELAY` of batches.
+    pub(super) delay: Option<Duration>,
+    pub(super) queue_items: Option<usize>,
+    pub(super) batch_items: Option<usize>,
+    pub(super) export_timeout: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Exporter {
+    Otlp,
+    /// `none`; and of metrics `prometheus`, since `/metrics` is always there.
+    None,
+}
+
+/// Where a signal goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Endpoint {
+    /// With a scheme.
+    pub(super) uri: Uri,
+    /// It was given for this signal: over HTTP nothing is added to its path.
+    pub(super) exact: bool,
+}
+
+/// `OTEL_TRACES_SAMPLER` with its argument.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Sampler {
+    /// What a parent decided holds; the ratio is for traces that begin here.
+    pub(super) parent_based: bool,
+    /// From 0 to 1.
+    pub(super) ratio: f64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Propagator {
+    TraceContext,
+    Baggage,
+    B3,
+    B3Multi,
+}
+
+impl Otel {
+    pub(super) fn read(env: Environment<'_>) -> Self {
+        let mut reader = Reader {
+            env,
+            warnings: Vec::new(),
+        };
+        let mut otel = Self {
+            disabled: reader.flag("OTEL_SDK_DISABLED").unwrap_or(false),
+            sampler: reader.sampler(),
+            propagators: reader.propagators(),
+            metric_interval: reader.millis("OTEL_METRIC_EXPORT_INTERVAL"),
+            resource: reader.resource(),
+            place: reader.place(),
+            traces: reader.signal(Signal::Traces),
+            metrics: reader.signal(Signal::Metrics),
+            logs: reader.signal(Signal::Logs),
+            warnings: Vec::new(),
+        };
+        otel.warnings = reader.warnings;
+        otel
+    }
+
+    pub(super) const fn of(&self, signal: Signal) -> &Of {
+        match signal {
+            Signal::Traces => &self.traces,
+            Signal::Metrics => &self.metrics,
+            Signal::Logs => &self.logs,
+        }
+    }
+
+    /// Whether the environment wants a signal exported. `None`: it leaves that to the files. Naming
+    /// a collector is wish enough for spans, which go nowhere else; metrics and logs have to be
+    /// asked for by name.
+    pub(super) fn exports(&self, signal: Signal) -> Option<bool> {
+        let of = self.of(signal);
+        match of.exporter {
+            _ if self.disabled => Some(false),
+            Some(exporter) => Some(exporter == Exporter::Otlp),
+            None => (signal == Signal::Traces && of.endpoint.is_some()).then_some(true),
+        }
+    }
+}
+
+impl Of {
+    /// What the collector is shown.
+    pub(super) fn identity(&self) -> Option<KeyPair> {
+        let (certificate, key) = (self.client_certificate.clone()?, self.client_key.clone()?);
+        Some(KeyPair { certificate, key })
+    }
+}
+
+/// An absolute URL, or `host:port`, without a user and with nothing behind its path.
+pub(super) fn collector_url(text: &str) -> Option<Uri> {
+    let uri: Uri = text.parse().ok()?;
+    let scheme = uri
+        .scheme()
+        .is_none_or(|scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS);
+    let authority = uri.authority()?;
+    let plain = !authority.host().is_empty() && !authority.as_str().contains('@');
+    (scheme && plain && uri.query().is_none()).then_some(uri)
+}

@@ -1,0 +1,94 @@
+//! What is said of the process, and of its traces.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use opentelemetry_semantic_conventions::resource::{
+    K8S_NAMESPACE_NAME, K8S_NODE_NAME, K8S_POD_NAME,
+};
+
+use super::{
+    Propagator, Sampler,
+    variables::{Reader, pairs},
+};
+use crate::config::report::quote;
+
+impl Reader<'_> {
+    pub(super) fn resource(&mut self) -> BTreeMap<Arc<str>, Arc<str>> {
+        const NAME: &str = "OTEL_RESOURCE_ATTRIBUTES";
+        let text = self.text(NAME).unwrap_or_default();
+        let attributes: Option<BTreeMap<Arc<str>, Arc<str>>> = pairs(&text)
+            .map(|pair| pair.map(|(name, value)| (name.into(), value.into())))
+            .collect();
+        // All or nothing, as the specification has it.
+        let attributes = attributes.or_else(|| self.ignore(NAME, "a pair in it is not name=value"));
+        let mut attributes = attributes.unwrap_or_default();
+        if let Some(name) = self.text("OTEL_SERVICE_NAME") {
+            attributes.insert("service.name".into(), name.into());
+        }
+        attributes
+    }
+
+    pub(super) fn place(&self) -> BTreeMap<Arc<str>, Arc<str>> {
+        let known = [
+            ("POD_NAME", K8S_POD_NAME),
+            ("POD_NAMESPACE", K8S_NAMESPACE_NAME),
+            ("NODE_NAME", K8S_NODE_NAME),
+        ];
+        let told = known.map(|(name, attribute)| Some((attribute.into(), self.text(name)?.into())));
+        told.into_iter().flatten().collect()
+    }
+
+    pub(super) fn sampler(&mut self) -> Option<Sampler> {
+        const NAME: &str = "OTEL_TRACES_SAMPLER";
+        let text = self.text(NAME)?;
+        let (parent_based, root) = match text.strip_prefix("parentbased_") {
+            Some(root) => (true, root),
+            None => (false, text.as_str()),
+        };
+        let ratio = match root {
+            "always_on" => 1.0,
+            "always_off" => 0.0,
+            "traceidratio" => self.ratio().unwrap_or(1.0),
+            _ => return self.ignore(NAME, format!("there is no sampler {}", quote(&text))),
+        };
+        Some(Sampler {
+            parent_based,
+            ratio,
+        })
+    }
+
+    fn ratio(&mut self) -> Option<f64> {
+        const NAME: &str = "OTEL_TRACES_SAMPLER_ARG";
+        let ratio = self.number::<f64>(NAME)?;
+        match (0.0..=1.0).contains(&ratio) {
+            true => Some(ratio),
+            false => self.ignore(NAME, format!("{ratio} is not from 0 to 1")),
+        }
+    }
+
+    pub(super) fn propagators(&mut self) -> Option<Vec<Propagator>> {
+        const NAME: &str = "OTEL_PROPAGATORS";
+        let text = self.text(NAME)?;
+        let mut propagators = Vec::new();
+        for word in text.split(',').map(str::trim) {
+            let propagator = match word {
+                "none" | "" => continue,
+                "tracecontext" => Propagator::TraceContext,
+                "baggage" => Propagator::Baggage,
+                "b3" => Propagator::B3,
+                "b3multi" => Propagator::B3Multi,
+                _ => {
+                    let why = format!("{} is not spoken", quote(word));
+                    self.warn(format!("{NAME}: {why}"));
+                    continue;
+                }
+            };
+            if !propagators.contains(&propagator) {
+                propagators.push(propagator);
+            }
+        }
+        // Nothing that is known: as if it were unset.
+        let none = text == "none";
+        (none || !propagators.is_empty()).then_some(propagators)
+    }
+}

@@ -1,0 +1,180 @@
+//! What variables are taken for.
+
+use super::*;
+
+fn read(variables: &[(&str, &str)]) -> Otel {
+    Otel::read(&|name| {
+        let found = variables.iter().find(|(known, _)| *known == name);
+        found.map(|(_, value)| (*value).to_owned())
+    })
+}
+
+fn endpoint(otel: &Otel, signal: Signal) -> Option<(String, bool)> {
+    let endpoint = otel.of(signal).endpoint.as_ref()?;
+    Some((endpoint.uri.to_string(), endpoint.exact))
+}
+
+#[test]
+fn nothing_and_emptiness_say_nothing() {
+    let otel = read(&[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", " "),
+        ("OTEL_SDK_DISABLED", ""),
+    ]);
+    for signal in Signal::ALL {
+        assert_eq!(otel.exports(signal), None);
+        assert_eq!(endpoint(&otel, signal), None);
+    }
+    assert!(otel.resource.is_empty() && otel.warnings.is_empty() && !otel.disabled);
+}
+
+#[test]
+fn a_collector_is_wish_enough_for_spans_alone() {
+    let otel = read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4317")]);
+    assert_eq!(otel.exports(Signal::Traces), Some(true));
+    assert_eq!(otel.exports(Signal::Metrics), None);
+    assert_eq!(otel.exports(Signal::Logs), None);
+    let asked = read(&[
+        ("OTEL_METRICS_EXPORTER", "otlp"),
+        ("OTEL_LOGS_EXPORTER", "otlp"),
+    ]);
+    assert_eq!(asked.exports(Signal::Metrics), Some(true));
+    assert_eq!(asked.exports(Signal::Logs), Some(true));
+    assert_eq!(asked.exports(Signal::Traces), None);
+}
+
+#[test]
+fn exporters_can_be_forbidden() {
+    let base = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4317");
+    let off = read(&[base, ("OTEL_TRACES_EXPORTER", "none")]);
+    assert_eq!(off.exports(Signal::Traces), Some(false));
+    let off = read(&[
+        base,
+        ("OTEL_SDK_DISABLED", "TRUE"),
+        ("OTEL_LOGS_EXPORTER", "otlp"),
+    ]);
+    assert!(
+        Signal::ALL
+            .iter()
+            .all(|&signal| off.exports(signal) == Some(false))
+    );
+    let scraped = read(&[("OTEL_METRICS_EXPORTER", "prometheus")]);
+    assert_eq!(scraped.exports(Signal::Metrics), Some(false));
+    let odd = read(&[base, ("OTEL_TRACES_EXPORTER", "zipkin")]);
+    assert_eq!(odd.exports(Signal::Traces), Some(true));
+    assert_eq!(odd.warnings.len(), 1);
+    let both = read(&[("OTEL_METRICS_EXPORTER", "prometheus, otlp")]);
+    assert_eq!(both.exports(Signal::Metrics), Some(true));
+}
+
+#[test]
+fn what_is_said_of_a_signal_goes_before_what_is_said_of_all() {
+    let otel = read(&[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://all:4318/base"),
+        ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "https://logs/here"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "2000"),
+        ("OTEL_EXPORTER_OTLP_LOGS_TIMEOUT", "3000"),
+        ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "http/protobuf"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
+    ]);
+    let traces = endpoint(&otel, Signal::Traces).unwrap();
+    assert_eq!(traces, ("http://all:4318/base".to_owned(), false));
+    let logs = endpoint(&otel, Signal::Logs).unwrap();
+    assert_eq!(logs, ("https://logs/here".to_owned(), true));
+    assert_eq!(otel.logs.timeout, Some(Duration::from_secs(3)));
+    assert_eq!(otel.traces.timeout, Some(Duration::from_secs(2)));
+    assert_eq!(otel.metrics.protocol, Some(OtlpProtocol::HttpProtobuf));
+    assert_eq!(otel.traces.protocol, None);
+    assert_eq!(otel.traces.gzip, Some(true));
+}
+
+#[test]
+fn a_host_without_a_scheme_is_tls_unless_said_otherwise() {
+    let host = ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317");
+    let secure = endpoint(&read(&[host]), Signal::Traces).unwrap();
+    assert_eq!(secure.0, "https://collector:4317/");
+    let insecure = read(&[host, ("OTEL_EXPORTER_OTLP_INSECURE", "true")]);
+    assert_eq!(
+        endpoint(&insecure, Signal::Traces).unwrap().0,
+        "http://collector:4317/"
+    );
+}
+
+#[test]
+fn headers_and_resources_are_percent_decoded() {
+    let otel = read(&[
+        (
+            "OTEL_EXPORTER_OTLP_HEADERS",
+            "Authorization=Basic%20YTpi, x-a = 1=2 ,,broken",
+        ),
+        (
+            "OTEL_RESOURCE_ATTRIBUTES",
+            "service.name=old,team=%C3%BCber%2C%20all",
+        ),
+        ("OTEL_SERVICE_NAME", "shop"),
+    ]);
+    let headers = otel.traces.headers.unwrap();
+    let shown: Vec<_> = headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))
+        .collect();
+    assert_eq!(shown, [("authorization", "Basic YTpi"), ("x-a", "1=2")]);
+    assert!(headers.iter().all(|(_, value)| value.is_sensitive()));
+    assert_eq!(&*otel.resource["service.name"], "shop");
+    assert_eq!(&*otel.resource["team"], "\u{fc}ber, all");
+    assert_eq!(otel.warnings.len(), 1);
+    let broken = read(&[("OTEL_RESOURCE_ATTRIBUTES", "a=1,b=%zz")]);
+    assert!(broken.resource.is_empty() && broken.warnings.len() == 1);
+}
+
+#[test]
+fn samplers() {
+    let sampler = |name, argument| {
+        let otel = read(&[
+            ("OTEL_TRACES_SAMPLER", name),
+            ("OTEL_TRACES_SAMPLER_ARG", argument),
+        ]);
+        otel.sampler
+            .map(|sampler| (sampler.parent_based, sampler.ratio))
+    };
+    assert_eq!(sampler("always_on", ""), Some((false, 1.0)));
+    assert_eq!(sampler("parentbased_always_off", ""), Some((true, 0.0)));
+    assert_eq!(
+        sampler("parentbased_traceidratio", "0.25"),
+        Some((true, 0.25))
+    );
+    assert_eq!(sampler("traceidratio", "7"), Some((false, 1.0)));
+    assert_eq!(sampler("traceidratio", "NaN"), Some((false, 1.0)));
+    assert_eq!(sampler("jaeger_remote", ""), None);
+}
+
+#[test]
+fn propagators() {
+    let propagators = |text| read(&[("OTEL_PROPAGATORS", text)]).propagators;
+    use Propagator::*;
+    assert_eq!(propagators("b3, baggage,b3"), Some(vec![B3, Baggage]));
+    assert_eq!(propagators("tracecontext,xray"), Some(vec![TraceContext]));
+    assert_eq!(propagators("none"), Some(vec![]));
+    assert_eq!(propagators("xray"), None);
+    assert_eq!(propagators("b3multi"), Some(vec![B3Multi]));
+}
+
+#[test]
+fn numbers_that_can_not_be_are_ignored_and_told() {
+    let otel = read(&[
+        ("OTEL_BSP_SCHEDULE_DELAY", "250"),
+        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "0"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "-1"),
+        ("OTEL_BLRP_EXPORT_TIMEOUT", "soon"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "5000"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
+    ]);
+    assert_eq!(otel.traces.delay, Some(Duration::from_millis(250)));
+    assert_eq!(
+        (otel.traces.batch_items, otel.traces.queue_items),
+        (None, None)
+    );
+    assert_eq!(otel.logs.export_timeout, None);
+    assert_eq!(otel.metric_interval, Some(Duration::from_secs(5)));
+    assert_eq!(otel.logs.protocol, Some(OtlpProtocol::HttpProtobuf));
+    assert_eq!(otel.warnings.len(), 4);
+}
