@@ -16,7 +16,7 @@ COMPARE = $(VENV)/bin/python benches/compare
 
 .DEFAULT_GOAL := help
 .PHONY: help demo build setup test test-rust test-peers test-long bench bench-quick \
-	bench-docs bench-resilience bench-instructions bench-micro bench-setup lint fmt deny
+	bench-docs bench-resilience bench-scrape bench-instructions bench-micro bench-setup lint fmt deny
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -59,6 +59,11 @@ bench-quick: ## the same in one round of a second, kept nowhere: does it still w
 bench-resilience: bench-setup ## endpoints that fail, Pillion beside Envoy: benches/results/DATE/resilience.json
 	$(CARGO) build --locked --release --bin pillion
 	$(VENV)/bin/python benches/resilience --pillion $(TARGET)/release/pillion --document --out benches/results/$(shell date +%F)/resilience.json
+
+bench-scrape: setup ## a scrape of 10,000 series, and p99 beside it
+	$(CARGO) build --locked --release --bin pillion
+	$(CARGO) build --locked --release --examples
+	$(VENV)/bin/python benches/scrape --pillion $(TARGET)/release/pillion --programs $(TARGET)/release/examples
 
 bench-docs: ## puts a set of results, BENCH_SET=benches/results/DATE, into docs/performance.md
 	$(COMPARE) document $(BENCH_SET)

@@ -5,17 +5,17 @@ use std::{hint::black_box, sync::Arc, time::Duration};
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::{Method, StatusCode, Uri};
 use pillion::{
-    config::model::{AccessLog as Config, LogFormat, LogOutput},
+    config::model::{AccessLog as Config, LogFormat, LogOutput, Metrics},
     http::request_id::RequestId,
     telemetry::{
         LogWriter, Record, Registry,
         access_log::{Protocol, Template},
-        metrics::Done,
+        metrics::{Done, Format},
     },
 };
 use tokio::time::Instant;
 
-criterion_group!(benches, count, log);
+criterion_group!(benches, count, log, scrape);
 criterion_main!(benches);
 
 fn count(criterion: &mut Criterion) {
@@ -43,6 +43,48 @@ fn count(criterion: &mut Criterion) {
             drop(upstream.running(1));
         });
     });
+}
+
+/// Some 10,000 series, as `/metrics` has them after a long day: `make bench-scrape` asks a process.
+fn scrape(criterion: &mut Criterion) {
+    let registry = Registry::new(2);
+    registry.configure(&Metrics {
+        max_series: 20_000,
+        ..Metrics::default()
+    });
+    let routes: Vec<_> = (0..20)
+        .map(|number| registry.route(&format!("shop-{number}/items")))
+        .collect();
+    for (route, status) in routes
+        .iter()
+        .flat_map(|route| (200..225).map(move |status| (route, status)))
+    {
+        for worker in 0..2 {
+            let done = Done {
+                method: &Method::GET,
+                status,
+                reason: None,
+                protocol: Protocol::Http2,
+                duration: Duration::from_micros(u64::from(status) * 50),
+                bytes_in: 0,
+                bytes_out: 1024,
+                trace: Some((1, 1)),
+            };
+            route.request_started(worker);
+            route.request_done(worker, &done);
+        }
+    }
+    let text = registry.encode(Format::Prometheus);
+    let series = text.lines().filter(|line| !line.starts_with('#')).count();
+    assert!((10_000..11_000).contains(&series), "{series}");
+    for (name, format) in [
+        ("scrape/prometheus", Format::Prometheus),
+        ("scrape/openmetrics", Format::OpenMetrics),
+    ] {
+        criterion.bench_function(name, |bencher| {
+            bencher.iter(|| registry.encode(black_box(format)));
+        });
+    }
 }
 
 /// Lines that the writer has no room for are dropped, as they are in a worker.

@@ -272,15 +272,13 @@ fn carry_over(
     registry: &Registry,
     materials: &Materials,
 ) -> Arc<Upstream> {
+    let metrics = registry.upstream(&config.name);
     match previous.and_then(|previous| previous.upstreams.get(&config.name)) {
         Some(upstream) if upstream.config == *config && upstream.durations.is_current() => {
             Arc::clone(upstream)
         }
         Some(upstream) => upstream.successor(Arc::clone(config), materials),
-        None => {
-            let metrics = registry.upstream(&config.name);
-            Upstream::new(Arc::clone(config), metrics, materials)
-        }
+        None => Upstream::new(Arc::clone(config), metrics, materials),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering::Relaxed},
+    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
 use arc_swap::ArcSwap;
@@ -17,6 +17,8 @@ pub(super) struct Common {
     pub(super) room: Arc<Room>,
     exemplars: AtomicBool,
     settings: ArcSwap<Settings>,
+    /// Grows with each configuration: what it does not ask for was removed.
+    epoch: AtomicU64,
 }
 
 /// What a handle is made for: under other settings there is another handle, which begins anew.
@@ -49,10 +51,12 @@ impl Common {
             room: Room::new(config.max_series),
             exemplars: AtomicBool::new(config.exemplars),
             settings: ArcSwap::from_pointee(Settings::of(&config)),
+            epoch: AtomicU64::new(0),
         })
     }
 
     pub(super) fn configure(&self, config: &model::Metrics) {
+        self.epoch.fetch_add(1, Relaxed);
         self.room.set(config.max_series);
         self.exemplars.store(config.exemplars, Relaxed);
         let settings = Settings::of(config);
@@ -60,6 +64,11 @@ impl Common {
         if settings != **self.settings.load() {
             self.settings.store(Arc::new(settings));
         }
+    }
+
+    /// Which configuration is being compiled, or was last.
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch.load(Relaxed)
     }
 
     pub(super) fn settings(&self) -> Arc<Settings> {

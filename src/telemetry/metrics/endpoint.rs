@@ -133,23 +133,24 @@ impl Endpoints {
         EndpointMetrics::new(&self.common, Some(places))
     }
 
-    fn live(&self) -> Vec<Arc<Endpoint>> {
-        let mut live: Vec<_> = lock(&self.tried).iter().filter_map(Weak::upgrade).collect();
-        live.sort_unstable_by(|one, other| one.label.cmp(&other.label));
-        // An address that went and came back may be here twice for as long as connections to the
-        // first of the two last; the later one is meant.
-        live.dedup_by(|later, earlier| {
-            let is_same = later.label == earlier.label;
-            if is_same && later.id > earlier.id {
-                std::mem::swap(later, earlier);
-            }
-            is_same
-        });
+    /// Those that have been tried and are still wanted, each with its state. Others may be held for
+    /// a while, by connections or by who has not looked at the newest configuration.
+    fn live(&self) -> Vec<(Arc<Endpoint>, &'static str)> {
+        let board = lock(&self.board).upgrade();
+        let states = board.map(|board| board.states());
+        let states: HashMap<EndpointId, &str> = states.into_iter().flatten().collect();
+        let state = |endpoint: Arc<Endpoint>| {
+            let state = states.get(&endpoint.id)?;
+            Some((endpoint, *state))
+        };
+        let tried: Vec<_> = lock(&self.tried).iter().filter_map(Weak::upgrade).collect();
+        let mut live: Vec<_> = tried.into_iter().filter_map(state).collect();
+        live.sort_unstable_by(|(one, _), (other, _)| one.label.cmp(&other.label));
         live
     }
 
     fn each(&self, mut show: impl FnMut(&str, &EndpointMetrics)) {
-        for endpoint in self.live() {
+        for (endpoint, _) in self.live() {
             if let Some(metrics) = endpoint.metrics.get() {
                 show(&endpoint.label, metrics);
             }
@@ -180,14 +181,14 @@ impl Endpoints {
     }
 
     pub(super) fn show_active(&self, series: &mut Series<'_, '_>) {
-        for endpoint in self.live() {
+        for (endpoint, _) in self.live() {
             let active = Value::level(endpoint.active().into());
             series.put(&[("endpoint", &*endpoint.label)], active);
         }
     }
 
     pub(super) fn show_latency(&self, series: &mut Series<'_, '_>) {
-        for endpoint in self.live() {
+        for (endpoint, _) in self.live() {
             if let Some(latency) = endpoint.latency() {
                 let latency = Value::Float(latency.as_secs_f64());
                 series.put(&[("endpoint", &*endpoint.label)], latency);
@@ -196,16 +197,7 @@ impl Endpoints {
     }
 
     pub(super) fn show_states(&self, series: &mut Series<'_, '_>) {
-        let board = lock(&self.board).upgrade();
-        let states: HashMap<EndpointId, &str> = board
-            .map(|board| board.states())
-            .into_iter()
-            .flatten()
-            .collect();
-        for endpoint in self.live() {
-            let Some(&state) = states.get(&endpoint.id) else {
-                continue;
-            };
+        for (endpoint, state) in self.live() {
             for each in STATES {
                 let labels = [("endpoint", &*endpoint.label), ("state", each)];
                 series.put(&labels, Value::level(u64::from(each == state)));
@@ -221,23 +213,48 @@ fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::Instant;
-
     use super::*;
-    use crate::upstream::Target;
+    use crate::{
+        config::model::{self, EndpointAddress},
+        telemetry::{
+            Registry,
+            metrics::{Attempted, Format},
+        },
+        tls::Materials,
+        upstream::{Upstream, tests::upstream_config},
+    };
 
-    fn endpoint(last: u8) -> Arc<Endpoint> {
-        Endpoint::new(Target::tcp(([127, 0, 0, last], 80).into()), Instant::now())
+    fn upstream(registry: &Registry, endpoints: &[u8]) -> Arc<Upstream> {
+        let config = config(endpoints);
+        Upstream::new(config, registry.upstream("app"), &Materials::default())
     }
 
-    fn meet(endpoints: &Endpoints, endpoint: &Arc<Endpoint>) {
-        endpoint.metrics.get_or_init(|| endpoints.meet(endpoint));
+    fn config(endpoints: &[u8]) -> Arc<model::Upstream> {
+        let address = |last: &u8| EndpointAddress::Ip(([127, 0, 0, *last], 80).into());
+        let endpoints: Vec<_> = endpoints.iter().map(address).collect();
+        Arc::new(upstream_config(&endpoints))
     }
 
-    fn names(endpoints: &Endpoints) -> Vec<String> {
-        let mut names = Vec::new();
-        endpoints.each(|name, _| names.push(name.to_owned()));
-        names
+    fn ask(upstream: &Upstream) {
+        let attempt = Attempted {
+            method: &http::Method::GET,
+            result: Ok(200),
+            took: std::time::Duration::ZERO,
+            trace: None,
+        };
+        for endpoint in upstream.endpoints().endpoints() {
+            upstream.attempted(0, endpoint, &attempt);
+        }
+    }
+
+    /// The endpoints that are shown.
+    fn shown(registry: &Registry) -> Vec<String> {
+        let text = registry.encode(Format::Prometheus);
+        let series = text.lines().filter_map(|line| {
+            let rest = line.strip_prefix("pillion_endpoint_requests_total{")?;
+            rest.split_once("endpoint=\"")?.1.split_once('"')
+        });
+        series.map(|(name, _)| name.to_owned()).collect()
     }
 
     #[test]
@@ -254,38 +271,33 @@ mod tests {
     }
 
     #[test]
-    fn endpoints_that_are_gone_are_not_shown() {
-        let endpoints = Endpoints::new(&Common::new(1));
-        let (first, second) = (endpoint(1), endpoint(2));
-        meet(&endpoints, &second);
-        meet(&endpoints, &first);
-        assert_eq!(names(&endpoints), ["127.0.0.1:80", "127.0.0.2:80"]);
-        drop(second);
-        assert_eq!(names(&endpoints), ["127.0.0.1:80"]);
-    }
-
-    #[test]
-    fn an_address_that_came_back_is_shown_once() {
-        let endpoints = Endpoints::new(&Common::new(1));
-        let (before, after) = (endpoint(1), endpoint(1));
-        meet(&endpoints, &before);
-        meet(&endpoints, &after);
-        let live = endpoints.live();
-        assert_eq!(live.len(), 1);
-        assert!(Arc::ptr_eq(&live[0], &after));
+    fn endpoints_are_shown_from_their_first_attempt_until_they_are_removed() {
+        let registry = Registry::new(1);
+        let before = upstream(&registry, &[2, 1]);
+        assert!(shown(&registry).is_empty());
+        ask(&before);
+        assert_eq!(shown(&registry), ["127.0.0.1:80", "127.0.0.2:80"]);
+        let after = before.successor(config(&[1, 3]), &Materials::default());
+        assert_eq!(shown(&registry), ["127.0.0.1:80"]);
+        ask(&after);
+        assert_eq!(shown(&registry), ["127.0.0.1:80", "127.0.0.3:80"]);
+        let text = registry.encode(Format::Prometheus);
+        assert!(text.contains(
+            "pillion_endpoint_state{upstream=\"app\",endpoint=\"127.0.0.3:80\",state=\"available\"} 1"
+        ));
     }
 
     #[test]
     fn what_finds_no_place_is_counted_together() {
-        let common = Common::new(1);
-        common.room.set(PLACES);
-        let endpoints = Endpoints::new(&common);
-        let all = [endpoint(1), endpoint(2), endpoint(3)];
-        all.iter().for_each(|endpoint| meet(&endpoints, endpoint));
-        assert_eq!(names(&endpoints), ["127.0.0.1:80", OVERFLOW]);
-        let metrics = |index: usize| all[index].metrics.get().unwrap();
-        assert!(Arc::ptr_eq(metrics(1), metrics(2)));
-        drop(all);
-        assert!(common.room.take(PLACES).is_some());
+        let registry = Registry::new(1);
+        registry.configure(&model::Metrics {
+            max_series: 150,
+            ..model::Metrics::default()
+        });
+        let upstream = upstream(&registry, &(1..=100).collect::<Vec<_>>());
+        ask(&upstream);
+        let shown = shown(&registry);
+        assert!((2..20).contains(&shown.len()), "{shown:?}");
+        assert_eq!(shown.last().unwrap(), OVERFLOW);
     }
 }

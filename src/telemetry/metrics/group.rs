@@ -25,6 +25,9 @@ pub(super) struct Group<T> {
 struct Entry<T> {
     /// Weak, so that a removed object takes its series along.
     object: Weak<T>,
+    /// When it was last asked for. What a newer configuration does not ask for was removed, though
+    /// connections that are at rest may hold it for a while.
+    epoch: u64,
     since: u64,
     /// What all that found no place share has none either: room is kept for it.
     _places: Option<Share>,
@@ -42,7 +45,8 @@ impl<T: Scraped> Group<T> {
     /// room for.
     pub(super) fn get(&self, name: &str) -> Arc<T> {
         let mut objects = self.lock();
-        if let Some(object) = current(&objects, name) {
+        let epoch = self.common.epoch();
+        if let Some(object) = current(&mut objects, name, epoch) {
             return object;
         }
         objects.retain(|_, entry| entry.object.strong_count() > 0);
@@ -54,12 +58,13 @@ impl<T: Scraped> Group<T> {
             _ => self.common.room.take(wanted),
         };
         let name = if places.is_some() { name } else { OVERFLOW };
-        if let Some(object) = current(&objects, name) {
+        if let Some(object) = current(&mut objects, name, epoch) {
             return object;
         }
         let object = Arc::new(T::new(&self.common));
         let entry = Entry {
             object: Arc::downgrade(&object),
+            epoch,
             since: now(),
             _places: places,
         };
@@ -68,10 +73,16 @@ impl<T: Scraped> Group<T> {
     }
 
     pub(super) fn describe(&self, scrape: &mut Scrape<'_>) {
-        let objects = &self.live();
-        T::describe(&mut Families { scrape, objects });
+        let mut objects = self.live();
+        let epoch = self.common.epoch();
+        objects.retain(|object| object.epoch == epoch);
+        T::describe(&mut Families {
+            scrape,
+            objects: &objects,
+        });
     }
 
+    /// All that somebody holds.
     pub(super) fn live(&self) -> Vec<Object<T>> {
         let mut live = Vec::new();
         self.lock().retain(|name, entry| {
@@ -82,6 +93,7 @@ impl<T: Scraped> Group<T> {
                 name: Arc::clone(name),
                 metrics,
                 since: entry.since,
+                epoch: entry.epoch,
             });
             true
         });
@@ -94,7 +106,13 @@ impl<T: Scraped> Group<T> {
     }
 }
 
-fn current<T: Scraped>(objects: &BTreeMap<Arc<str>, Entry<T>>, name: &str) -> Option<Arc<T>> {
-    let object = objects.get(name)?.object.upgrade()?;
+fn current<T: Scraped>(
+    objects: &mut BTreeMap<Arc<str>, Entry<T>>,
+    name: &str,
+    epoch: u64,
+) -> Option<Arc<T>> {
+    let entry = objects.get_mut(name)?;
+    let object = entry.object.upgrade()?;
+    entry.epoch = epoch;
     object.is_current().then_some(object)
 }

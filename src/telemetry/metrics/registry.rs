@@ -50,7 +50,7 @@ impl Registry {
         })
     }
 
-    /// Takes other settings. Handles that are asked for from now on are made for these: where their
+    /// Takes other settings, for a configuration that then asks for every handle it has. Handles that are asked for from now on are made for these: where their
     /// buckets are others, they begin anew.
     pub fn configure(&self, config: &model::Metrics) {
         self.common.configure(config);
@@ -237,6 +237,9 @@ mod tests {
             max_series: 500,
             ..model::Metrics::default()
         });
+        for n in 0..100 {
+            registry.upstream(&n.to_string());
+        }
         let text = scrape(&registry);
         assert_eq!(series(&text), told(&text));
         assert!((480..=500).contains(&series(&text)));
@@ -291,12 +294,23 @@ mod tests {
         assert!(!Arc::ptr_eq(&route, &registry.route("a")));
         assert!(!durations.is_current());
         assert!(upstream.durations().is_current());
+        registry.upstream("a");
         let text = scrape(&registry);
         assert!(
             text.contains(r#"_seconds_bucket{upstream="a",le="1.0"} 0"#),
             "{text}"
         );
         assert!(!text.contains(r#"le="0.5""#));
+    }
+
+    #[test]
+    fn what_a_configuration_does_not_ask_for_was_removed() {
+        let registry = Registry::new(1);
+        let (_stays, _goes) = (registry.route("stays"), registry.route("goes"));
+        registry.configure(&model::Metrics::default());
+        registry.route("stays");
+        let text = scrape(&registry);
+        assert!(text.contains(r#"route="stays""#) && !text.contains(r#"route="goes""#));
     }
 
     #[test]

@@ -118,6 +118,8 @@ pub(super) struct Object<T> {
     pub(super) metrics: Arc<T>,
     /// When it came into being, as nanoseconds since 1970.
     pub(super) since: u64,
+    /// The configuration that last asked for it.
+    pub(super) epoch: u64,
 }
 
 /// The family at hand, for one object.
