@@ -291,6 +291,19 @@ def test_a_file(pillion, echo):
     assert proxy.access_log.text == []
 
 
+def test_a_file_is_rotated_by_sighup(pillion, echo):
+    proxy = pillion(http_config(echo.address, accessLog={"output": "access.log"}))
+    path, moved = proxy.directory / "access.log", proxy.directory / "access.log.1"
+    fetch(proxy.address(), "GET", "/before")
+    eventually(lambda: "/before" in path.read_text())
+    path.rename(moved)
+    proxy.signal(signal.SIGHUP)
+    eventually(path.exists)
+    fetch(proxy.address(), "GET", "/after")
+    eventually(lambda: "/after" in path.read_text())
+    assert "/after" not in moved.read_text() and "/before" not in path.read_text()
+
+
 def test_standard_error(pillion, echo):
     proxy = pillion(http_config(echo.address, accessLog={"output": "stderr"}))
     fetch(proxy.address(), "GET", "/to-stderr")

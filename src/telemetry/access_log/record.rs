@@ -68,7 +68,7 @@ pub struct Record {
     pub user_agent: Option<Box<[u8]>>,
     /// Those that the log is to show.
     pub headers: Headers,
-    /// The trace that it belongs to, sampled or not. `None`: tracing is off.
+    /// The trace that it belongs to, sampled or not. `None`: of TCP, or not known yet.
     pub trace: Option<TraceRef>,
 }
 
