@@ -212,6 +212,7 @@ impl Trail {
         note.outcome = outcome;
         note.line = line;
         note.endpoint_takes = endpoint.is_available();
+        note.left = left(terms);
         note.end = outcome.is_failure().then(Instant::now);
     }
 
@@ -297,10 +298,6 @@ impl Trail {
 
 impl Note {
     fn new(terms: &Terms<'_>, mark: Mark, endpoint: Option<&Arc<Endpoint>>) -> Self {
-        let left = |deadline: super::Deadline| {
-            let now = Instant::now();
-            deadline.at.saturating_duration_since(now)
-        };
         Self {
             number: mark.number,
             span_id: None,
@@ -312,7 +309,7 @@ impl Note {
             sent: None,
             line: Line::default(),
             endpoint_takes: true,
-            left: terms.deadline.map(left),
+            left: left(terms),
             then: None,
         }
     }
@@ -327,6 +324,12 @@ impl Note {
         self.end
             .map(|end| end.saturating_duration_since(self.start))
     }
+}
+
+/// Until the deadline for the head of the response.
+fn left(terms: &Terms<'_>) -> Option<Duration> {
+    let left = |deadline: super::Deadline| deadline.at.saturating_duration_since(Instant::now());
+    terms.deadline.map(left)
 }
 
 impl Outcome {
