@@ -137,9 +137,9 @@ def envoy(directory: Path, upstream: str, http2: bool = False) -> Peer:
 
 
 def envoy_with(directory: Path, upstream: str, options: str, downstream_tls: str = "", upstream_tls: str = "",
-               headers: str = "") -> Peer:
+               headers: str = "", manager: str = "", cluster: str = "") -> Peer:
     """Envoy on the way to `upstream`. `options`: of HTTP towards it. The rest is in YAML's flow style: a TLS context for
-    either side, headers to add to requests.
+    either side, headers to add to requests, what else is said to its connection manager, one more cluster.
     """
     port = free_port()
     host, _, upstream_port = upstream.rpartition(":")
@@ -160,6 +160,7 @@ static_resources:
           "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: front
           codec_type: AUTO
+          {manager}
           route_config:
             request_headers_to_add: [{headers}]
             virtual_hosts:
@@ -181,6 +182,7 @@ static_resources:
         "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
         {options}
     {socket("Upstream", upstream_tls)}
+  {"- " + cluster if cluster else ""}
 """)
     command = [beside("envoy"), "-c", str(directory / "envoy.yaml"), "--concurrency", "1", "--disable-hot-restart",
                "-l", "warning"]
