@@ -14,6 +14,7 @@ from support.client import fetch
 from support.collector import Collector
 from support.config import http_config
 from support.ports import free_port
+from support.rotel import Rotel
 from support.tls import Pki
 from support.wait import eventually
 
@@ -440,36 +441,6 @@ class TestEnvironment:
         told = " ".join(line["message"] for line in proxy.logs() if line["level"] == "WARN")
         for variable in ("PROTOCOL", "TIMEOUT", "EXPORTER", "SAMPLER"):
             assert f"{variable} is ignored" in told, told
-
-
-class Rotel:
-    """A collector that is not ours (Streamfold's, in Rust)."""
-
-    def __init__(self, directory: Path):
-        import rotel
-
-        self.grpc, self.http = free_port(), free_port()
-        self.log = directory / "rotel.log"
-        command = [
-            Path(rotel.__file__).parent / "rotel-agent", "start", "--otlp-grpc-endpoint", f"127.0.0.1:{self.grpc}",
-            "--otlp-http-endpoint", f"127.0.0.1:{self.http}", "--exporter", "blackhole",
-            "--debug-log", "traces", "--debug-log-verbosity", "detailed",
-        ]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", "--", *map(str, command)], stdout=log, stderr=log,
-                stdin=subprocess.DEVNULL, cwd=directory,
-            )
-
-    def text(self) -> str:
-        return self.log.read_text(errors="replace")
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.kill()
-        self.process.wait()
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
