@@ -303,12 +303,20 @@ def test_a_reload_leads_away_from_a_collector_that_is_absent(pillion, echo, coll
     assert counted(proxy, "dropped_total") == 0
 
 
-def test_nothing_runs_where_nothing_is_exported(pillion, echo):
+def threads(proxy) -> list[str]:
+    return [Path(task, "comm").read_text().strip() for task in Path(f"/proc/{proxy.pid}/task").iterdir()]
+
+
+def test_nothing_runs_where_nothing_is_exported(pillion, echo, collector):
     proxy = pillion(http_config(echo.address))
     ask(proxy)
-    threads = [Path(task, "comm").read_text().strip() for task in Path(f"/proc/{proxy.pid}/task").iterdir()]
-    assert "pillion-export" not in threads
+    assert "pillion-export" not in threads(proxy)
     assert counted(proxy, "exports_total") == 0
+    # Until a reload says otherwise.
+    proxy.must_reload(traced(echo.address, collector.config))
+    ask(proxy)
+    collector.wait_spans(1)
+    assert "pillion-export" in threads(proxy)
 
 
 class TestEnvironment:
@@ -377,6 +385,20 @@ class TestEnvironment:
         )
         ask(proxy)
         collector.wait_spans(1)
+
+    def test_metrics_and_log_records_are_asked_for_by_name(self, pillion, echo, collect):
+        collector = collect("grpc")
+        proxy = self.start(
+            pillion, echo, OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, OTEL_METRICS_EXPORTER="otlp",
+            OTEL_LOGS_EXPORTER="otlp", OTEL_TRACES_EXPORTER="none", OTEL_METRIC_EXPORT_INTERVAL="100",
+            OTEL_BLRP_SCHEDULE_DELAY="20", OTEL_SERVICE_NAME="shop",
+        )
+        ask(proxy)
+        eventually(lambda: collector.metrics and collector.logs, "metrics and log records")
+        assert not collector.spans
+        for signal_name in ("metrics", "logs"):
+            assert collector.resources(signal_name)[0]["service.name"] == "shop"
+            eventually(lambda: proxy.metrics().value("pillion_otlp_exported_total", signal=signal_name))
 
     @pytest.mark.parametrize("variable", [{"OTEL_SDK_DISABLED": "true"}, {"OTEL_TRACES_EXPORTER": "none"}])
     def test_off_is_off(self, pillion, echo, collect, variable):
