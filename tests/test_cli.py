@@ -80,7 +80,7 @@ def test_help_of_a_command(cli, command):
 def test_help_of_run_tells_of_signals_exit_codes_and_environment(cli):
     text = cli("run", "--help").stdout
     for word in ("SIGTERM", "SIGHUP", "POST /reload", "standard error", "Exits with 1",
-                 "PILLION_CONFIG", "PILLION_WORKERS", "PILLION_LOG_FORMAT", "RUST_LOG", "NO_COLOR"):
+                 "PILLION_CONFIG", "PILLION_WORKERS", "PILLION_LOG_FORMAT", "OTEL_", "RUST_LOG", "NO_COLOR"):
         assert word in text
     assert "end-with-parent" not in text, "that one is the demo's"
 

@@ -237,7 +237,8 @@ def test_two_at_once(demo):
 
 
 def test_settings_of_the_surroundings_do_not_change_it(demo):
-    code, told = demo(RUST_LOG="off", PILLION_LOG_FORMAT="text", PILLION_WORKERS="none", PILLION_CONFIG="nowhere").ends()
+    code, told = demo(RUST_LOG="off", PILLION_LOG_FORMAT="text", PILLION_WORKERS="none", PILLION_CONFIG="nowhere",
+                      OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1").ends()
     assert code == 0, told
 
 

@@ -136,6 +136,7 @@ Environment:
   PILLION_WORKERS     data-plane threads [default: the container's CPU limit, rounded up]
   PILLION_LOG_FORMAT  json: log one JSON object a line
   PILLION_DNS         IP:PORT of the one name server to ask [default: /etc/resolv.conf]
+  OTEL_*              where traces, metrics and log records go: docs/otlp.md
   RUST_LOG            what to log: error, warn, info, debug, trace or TARGET=LEVEL [default: info]
   NO_COLOR            not empty: no colours, also on a terminal";
 

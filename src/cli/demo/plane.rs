@@ -177,5 +177,6 @@ impl Drop for Process {
 
 /// Settings meant for the demo itself would change what the data planes do and say.
 fn is_setting(name: &OsStr) -> bool {
-    name.as_encoded_bytes().starts_with(b"PILLION_") || name == "RUST_LOG"
+    let name = name.as_encoded_bytes();
+    name.starts_with(b"PILLION_") || name.starts_with(b"OTEL_") || name == b"RUST_LOG"
 }

@@ -83,9 +83,14 @@ impl SignalMetrics {
         self.exports[result as usize].fetch_add(1, Relaxed);
     }
 
-    /// So many bytes wait now, or are being sent.
-    pub fn set_queued(&self, bytes: u64) {
-        self.queued.store(bytes, Relaxed);
+    /// So many bytes more wait, or are being sent; how many that are now.
+    pub fn entered(&self, bytes: u64) -> u64 {
+        bytes + self.queued.fetch_add(bytes, Relaxed)
+    }
+
+    /// So many wait no longer.
+    pub fn left(&self, bytes: u64) {
+        self.queued.fetch_sub(bytes, Relaxed);
     }
 }
 

@@ -33,26 +33,13 @@ pub(super) struct Inlet {
     delay: AtomicU64,
     /// Items of one export.
     max_items: AtomicU64,
-    max_queued: Amount,
-    /// Waiting, or being sent.
-    queued: Amount,
+    queue_bytes: AtomicU64,
+    queue_items: AtomicU64,
+    /// Items that wait, or are being sent.
+    queued_items: AtomicU64,
     sender: mpsc::Sender<Batch>,
+    /// Of bytes it knows how many wait.
     pub(super) metrics: Arc<SignalMetrics>,
-}
-
-#[derive(Debug)]
-struct Amount {
-    bytes: AtomicU64,
-    items: AtomicU64,
-}
-
-impl Amount {
-    const fn of(value: u64) -> Self {
-        Self {
-            bytes: AtomicU64::new(value),
-            items: AtomicU64::new(value),
-        }
-    }
 }
 
 impl Inlet {
@@ -63,8 +50,9 @@ impl Inlet {
             open: AtomicBool::new(false),
             delay: AtomicU64::new(0),
             max_items: AtomicU64::new(u64::MAX),
-            max_queued: Amount::of(u64::MAX),
-            queued: Amount::of(0),
+            queue_bytes: AtomicU64::new(0),
+            queue_items: AtomicU64::new(0),
+            queued_items: AtomicU64::new(0),
             sender,
             metrics,
         };
@@ -76,12 +64,8 @@ impl Inlet {
         let delay = u64::try_from(batch.delay.as_millis()).unwrap_or(u64::MAX);
         self.delay.store(delay, Relaxed);
         self.max_items.store(items(batch.max_items), Relaxed);
-        self.max_queued
-            .bytes
-            .store(batch.queue_bytes as u64, Relaxed);
-        self.max_queued
-            .items
-            .store(items(batch.queue_items), Relaxed);
+        self.queue_bytes.store(batch.queue_bytes as u64, Relaxed);
+        self.queue_items.store(items(batch.queue_items), Relaxed);
         self.open.store(true, Relaxed);
     }
 
@@ -107,22 +91,19 @@ impl Inlet {
     /// Puts a batch into the queue, or drops and counts it.
     pub(super) fn hand_over(&self, batch: Batch) {
         let (bytes, items) = (batch.bytes.len() as u64, batch.items);
-        let all_bytes = bytes + self.queued.bytes.fetch_add(bytes, Relaxed);
-        let all_items = items + self.queued.items.fetch_add(items, Relaxed);
-        let fits = all_bytes <= self.max_queued.bytes.load(Relaxed)
-            && all_items <= self.max_queued.items.load(Relaxed);
-        if fits && self.sender.try_send(batch).is_ok() {
-            self.metrics.set_queued(all_bytes);
-            return;
+        let all_bytes = self.metrics.entered(bytes);
+        let all_items = items + self.queued_items.fetch_add(items, Relaxed);
+        let fits = all_bytes <= self.queue_bytes.load(Relaxed)
+            && all_items <= self.queue_items.load(Relaxed);
+        if !fits || self.sender.try_send(batch).is_err() {
+            self.left(bytes, items);
+            self.metrics.dropped(DropCause::QueueFull, items);
         }
-        self.left(bytes, items);
-        self.metrics.dropped(DropCause::QueueFull, items);
     }
 
     /// So much waits no longer.
     pub(super) fn left(&self, bytes: u64, items: u64) {
-        let before = self.queued.bytes.fetch_sub(bytes, Relaxed);
-        self.queued.items.fetch_sub(items, Relaxed);
-        self.metrics.set_queued(before.saturating_sub(bytes));
+        self.metrics.left(bytes);
+        self.queued_items.fetch_sub(items, Relaxed);
     }
 }

@@ -189,8 +189,8 @@ impl Sender {
             let reused = self.client.is_some();
             let refusal = match self.attempt(&way.export, &request, deadline).await {
                 Ok(partial) => {
-                    self.succeeded(&way.export, items, &partial);
                     self.leave(batches);
+                    self.succeeded(&way.export, items, &partial);
                     return Fate::Done;
                 }
                 Err(refusal) => refusal,
