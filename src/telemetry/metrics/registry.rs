@@ -250,7 +250,7 @@ mod tests {
     #[test]
     fn every_object_has_places_for_what_it_always_shows() {
         let registry = Registry::new(1);
-        let settings = registry.common.settings();
+        let settings = Common::new(1).settings();
         let mut before = series(&scrape(&registry));
         let mut more = |places: usize| {
             let now = series(&scrape(&registry));
