@@ -24,7 +24,7 @@ impl Resolver<'_> {
             let hint = "`tracecontext` is what OpenTelemetry speaks";
             self.fault(propagators.node, fault.hint(hint));
         }
-        let on = wanted.unwrap_or(raw.is_some()) && written.enabled;
+        let on = wanted.unwrap_or_else(|| raw.is_some()) && written.enabled;
         on.then(|| Tracing {
             sampling: self
                 .otel
