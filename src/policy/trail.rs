@@ -217,10 +217,13 @@ impl Trail {
     }
 
     /// Ids of the trace and of an attempt's span, if it is certain that they will be sent.
+    #[inline]
     pub(super) fn exemplar(&self, mark: Mark) -> Option<(u128, u64)> {
+        // First of all: most attempts have none.
+        let at = mark.at?;
         let place = self.place.get().filter(|place| !place.is_tentative())?;
         let notes = self.notes.borrow();
-        let span_id = notes.get(mark.at?)?.span_id?;
+        let span_id = notes.get(at)?.span_id?;
         let trace_id = u128::from_be_bytes(place.trace_id().to_bytes());
         Some((trace_id, u64::from_be_bytes(span_id.to_bytes())))
     }

@@ -76,7 +76,9 @@ pub(super) fn now() -> u64 {
 
 /// As many as there are; the longest are no longer than what fits.
 pub(super) fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+    const SECOND: u64 = 1_000_000_000;
+    let whole = duration.as_secs().saturating_mul(SECOND);
+    whole.saturating_add(duration.subsec_nanos().into())
 }
 
 #[cfg(test)]
