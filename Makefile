@@ -16,7 +16,7 @@ COMPARE = $(VENV)/bin/python benches/compare
 
 .DEFAULT_GOAL := help
 .PHONY: help demo build setup test test-rust test-peers test-long bench bench-quick \
-	bench-docs bench-resilience bench-scrape bench-instructions bench-micro bench-setup lint fmt deny
+	bench-docs bench-resilience bench-scrape bench-tracing bench-instructions bench-micro bench-setup lint fmt deny
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -59,6 +59,11 @@ bench-quick: ## the same in one round of a second, kept nowhere: does it still w
 bench-resilience: bench-setup ## endpoints that fail, Pillion beside Envoy: benches/results/DATE/resilience.json
 	$(CARGO) build --locked --release --bin pillion
 	$(VENV)/bin/python benches/resilience --pillion $(TARGET)/release/pillion --document --out benches/results/$(shell date +%F)/resilience.json
+
+bench-tracing: bench-setup setup ## what traces and metrics cost a request, beside none and beside Envoy
+	$(CARGO) build --locked --release --bin pillion --examples
+	$(VENV)/bin/python benches/tracing --pillion $(TARGET)/release/pillion --programs $(TARGET)/release/examples \
+		--document --out benches/results/$(shell date +%F)/tracing.json
 
 bench-scrape: setup ## a scrape of 10,000 series, and p99 beside it
 	$(CARGO) build --locked --release --bin pillion
