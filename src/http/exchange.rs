@@ -402,7 +402,8 @@ async fn forwarded(
     router::edit_headers(&filters.request_headers, &mut request.head.fields);
     let tracing = plan.tracing.as_deref();
     if let (Some(tracing), Some(place)) = (tracing, completion.trail().place()) {
-        place.tell(&mut request.head.fields, &tracing.propagators);
+        let copied = !route.mirrors.is_empty();
+        place.tell(&mut request.head.fields, &tracing.propagators, copied);
     }
     let resort = route.fallback.as_deref();
     let plain = resort.and_then(|resort| resort.head(backend, request));

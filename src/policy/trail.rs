@@ -182,6 +182,8 @@ impl Trail {
             place.tell_span(span_id, &mut request.head.fields, &tracing.propagators);
             let mut notes = self.notes.borrow_mut();
             mark.at = Some(notes.len());
+            // Nearly always it stays the only one.
+            notes.reserve_exact(1);
             notes.push(Note {
                 span_id: Some(span_id),
                 sent: Some(Sent {
@@ -212,7 +214,7 @@ impl Trail {
         note.outcome = outcome;
         note.line = line;
         note.endpoint_takes = endpoint.is_available();
-        note.left = left(terms);
+        note.left = outcome.is_failure().then(|| left(terms)).flatten();
         note.end = outcome.is_failure().then(Instant::now);
     }
 
@@ -238,6 +240,7 @@ impl Trail {
         self.notes.borrow_mut().push(Note {
             outcome: Outcome::Failed(reason),
             end: Some(now),
+            left: left(terms),
             ..Note::new(terms, mark, None)
         });
     }
@@ -312,7 +315,7 @@ impl Note {
             sent: None,
             line: Line::default(),
             endpoint_takes: true,
-            left: left(terms),
+            left: None,
             then: None,
         }
     }

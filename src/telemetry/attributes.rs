@@ -108,16 +108,15 @@ impl<'a> Attributes<'a> {
     }
 
     /// A text of several parts.
-    pub(crate) fn parts<const N: usize>(&mut self, key: &str, parts: [&[u8]; N]) -> &mut Self {
+    pub(crate) fn parts<const N: usize>(&mut self, key: &str, parts: [&str; N]) -> &mut Self {
         let length: usize = parts.iter().map(|part| part.len()).sum();
-        let whole = length <= LONGEST && parts.iter().all(|part| std::str::from_utf8(part).is_ok());
-        if !whole {
-            return self.bytes(key, &parts.concat());
+        if length > LONGEST {
+            return self.text(key, &parts.concat());
         }
         self.pair(key, length_of(length), |any| {
             any.begin(TEXT, length);
             for part in parts {
-                any.0.extend_from_slice(part);
+                any.0.extend_from_slice(part.as_bytes());
             }
         })
     }
@@ -127,7 +126,6 @@ impl<'a> Attributes<'a> {
     fn pair(&mut self, key: &str, length: usize, value: impl FnOnce(&mut Writer<'_>)) -> &mut Self {
         let writer = &mut self.writer;
         let whole = length_of(key.len()) + length_of(length);
-        writer.0.reserve(whole + 4);
         writer.begin(self.field, whole);
         writer.bytes(KEY, key.as_bytes());
         writer.begin(VALUE, length);
@@ -176,7 +174,7 @@ mod tests {
             expected
         );
         assert_eq!(
-            written(|attributes| _ = attributes.parts("a", [b"x", b"yz"])),
+            written(|attributes| _ = attributes.parts("a", ["x", "yz"])),
             expected[..12]
         );
     }

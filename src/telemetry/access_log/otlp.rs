@@ -154,7 +154,7 @@ fn request(attributes: &mut Attributes<'_>, line: &Line<'_>) {
             attributes.bytes(semconv::URL_QUERY, &query);
         }
     }
-    server_address(attributes, record.authority());
+    server_address(attributes, record.authority().map(shown).as_deref());
     attributes.some_text(semconv::HTTP_ROUTE, record.pattern.as_deref());
     let others = [
         (semconv::USER_AGENT_ORIGINAL, record.user_agent.as_deref()),

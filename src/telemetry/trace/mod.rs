@@ -102,14 +102,18 @@ impl Place {
         span_id(rng)
     }
 
-    /// Tells the next hop, before there is an attempt with a span of its own.
-    pub fn tell(&self, fields: &mut Fields, forms: &[Propagator]) {
+    /// Tells the next hop, before there is an attempt with a span of its own: of a recorded request
+    /// that is only for those who get a copy of it.
+    pub fn tell(&self, fields: &mut Fields, forms: &[Propagator], copied: bool) {
         if self.parent().is_none() {
             // It belonged to a context that is broken or not there.
             context::forget_state(fields);
         }
         if self.is_recorded() {
-            return self.tell_span(self.own, fields, forms);
+            if copied {
+                self.tell_span(self.own, fields, forms);
+            }
+            return;
         }
         match self.incoming {
             // Nobody here takes part: what came goes on as it is.

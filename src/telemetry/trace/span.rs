@@ -20,7 +20,7 @@ use crate::{
     telemetry::{
         Record, Redaction,
         access_log::Protocol,
-        attributes::{Attributes, Block},
+        attributes::{Attributes, Block, shown},
     },
     tls::Leash,
     upstream::{Endpoint, Target},
@@ -52,6 +52,8 @@ pub(super) struct Story<'a> {
     pub(super) redaction: &'a Redaction,
     /// When the request began, in nanoseconds since 1970.
     pub(super) start: u64,
+    /// The host that the client asked for.
+    pub(super) host: Option<&'a str>,
 }
 
 impl Story<'_> {
@@ -80,7 +82,7 @@ impl Story<'_> {
                 attributes.bytes(semconv::URL_QUERY, &self.redaction.query(query.as_bytes()));
             }
         }
-        server_address(&mut attributes, record.authority());
+        server_address(&mut attributes, self.host);
         if let Some(agent) = &record.user_agent {
             attributes.bytes(semconv::USER_AGENT_ORIGINAL, agent);
         }
@@ -261,19 +263,24 @@ impl Story<'_> {
     /// The request as the upstream got it.
     fn sent(&self, attributes: &mut Attributes<'_>, note: &Note) {
         let Some(sent) = &note.sent else { return };
-        let Some(host) = sent.host.as_deref().or_else(|| self.record.authority()) else {
+        let other = sent.host.as_deref().map(shown);
+        let Some(host) = other.as_deref().or(self.host) else {
             return;
         };
-        let scheme: &[u8] = match note.line.leash {
-            Some(_) => b"https://",
-            None => b"http://",
+        let scheme = match note.line.leash {
+            Some(_) => "https://",
+            None => "http://",
         };
         let target = sent
             .uri
             .path_and_query()
             .map_or("/", |target| target.as_str());
-        let target = self.redaction.target(target.as_bytes());
-        attributes.parts(semconv::URL_FULL, [scheme, host, &target]);
+        match self.redaction.target(target.as_bytes()) {
+            Cow::Borrowed(_) => attributes.parts(semconv::URL_FULL, [scheme, host, target]),
+            Cow::Owned(target) => {
+                attributes.parts(semconv::URL_FULL, [scheme, host, &shown(&target)])
+            }
+        };
         server_address(attributes, Some(host));
     }
 }
@@ -337,28 +344,19 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-pub(in crate::telemetry) fn server_address(attributes: &mut Attributes<'_>, host: Option<&[u8]>) {
+pub(in crate::telemetry) fn server_address(attributes: &mut Attributes<'_>, host: Option<&str>) {
     let Some(host) = host else { return };
-    let digits = host
-        .iter()
-        .rev()
-        .take_while(|byte| byte.is_ascii_digit())
-        .count();
-    let (name, port) = host.split_at(host.len() - digits);
-    let (name, port) = match name.strip_suffix(b":") {
-        Some(name) => (
-            name,
-            std::str::from_utf8(port)
-                .ok()
-                .and_then(|port| port.parse::<u16>().ok()),
+    let (name, port) = match host.trim_end_matches(|c: char| c.is_ascii_digit()) {
+        name if name.ends_with(':') => (
+            &name[..name.len() - 1],
+            host[name.len()..].parse::<u16>().ok(),
         ),
-        None => (host, None),
+        _ => (host, None),
     };
-    let name = name
-        .strip_prefix(b"[")
-        .and_then(|name| name.strip_suffix(b"]"))
-        .unwrap_or(name);
-    attributes.bytes(semconv::SERVER_ADDRESS, name);
+    let bare = name
+        .strip_prefix('[')
+        .and_then(|name| name.strip_suffix(']'));
+    attributes.text(semconv::SERVER_ADDRESS, bare.unwrap_or(name));
     if let Some(port) = port {
         attributes.number(semconv::SERVER_PORT, port.into());
     }

@@ -7,7 +7,7 @@ use crate::{
     http::Client,
     policy::{Note, Outcome},
     snapshot::RoutePlan,
-    telemetry::{Record, clock::Clock, otlp::Outlet},
+    telemetry::{Record, attributes::shown, clock::Clock, otlp::Outlet},
 };
 
 /// Of one worker.
@@ -40,6 +40,7 @@ impl Tracer {
         let redact = client
             .worker
             .with_snapshot(|snapshot| Arc::clone(&snapshot.config.redact));
+        let host = record.authority().map(shown);
         let story = Story {
             place,
             record,
@@ -48,6 +49,7 @@ impl Tracer {
             route,
             redaction: &redact,
             start: clock.unix_nanos(record.start),
+            host: host.as_deref(),
         };
         self.outlet.push(|out| story.server(out));
         for note in &record.evidence {
