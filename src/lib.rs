@@ -23,7 +23,9 @@
 //!    comes from the worker's pool or is made.
 //! 6. Where no attempt stands, the rule's fallback may answer.
 //! 7. The response streams back with a guard in its body that, at its end or when it is dropped,
-//!    counts, logs and releases what was held ([`telemetry`]).
+//!    counts, logs and releases what was held ([`telemetry`]). If the request belongs to a trace that
+//!    is sampled, its spans are written now, of what the log would say and of what each attempt noted
+//!    ([`telemetry::trace`]).
 //!
 //! What fails on the way is an [`error::Error`], turned into a response by one table.
 

@@ -222,6 +222,19 @@ def test_methods_that_nobody_knows_have_one_name(traced, collector, echo):
         assert span.attributes["http.request.method_original"] == "BREW"
 
 
+def test_whatever_clients_send_spoils_no_export(traced, collector, echo):
+    proxy = traced(http_config(f"127.0.0.1:{echo.port}"))
+    hostile = b"\xff\xfe" * 3000
+    with RawClient(proxy.address()) as client:
+        client.send(b"GET /hostile?" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: h\r\nUser-Agent: " + hostile + b"\r\nX-Request-Id: " +
+                    b"\xe9" * 8 + f"\r\ntraceparent: 00-{TRACE}-{SPAN}-01\r\ntracestate: a=".encode() + hostile + b"\r\n\r\n")
+        assert client.read_response().status == 200
+    server, [attempt] = spans_of(collector, "/hostile", 1)
+    assert server.message.trace_state == "" and attempt.status == "unset"
+    assert server.attributes["user_agent.original"].startswith("\ufffd")
+    assert len(server.attributes["url.query"]) == len(attempt.attributes["url.full"]) == 4096
+
+
 def test_calls_of_grpc(traced, collector):
     with GrpcApp() as app:
         proxy = traced(http_config(app.address, upstream={"protocol": "http2"}))

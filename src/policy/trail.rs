@@ -148,7 +148,11 @@ impl Trail {
         self.state.take()
     }
 
+    /// Kept if it is what it has to be (Trace Context section 3.3.1.1 asks for no more than that to
+    /// be passed on): one that is no text would spoil the message that spans are sent in.
     pub fn set_state(&self, state: Option<&[u8]>) {
+        const LONGEST: usize = 512;
+        let state = state.filter(|state| state.len() <= LONGEST && state.is_ascii());
         self.state.replace(state.map(Box::from));
     }
 

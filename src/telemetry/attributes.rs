@@ -61,7 +61,7 @@ impl<'a> Attributes<'a> {
         while !value.is_char_boundary(end) {
             end -= 1;
         }
-        let value = value[..end].as_bytes();
+        let value = &value.as_bytes()[..end];
         let length = length_of(value.len());
         self.pair(key, length, |any| any.bytes(TEXT, value))
     }

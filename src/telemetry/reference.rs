@@ -14,7 +14,7 @@ use super::{
 use crate::{
     config::model::{Address, EndpointAddress, Question},
     error::{Error, Origin, Reason, Replay},
-    http::fallback::FallbackKind,
+    http::{fallback::FallbackKind, grpc},
     policy::retry::{Class, Withheld},
     protect::FaultKind,
     tls::{self, Materials},
@@ -44,13 +44,13 @@ fn reasons() {
             .filter(|reason| reason.row().origin == origin)
         {
             let row = reason.row();
+            let name = row.name;
             writeln!(
                 page,
-                "| `{}` | {} | {} | {} | `{}` | `{}` | {} |",
-                row.name,
+                "| [`{name}`](reasons/{name}.md) | {} | {} | {} | `{}` | `{}` | {} |",
                 meaning(*reason),
                 row.status.as_u16(),
-                grpc_name(row.grpc),
+                format_args!("{} `{}`", row.grpc, grpc::name(row.grpc)),
                 row.proxy_status,
                 row.flag,
                 repeated(*reason),
@@ -82,9 +82,12 @@ const REASONS_HEAD: &str = "\
 # Reasons
 
 Whenever Pillion answers a request by itself, or ends an exchange early, there is one of these
-reasons, and it is called the same everywhere: in the `x-pillion-reason` header of the response, as
-`reason` in the [access log](access-log.md) and as the `reason` label of the [metrics](metrics.md).
-The names are stable.
+reasons, and it is called the same everywhere: in the `x-pillion-reason` header of the response and the
+details of its `Proxy-Status`, as `reason` in the [access log](access-log.md), as `error.type` of the
+request's [span](tracing.md), as the label `reason` or `error_type` of the [metrics](metrics.md), whose
+exemplars name the trace. The names are stable. Each has a page: what happened, whose fault it is, what
+to look at, what to change. The evidence, what each attempt met and what followed, is in the access log
+and in the spans of the attempts.
 
 `error` is what `Proxy-Status` says (RFC 9209); `flag` is the short form that Envoy's users know. A
 gRPC client gets the gRPC status in place of the HTTP one. Once the head of a response is out, its
@@ -248,9 +251,7 @@ const fn meaning(reason: Reason) -> &'static str {
         Reason::TokenMissing => "`access` asks for a token, and there is none.",
         Reason::TokenInvalid => "`access` asks for a token, and the one that came does not hold.",
         Reason::ConnectNotAllowed => "`CONNECT` on a listener without `allowConnect`.",
-        Reason::LoopDetected => {
-            "The request has passed this listener before (`Via`), the third time now."
-        }
+        Reason::LoopDetected => "The request has passed this listener three times before (`Via`).",
         Reason::UpgradeRefused => {
             "The upgrade that was asked for can't be carried to this upstream."
         }
@@ -262,7 +263,9 @@ const fn meaning(reason: Reason) -> &'static str {
         Reason::FaultInjected => {
             "A `fault` of the rule ended it on purpose; status and gRPC status are what it says."
         }
-        Reason::Draining => "Pillion is about to stop and takes no new requests.",
+        Reason::Draining => {
+            "The drain, or the removal of the listener, came to its deadline before the response did."
+        }
         Reason::Internal => "A fault in Pillion; please report it.",
         Reason::NoEndpoints => "The upstream has no endpoint that could be tried.",
         Reason::BreakerOpen => {
@@ -309,21 +312,5 @@ const fn meaning(reason: Reason) -> &'static str {
         Reason::RequestTimeout => "No head of a response within `timeouts.request`.",
         Reason::TotalTimeout => "The exchange was not over within `timeouts.total`.",
         Reason::IdleTimeout => "Nothing moved in either direction for `timeouts.idle`.",
-    }
-}
-
-/// The name that goes with a gRPC status code.
-const fn grpc_name(code: u8) -> &'static str {
-    match code {
-        1 => "1 `CANCELLED`",
-        2 => "2 `UNKNOWN`",
-        4 => "4 `DEADLINE_EXCEEDED`",
-        7 => "7 `PERMISSION_DENIED`",
-        8 => "8 `RESOURCE_EXHAUSTED`",
-        12 => "12 `UNIMPLEMENTED`",
-        13 => "13 `INTERNAL`",
-        14 => "14 `UNAVAILABLE`",
-        16 => "16 `UNAUTHENTICATED`",
-        _ => panic!("a code without a name here"),
     }
 }

@@ -227,7 +227,10 @@ impl Story<'_> {
         let name = method(self.record).map_or("HTTP", |(method, _)| method);
         let pattern = self.route.and_then(|route| route.pattern.as_deref());
         match (self.grpc_method(), pattern.filter(|_| is_request)) {
-            (Some(call), _) => writer.bytes(NAME, call.as_bytes()),
+            (Some(call), _) => {
+                let name = shown(&call.as_bytes()[..call.len().min(LONGEST_NAME)]);
+                writer.bytes(NAME, name.as_bytes());
+            }
             (None, None) => writer.bytes(NAME, name.as_bytes()),
             (None, Some(pattern)) => {
                 writer.begin(NAME, name.len() + 1 + pattern.len());
@@ -284,6 +287,9 @@ impl Story<'_> {
         server_address(attributes, Some(host));
     }
 }
+
+/// Of a method's name the beginning is told: clients make them.
+const LONGEST_NAME: usize = 256;
 
 /// Of a span, without what is long now and then.
 const USUAL: usize = 768;
