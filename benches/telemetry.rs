@@ -27,6 +27,7 @@ fn count(criterion: &mut Criterion) {
             let done = Done {
                 method: &Method::GET,
                 status: 200,
+                grpc_status: None,
                 reason: None,
                 protocol: Protocol::Http11,
                 duration: black_box(Duration::from_micros(700)),
@@ -63,6 +64,7 @@ fn scrape(criterion: &mut Criterion) {
             let done = Done {
                 method: &Method::GET,
                 status,
+                grpc_status: None,
                 reason: None,
                 protocol: Protocol::Http2,
                 duration: Duration::from_micros(u64::from(status) * 50),

@@ -246,6 +246,7 @@ impl Completion {
             let done = Done {
                 method: record.method.as_ref().unwrap_or(&Method::GET),
                 status: record.status.map_or(0, |status| status.as_u16()),
+                grpc_status: record.grpc_status,
                 reason: record.reason,
                 protocol: record.protocol,
                 duration: record.duration,

@@ -19,11 +19,11 @@ pub use super::completion::Completion;
 use super::{
     Client, copies,
     deadlines::{head_deadline, total_deadline},
-    fallback::{self, Resorted},
+    fallback::{self, Note, Resorted},
     faults,
     fields::Fields,
     grpc, headers, http_plan,
-    local::{finish_headers, leave_out_body, redirected, refusal, respond},
+    local::{finish_headers, leave_out_body, redirected, refusal, respond, tell_reason},
     message::{Request, RequestHead, Response, Upgrade},
     name::{self, Kind},
     pace::{Pace, Pacing},
@@ -447,7 +447,10 @@ async fn forwarded(
                     note.tell(completion);
                     answer
                 }
-                Resorted::Here(response, note) => {
+                Resorted::Here(mut response, note) => {
+                    if let Note::For(error) = &note {
+                        tell_reason(error, completion, &mut response.head.fields);
+                    }
                     note.tell(completion);
                     return Ok(response);
                 }

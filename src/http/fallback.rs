@@ -4,7 +4,6 @@ use super::{
     completion::Completion,
     local::respond,
     message::{Request, RequestHead, Response},
-    name,
 };
 use crate::{
     config::model::HeaderEdits,
@@ -94,17 +93,13 @@ pub(super) async fn resort(
     match (&fallback.to, spare) {
         (PlannedResort::Respond(direct), _) if !call.terms.grpc => {
             count(FallbackKind::Response);
-            let mut response = respond(route, direct);
+            let response = respond(route, direct);
             let note = match outcome {
                 Ok(answer) => {
                     Answer::let_go(Some(answer));
                     Note::Instead(what)
                 }
-                Err(error) => {
-                    let reason = error.reason.name().as_bytes();
-                    response.head.fields.append(&name::X_PILLION_REASON, reason);
-                    Note::For(Error::new(error.reason, "").detail(what))
-                }
+                Err(error) => Note::For(Error::new(error.reason, "").detail(what)),
             };
             return Ok(Resorted::Here(response, note));
         }

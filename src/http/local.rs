@@ -108,16 +108,21 @@ pub fn refusal(error: &Error, completion: &Completion, grpc: bool) -> Response {
         };
         fields.append(name, itoa::Buffer::new().format(wait).as_bytes());
     }
-    fields.append(&name::X_PILLION_REASON, row.name.as_bytes());
-    fields.append(
-        &name::PROXY_STATUS,
-        proxy_status(error, completion).as_bytes(),
-    );
+    tell_reason(error, completion, fields);
     if let Some(id) = completion.request_id() {
         fields.append(&name::X_REQUEST_ID, id.as_bytes());
     }
     tell_attempts(completion, fields);
     response
+}
+
+/// Says why a response is one of our own.
+pub(super) fn tell_reason(error: &Error, completion: &Completion, fields: &mut Fields) {
+    fields.append(&name::X_PILLION_REASON, error.reason.name().as_bytes());
+    fields.append(
+        &name::PROXY_STATUS,
+        proxy_status(error, completion).as_bytes(),
+    );
 }
 
 /// What a client without a valid token is asked for (RFC 6750 section 3).

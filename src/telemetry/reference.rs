@@ -152,6 +152,7 @@ fn busy_scrape() -> String {
     let done = Done {
         method: &Method::GET,
         status: 500,
+        grpc_status: None,
         reason: Some(reason),
         protocol: Protocol::Http11,
         duration: Duration::ZERO,

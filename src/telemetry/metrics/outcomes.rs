@@ -5,6 +5,7 @@
 //! follow it at any time. There is no lock but at the first time of an outcome.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
@@ -18,7 +19,7 @@ use super::{
     histogram::{Histogram, Summary},
     room::Share,
 };
-use crate::{error::Reason, telemetry::access_log::Protocol};
+use crate::{error::Reason, http::grpc, telemetry::access_log::Protocol};
 
 /// How something went, in one number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,6 +53,14 @@ impl Outcome {
         Self(method_index(method) | version << 8 | u64::from(status) << 16 | reason << 32)
     }
 
+    /// The same of a call of gRPC that ended with this status, if that is the server's failure.
+    pub(super) fn of_call(self, status: Option<u8>) -> Self {
+        match status.filter(|&status| grpc::is_failure(status)) {
+            Some(status) => Self(self.0 | u64::from(status) << 40),
+            None => self,
+        }
+    }
+
     /// Upper-case and known, `_OTHER`, or `_overflow` for the rest.
     pub(super) fn method(self) -> &'static str {
         METHODS
@@ -74,8 +83,21 @@ impl Outcome {
         version.copied().filter(|version| !version.is_empty())
     }
 
+    /// What went wrong (`error.type`): the reason, the gRPC status, or a status of 5xx.
+    pub(super) fn error(self) -> Option<Cow<'static, str>> {
+        let call = || match (self.0 >> 40) as u8 {
+            0 => None,
+            status => Some(grpc::name(status).into()),
+        };
+        let status = || self.status().filter(|&status| status >= 500);
+        let reason = self.reason().map(|reason| reason.name().into());
+        reason
+            .or_else(call)
+            .or_else(|| status().map(|status| status.to_string().into()))
+    }
+
     pub(super) fn reason(self) -> Option<Reason> {
-        let index = ((self.0 >> 32) as usize).checked_sub(1)?;
+        let index = usize::from((self.0 >> 32) as u8).checked_sub(1)?;
         Reason::ALL.get(index).copied()
     }
 }

@@ -35,6 +35,8 @@ pub struct Done<'a> {
     pub method: &'a Method,
     /// 0: there was no response.
     pub status: u16,
+    /// How a call of gRPC ended.
+    pub grpc_status: Option<u8>,
     pub reason: Option<Reason>,
     pub protocol: Protocol,
     /// From the first byte of the request to the last of the response.
@@ -81,7 +83,8 @@ impl RouteMetrics {
         }
         cells.request_bytes.add(done.bytes_in);
         cells.response_bytes.add(done.bytes_out);
-        let outcome = Outcome::new(done.method, done.status, Some(done.protocol), done.reason);
+        let outcome = Outcome::new(done.method, done.status, Some(done.protocol), done.reason)
+            .of_call(done.grpc_status);
         self.outcomes
             .observe(worker, outcome, done.duration, done.trace);
     }
@@ -257,11 +260,7 @@ impl Scraped for RouteMetrics {
 pub(super) fn durations(summaries: &BTreeMap<Outcome, Summary>, series: &mut Series<'_, '_>) {
     for (outcome, summary) in summaries {
         let status = outcome.status().map(|status| status.to_string());
-        let is_error = outcome.status().is_some_and(|status| status >= 500);
-        let error = match outcome.reason() {
-            Some(reason) => Some(reason.name()),
-            None => status.as_deref().filter(|_| is_error),
-        };
+        let error = outcome.error();
         let labels = [
             Some(("http_request_method", outcome.method())),
             status
@@ -270,7 +269,7 @@ pub(super) fn durations(summaries: &BTreeMap<Outcome, Summary>, series: &mut Ser
             outcome
                 .version()
                 .map(|version| ("network_protocol_version", version)),
-            error.map(|error| ("error_type", error)),
+            error.as_deref().map(|error| ("error_type", error)),
         ];
         let labels: Vec<_> = labels.into_iter().flatten().collect();
         series.put(&labels, Value::Histogram(summary));
@@ -292,6 +291,7 @@ mod tests {
         let done = Done {
             method: &Method::GET,
             status: 204,
+            grpc_status: None,
             reason: None,
             protocol: Protocol::Http11,
             duration: second,
@@ -304,6 +304,7 @@ mod tests {
         let done = Done {
             method: &brew,
             status: 0,
+            grpc_status: None,
             reason: Some(Reason::ClientClosed),
             ..done
         };
