@@ -109,30 +109,26 @@ impl AccessLog {
 
     /// Whether lines are written at all: ask before a record is made. A reload may change it.
     pub fn is_enabled(&self) -> bool {
-        self.config.borrow_mut().load().enabled
+        self.shared.is_enabled()
     }
 
     /// Keeps the headers of a request that are to be shown, as they came.
     pub fn take_request_headers(&self, record: &mut Record, fields: &Fields) {
-        let mut config = self.config.borrow_mut();
-        let config = config.load();
-        if config.enabled {
-            let wanted = &config.request_headers;
-            record
-                .headers
-                .take_request(wanted, fields, &config.redaction);
+        if self.is_enabled() {
+            let mut config = self.config.borrow_mut();
+            let config = config.load();
+            let (wanted, headers) = (&config.request_headers, &mut record.headers);
+            headers.take_request(wanted, fields, &config.redaction);
         }
     }
 
     /// Keeps the headers of a response that are to be shown, as they are sent.
     pub fn take_response_headers(&self, record: &mut Record, fields: &Fields) {
-        let mut config = self.config.borrow_mut();
-        let config = config.load();
-        if config.enabled {
-            let wanted = &config.response_headers;
-            record
-                .headers
-                .take_response(wanted, fields, &config.redaction);
+        if self.is_enabled() {
+            let mut config = self.config.borrow_mut();
+            let config = config.load();
+            let (wanted, headers) = (&config.response_headers, &mut record.headers);
+            headers.take_response(wanted, fields, &config.redaction);
         }
     }
 

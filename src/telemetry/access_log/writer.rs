@@ -6,6 +6,7 @@ use std::{
     os::{fd::AsFd, unix::fs::OpenOptionsExt},
     sync::{
         Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
         mpsc::{self, Receiver, SyncSender},
     },
     thread,
@@ -34,12 +35,32 @@ pub(super) struct Batch {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) config: Arc<ArcSwap<model::AccessLog>>,
+    /// What `config` says of that, at the price of a plain load: it is asked several times a request.
+    enabled: AtomicBool,
     /// The writing thread's next output; looked at before each batch, which no worker waits for.
     next_output: Mutex<Option<File>>,
     metrics: Arc<ProcessMetrics>,
 }
 
 impl Shared {
+    fn new(config: model::AccessLog, metrics: Arc<ProcessMetrics>) -> Arc<Self> {
+        Arc::new(Self {
+            enabled: AtomicBool::new(config.enabled),
+            config: Arc::new(ArcSwap::from_pointee(config)),
+            next_output: Mutex::new(None),
+            metrics,
+        })
+    }
+
+    pub(super) fn is_enabled(&self) -> bool {
+        self.enabled.load(Relaxed)
+    }
+
+    fn set_config(&self, config: model::AccessLog) {
+        self.enabled.store(config.enabled, Relaxed);
+        self.config.store(Arc::new(config));
+    }
+
     pub(super) fn dropped(&self, lines: u64) {
         self.metrics.access_log_dropped(lines);
     }
@@ -84,11 +105,7 @@ impl LogWriter {
     /// Opens the output and starts the thread. Lines that must be dropped are counted in `metrics`.
     pub fn start(config: &model::AccessLog, metrics: Arc<ProcessMetrics>) -> io::Result<Self> {
         let output = open(&config.output)?;
-        let shared = Arc::new(Shared {
-            config: Arc::new(ArcSwap::from_pointee(config.clone())),
-            next_output: Mutex::new(None),
-            metrics,
-        });
+        let shared = Shared::new(config.clone(), metrics);
         let (queue, batches) = mpsc::sync_channel(QUEUE);
         let (hold, ended) = mpsc::channel();
         let of_thread = Arc::clone(&shared);
@@ -127,7 +144,7 @@ impl LogWriter {
         if let Some(file) = prepared.file {
             self.shared.set_output(file);
         }
-        self.shared.config.store(Arc::new(prepared.config));
+        self.shared.set_config(prepared.config);
     }
 
     /// Opens a file anew under its name, after it was moved away (log rotation). Nothing is done
@@ -286,11 +303,7 @@ mod tests {
     #[test]
     fn a_full_queue_drops_and_counts() {
         let registry = Registry::new(1);
-        let shared = Arc::new(Shared {
-            config: Arc::default(),
-            next_output: Mutex::new(None),
-            metrics: Arc::clone(registry.process()),
-        });
+        let shared = Shared::new(model::AccessLog::default(), Arc::clone(registry.process()));
         let (queue, batches) = mpsc::sync_channel(1);
         let log = AccessLog::new(shared, queue);
         for _ in 0..3 {
