@@ -2,7 +2,7 @@
 
 use std::{future::poll_fn, time::SystemTime};
 
-use ::http::{Request as HttpRequest, StatusCode, header};
+use ::http::{Request as HttpRequest, header};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
@@ -55,7 +55,7 @@ impl Client {
         let response = self.sender.send_request(request).await;
         let (head, body) = response.map_err(Refusal::lost)?.into_parts();
         let body = Limited::new(body, MAX_ANSWER).collect().await;
-        if head.status != StatusCode::OK {
+        if !head.status.is_success() {
             let after = head.headers.get(header::RETRY_AFTER);
             let after =
                 after.and_then(|value| retry::retry_after(value.as_bytes(), SystemTime::now()));
