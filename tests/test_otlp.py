@@ -206,6 +206,39 @@ def test_a_collector_says_when_to_come_again(pillion, echo, collect, transport, 
     wait_counted(proxy, "dropped_total", cause="failed")
 
 
+@pytest.mark.parametrize(("transport", "status", "asked"), [
+    ("grpc", grpc.StatusCode.RESOURCE_EXHAUSTED, 2**63 - 1), ("http", 503, 2**64 - 1),
+])
+def test_a_wait_beyond_all_clocks_ends_no_exporter(pillion, echo, collect, transport, status, asked):
+    collector = collect(transport)
+    collector.refuse(status, retry_after=asked)
+    proxy = pillion(traced(echo.address, collector.config))
+    ask(proxy)
+    wait_counted(proxy, "dropped_total", cause="failed")
+    ask(proxy)
+    collector.wait_spans(1)
+
+
+def test_an_answer_that_never_comes_is_asked_for_again(pillion, echo, collector):
+    collector.delay = 6
+    proxy = pillion(traced(echo.address, {**collector.config, "timeout": "8s"}))
+    ask(proxy)
+    proxy.logs.wait_for(lambda line: "did not answer in time" in line.get("error", ""))
+    collector.delay = 0
+    collector.wait_spans(1)
+    assert counted(proxy, "dropped_total") == 0
+
+
+@pytest.mark.parametrize("status", [202, 204])
+def test_every_success_counts_as_taken(pillion, echo, collect, status):
+    collector = collect("http")
+    collector.success = status
+    proxy = pillion(traced(echo.address, collector.config))
+    ask(proxy)
+    wait_counted(proxy, "exported_total")
+    assert counted(proxy, "dropped_total") == 0
+
+
 def test_partial_success_is_counted_and_told(pillion, echo, collector):
     collector.rejects = (1, "one too many\nof them")
     proxy = pillion(traced(echo.address, collector.config))

@@ -145,6 +145,8 @@ class Collector:
         self.delay = 0.0
         #: What is rejected of each export, and the text that comes with it.
         self.rejects: tuple[int, str] | None = None
+        #: The status of HTTP when all went well.
+        self.success = 200
         self.refusals: deque[Refusal] = deque()
         #: What every export is refused with, until it is taken away.
         self.always: Refusal | None = None
@@ -286,9 +288,9 @@ class Collector:
                         self.send_header("Retry-After", str(round(answer.retry_after)))
                     content = b"not now"
                 else:
-                    self.send_response(200)
+                    self.send_response(collector.success)
                     self.send_header("Content-Type", "application/x-protobuf")
-                    content = answer.SerializeToString()
+                    content = b"" if collector.success == 204 else answer.SerializeToString()
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)

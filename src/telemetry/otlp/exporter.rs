@@ -143,7 +143,12 @@ fn run(senders: Vec<Sender>) -> io::Result<()> {
         for sender in senders {
             tasks.spawn_local(sender.run());
         }
-        while tasks.join_next().await.is_some() {}
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(error) = ended {
+                // What it held is counted, and so is what comes from now on: see `Sender::drop`.
+                tracing::error!(%error, "telemetry of a kind is not sent any more: please report this");
+            }
+        }
     });
     // A lookup of a name may hang; nobody waits for it.
     runtime.shutdown_background();

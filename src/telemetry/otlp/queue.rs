@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 
 use crate::{
     config::model::OtlpBatch,
@@ -95,10 +95,17 @@ impl Inlet {
         let all_items = items + self.queued_items.fetch_add(items, Relaxed);
         let fits = all_bytes <= self.queue_bytes.load(Relaxed)
             && all_items <= self.queue_items.load(Relaxed);
-        if !fits || self.sender.try_send(batch).is_err() {
-            self.left(bytes, items);
-            self.metrics.dropped(DropCause::QueueFull, items);
-        }
+        let cause = match fits {
+            false => DropCause::QueueFull,
+            true => match self.sender.try_send(batch) {
+                Ok(()) => return,
+                Err(TrySendError::Full(_)) => DropCause::QueueFull,
+                // Nobody sends any more.
+                Err(TrySendError::Closed(_)) => DropCause::Failed,
+            },
+        };
+        self.left(bytes, items);
+        self.metrics.dropped(cause, items);
     }
 
     /// So much waits no longer.

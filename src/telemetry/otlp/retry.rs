@@ -11,6 +11,8 @@ use crate::protobuf::{Fields, Malformed, Value};
 /// The first wait and the longest one, before chance makes them shorter.
 const FIRST: Duration = Duration::from_millis(250);
 const LONGEST: Duration = Duration::from_secs(5);
+/// The longest wait that a collector may ask for: beyond, a clock could not be added to.
+const MOST_ASKED: Duration = Duration::from_secs(60 * 60);
 
 /// What a failure means for the same request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +50,13 @@ pub(super) fn wait(failed: u32, asked: Option<Duration>, random: u32) -> Duratio
         .saturating_mul(1 << failed.saturating_sub(1).min(10))
         .min(LONGEST);
     let grown = most / 2 + (most / 2).mul_f64(f64::from(random) / f64::from(u32::MAX));
-    asked.map_or(grown, |asked| asked.max(grown))
+    asked.map_or(grown, |asked| asked.min(MOST_ASKED).max(grown))
+}
+
+/// How long one try may take of what is `left`: so much that another one has time. A connection that
+/// was used before may lead to nobody.
+pub(super) fn limit(left: Duration, reused: bool) -> Duration {
+    left / if reused { 3 } else { 2 }
 }
 
 /// `Retry-After`: seconds, or a date (RFC 9110 section 10.2.3).
@@ -110,7 +118,7 @@ fn duration(message: &[u8]) -> Result<Duration, Malformed> {
     let mut fields = Fields(message);
     while let Some(field) = fields.next()? {
         match (field.number, field.value) {
-            (1, Value::Varint(number)) => seconds = number.min(i64::MAX as u64),
+            (1, Value::Varint(number)) => seconds = u64::try_from(number as i64).unwrap_or(0),
             (2, Value::Varint(number)) => nanos = u32::try_from(number).unwrap_or(0),
             _ => {}
         }
@@ -157,6 +165,8 @@ mod tests {
         assert_eq!(bounds(u32::MAX), (2500, 5000));
         let asked = Some(Duration::from_secs(60));
         assert_eq!(wait(1, asked, 0), Duration::from_secs(60));
+        let hour = Duration::from_secs(3600);
+        assert_eq!(wait(1, Some(Duration::MAX), 0), hour);
         let short = Some(Duration::ZERO);
         assert_eq!(wait(1, short, 0), Duration::from_millis(125));
     }
@@ -172,6 +182,21 @@ mod tests {
         assert_eq!(past, Some(Duration::ZERO));
         assert_eq!(after("soon"), None);
         assert_eq!(after("-1"), None);
+        let most = after("18446744073709551615");
+        assert_eq!(most, Some(Duration::from_secs(u64::MAX)));
+    }
+
+    #[test]
+    fn a_negative_delay_is_none() {
+        let read = |seconds: i64| {
+            let mut message = Vec::new();
+            Writer(&mut message).varint(1, seconds as u64);
+            duration(&message)
+        };
+        assert_eq!(read(2), Ok(Duration::from_secs(2)));
+        for negative in [-1, i64::MIN] {
+            assert_eq!(read(negative), Ok(Duration::ZERO));
+        }
     }
 
     #[test]

@@ -48,6 +48,8 @@ pub(super) struct Sender {
     plan: watch::Receiver<Plan>,
     /// Came too late for the export that was gathered.
     carried: Option<Batch>,
+    /// What is being sent.
+    in_hand: Sum,
     /// And where it leads.
     client: Option<(Client, Arc<Export>)>,
     /// The last try has failed, and that was told.
@@ -77,6 +79,7 @@ impl Sender {
             batches,
             plan,
             carried: None,
+            in_hand: Sum::default(),
             client: None,
             failing: false,
             told_partial: None,
@@ -88,20 +91,15 @@ impl Sender {
     pub(super) async fn run(mut self) {
         while let Some(first) = self.next().await {
             let batches = self.gather(first).await;
+            self.in_hand = Sum::of(&batches);
             let fate = match self.way() {
                 Some(way) => self.export(way, &batches).await,
                 None => Fate::Hopeless,
             };
             if fate == Fate::Hopeless {
-                self.drop_all(&batches, DropCause::Shutdown);
                 break;
             }
         }
-        let mut left = Vec::from_iter(self.carried.take());
-        while let Ok(batch) = self.batches.try_recv() {
-            left.push(batch);
-        }
-        self.drop_all(&left, DropCause::Shutdown);
     }
 
     fn way(&mut self) -> Option<Way> {
@@ -181,15 +179,22 @@ impl Sender {
 
     /// Sends, again and again within the time that there is, or drops.
     async fn export(&mut self, mut way: Way, batches: &[Batch]) -> Fate {
-        let items = batches.iter().map(|batch| batch.items).sum();
         let mut request = request(&way, batches);
         let deadline = Instant::now() + way.export.timeout;
         let mut failed = 0;
         let cause = loop {
+            let way_there = &way.export;
+            self.client
+                .take_if(|(client, to)| !client.is_open() || !same_place(to, way_there));
             let reused = self.client.is_some();
-            let refusal = match self.attempt(&way.export, &request, deadline).await {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let limit = match self.is_ending() {
+                true => left,
+                false => retry::limit(left, reused),
+            };
+            let refusal = match self.attempt(way_there, &request, limit).await {
                 Ok(partial) => {
-                    self.leave(batches);
+                    let items = self.leave();
                     self.succeeded(&way.export, items, &partial);
                     return Fate::Done;
                 }
@@ -201,7 +206,7 @@ impl Sender {
                 break DropCause::Rejected;
             };
             // A connection that has rested may have ended unseen: that says nothing of the collector.
-            if reused && failed == 0 && self.client.is_none() {
+            if reused && failed == 0 && self.client.is_none() && Instant::now() < deadline {
                 failed = 1;
                 self.inlet.metrics.export(ExportResult::Retried);
                 continue;
@@ -226,7 +231,8 @@ impl Sender {
             self.inlet.metrics.export(ExportResult::Retried);
         };
         self.inlet.metrics.export(ExportResult::Failed);
-        self.drop_all(batches, cause);
+        let items = self.leave();
+        self.inlet.metrics.dropped(cause, items);
         Fate::Done
     }
 
@@ -235,10 +241,9 @@ impl Sender {
         &mut self,
         export: &Arc<Export>,
         request: &Request,
-        deadline: Instant,
+        limit: Duration,
     ) -> Result<Partial, Refusal> {
-        self.client
-            .take_if(|(client, to)| !client.is_open() || !same_place(to, export));
+        let until = Instant::now() + limit;
         let signal = self.signal;
         let attempt = async {
             let (client, _) = match &mut self.client {
@@ -248,10 +253,10 @@ impl Sender {
                     none.insert((client, Arc::clone(export)))
                 }
             };
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = until.saturating_duration_since(Instant::now());
             client.send(export, signal, request, left).await
         };
-        let answer = timeout_at(deadline, attempt)
+        let answer = timeout_at(until, attempt)
             .await
             .unwrap_or_else(|_| Err(Refusal::lost("it did not answer in time")));
         if matches!(&answer, Err(refusal) if refusal.is_lost()) {
@@ -300,17 +305,44 @@ impl Sender {
         }
     }
 
-    /// They wait no longer.
-    fn leave(&self, batches: &[Batch]) {
-        for batch in batches {
-            self.inlet.left(batch.bytes.len() as u64, batch.items);
-        }
+    /// What was in hand waits no longer. Returns how many items that was.
+    fn leave(&mut self) -> u64 {
+        let Sum { bytes, items } = std::mem::take(&mut self.in_hand);
+        self.inlet.left(bytes, items);
+        items
     }
+}
 
-    fn drop_all(&self, batches: &[Batch], cause: DropCause) {
-        self.leave(batches);
-        let items = batches.iter().map(|batch| batch.items).sum();
+/// Counts what it has not sent, also when it ends by a panic.
+impl Drop for Sender {
+    fn drop(&mut self) {
+        let cause = match std::thread::panicking() {
+            true => DropCause::Failed,
+            false => DropCause::Shutdown,
+        };
+        self.batches.close();
+        let mut left = Vec::from_iter(self.carried.take());
+        left.extend(std::iter::from_fn(|| self.batches.try_recv().ok()));
+        let waiting = Sum::of(&left);
+        self.inlet.left(waiting.bytes, waiting.items);
+        let items = waiting.items + self.leave();
         self.inlet.metrics.dropped(cause, items);
+    }
+}
+
+/// How much some batches are.
+#[derive(Debug, Default)]
+struct Sum {
+    bytes: u64,
+    items: u64,
+}
+
+impl Sum {
+    fn of(batches: &[Batch]) -> Self {
+        Self {
+            bytes: batches.iter().map(|batch| batch.bytes.len() as u64).sum(),
+            items: batches.iter().map(|batch| batch.items).sum(),
+        }
     }
 }
 
@@ -350,5 +382,52 @@ impl Room {
     const fn take(&mut self, batch: &Batch) {
         self.bytes = self.bytes.saturating_sub(batch.bytes.len());
         self.items = self.items.saturating_sub(batch.items);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::{Registry, metrics::Format};
+
+    const BATCH: OtlpBatch = OtlpBatch {
+        delay: Duration::from_millis(1),
+        max_bytes: 1 << 20,
+        max_items: None,
+        queue_bytes: 1 << 20,
+        queue_items: None,
+    };
+
+    #[test]
+    fn what_a_sender_leaves_behind_is_counted() {
+        let registry = Registry::new(1);
+        let metrics = Arc::clone(registry.otlp().of(Signal::Traces));
+        let (inlet, batches) = Inlet::new(metrics);
+        inlet.open(&BATCH);
+        let (_plans, plan) = watch::channel(Plan::default());
+        let mut sender = Sender::new(Signal::Traces, Arc::clone(&inlet), batches, plan);
+        let hand_over = || {
+            let bytes = vec![0; 10];
+            inlet.hand_over(Batch { bytes, items: 2 });
+        };
+        let value = |name: &str| {
+            let text = registry.encode(Format::Prometheus);
+            let mut lines = text.lines();
+            let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            value.unwrap().to_owned()
+        };
+        (0..3).for_each(|_| hand_over());
+        sender.in_hand = Sum::of(&[sender.batches.try_recv().unwrap()]);
+        sender.carried = sender.batches.try_recv().ok();
+        let sends = std::panic::AssertUnwindSafe(|| {
+            let _sender = sender;
+            panic!("the sender has a bug");
+        });
+        assert!(std::panic::catch_unwind(sends).is_err());
+        let failed = r#"pillion_otlp_dropped_total{signal="traces",cause="failed"}"#;
+        assert_eq!(value(failed), "6");
+        hand_over();
+        assert_eq!(value(failed), "8");
+        assert_eq!(value(r#"pillion_otlp_queue_bytes{signal="traces"}"#), "0");
     }
 }
