@@ -172,6 +172,13 @@ impl Reason {
         self.row().name
     }
 
+    /// Whether it is the client's affair: what it sent, that it left, or that it asked for what is not
+    /// there or not for it.
+    pub fn is_clients(self) -> bool {
+        let row = self.row();
+        row.origin == Origin::Client || row.status.is_client_error()
+    }
+
     /// The short flag.
     pub const fn flag(self) -> &'static str {
         self.row().flag

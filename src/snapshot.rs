@@ -4,20 +4,21 @@
 //! what must outlive a reload (endpoints, pools, breakers, sockets) is not in here by value but
 //! carried over by `Arc` when its configuration is the same.
 
+mod fallback;
+
 use std::{collections::HashMap, sync::Arc};
 
 use http::HeaderName;
 use tokio::{sync::Semaphore, time::Instant};
 
+pub use self::fallback::{PlannedFallback, PlannedResort};
 use crate::{
     access::{self, Policy, Provider},
     config::model::{
         self, Action, Address, Backend, BackendFilters, Config, DirectResponse, Fallback, Filters,
-        HttpListener, Importance, ListenerKind, Reasons, Redirect, Resort, Retry, Route, Rule,
+        HttpListener, Importance, ListenerKind, Redirect, Resort, Retry, Route, Rule,
         Sampling, TcpListener, Timeouts, Tracing,
     },
-    error::Result,
-    policy::Answer,
     protect::Guard,
     router::Router,
     telemetry::{ListenerMetrics, Registry, RouteMetrics, attributes::Block, trace::told_of_route},
@@ -131,31 +132,6 @@ pub struct Forward {
 pub struct PlannedBackend {
     pub upstream: Arc<Upstream>,
     pub filters: BackendFilters,
-}
-
-/// What answers when none of the backends can.
-pub struct PlannedFallback {
-    on: Reasons,
-    on_statuses: Vec<u16>,
-    pub to: PlannedResort,
-}
-
-pub enum PlannedResort {
-    Upstream(Arc<Upstream>),
-    Respond(DirectResponse),
-}
-
-impl PlannedFallback {
-    /// Whether it is for requests with this outcome.
-    pub fn takes(&self, outcome: &Result<Answer>) -> bool {
-        match outcome {
-            Ok(answer) => {
-                let status = answer.response.head.status.as_u16();
-                status >= 400 && self.on_statuses.binary_search(&status).is_ok()
-            }
-            Err(error) => self.on.contains(error.reason),
-        }
-    }
 }
 
 /// An upstream that is sent copies.

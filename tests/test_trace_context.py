@@ -92,6 +92,14 @@ def test_a_broken_context_is_none(shared, broken):
     assert header(account, "tracestate") is None, "it belonged to what was broken"
 
 
+def test_a_tracestate_stays_with_its_own_trace(shared):
+    b3, state = ("b3", f"{TRACE}-{SPAN}-1"), ("tracestate", "a=1")
+    account = sent(shared(propagators=["b3"]), b3, ("traceparent", SAMPLED), state)
+    assert (header(account, "traceparent"), header(account, "tracestate")) == (SAMPLED, "a=1"), "not spoken here"
+    account = sent(shared(propagators=["b3", "tracecontext"]), b3, ("traceparent", f"00-{'1' * 32}-{SPAN}-01"), state)
+    assert context(account)[0] == TRACE and header(account, "tracestate") is None, "of another trace"
+
+
 def test_baggage_is_passed_on(shared):
     assert header(sent(shared(), ("baggage", "tenant=a,user=b")), "baggage") == "tenant=a,user=b"
 

@@ -11,6 +11,7 @@ from support.fleet import Fleet, answers, hangs, resets
 from support.grpc_app import SERVICE, GrpcApp, GrpcClient
 from support.ports import free_port
 from support.tls import spiffe
+from support.upstream import reply
 from support.wait import eventually
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -209,14 +210,14 @@ def test_refusals_before_a_route_have_spans_too(traced, collector, echo):
     assert fetch(proxy.address(), target="/nobody").status == 404
     server, _ = spans_of(collector, "/nobody", 0)
     assert server.name == "GET" and server.attributes["error.type"] == "no_route"
-    assert "http.route" not in server.attributes and server.status == "error"
+    assert "http.route" not in server.attributes and server.status == "unset", "what it asked for is not there"
 
 
 def test_methods_that_nobody_knows_have_one_name(traced, collector, echo):
     proxy = traced(http_config(f"127.0.0.1:{echo.port}"))
     assert fetch(proxy.address(), "BREW", "/pot").status == 200
     server, [attempt] = spans_of(collector, "/pot", 1)
-    assert server.name == "_OTHER /*" and attempt.name == "_OTHER"
+    assert server.name == "HTTP /*" and attempt.name == "HTTP"
     for span in (server, attempt):
         assert span.attributes["http.request.method"] == "_OTHER"
         assert span.attributes["http.request.method_original"] == "BREW"
@@ -287,6 +288,25 @@ def one_of_each(spans, path):
     return (first[0], below[0]) if below else None
 
 
+def test_a_rule_that_samples_has_the_whole_of_it(traced, collector, echo):
+    rule = {"tracing": {"sampling": "always"}, "backendRefs": [{"name": "app"}]}
+    proxy = traced(http_config(f"127.0.0.1:{echo.port}", routes=[{"rules": [rule]}]), sampling="0%")
+    headers = [("traceparent", f"00-{TRACE}-{SPAN}-00"), ("tracestate", "a=1"), ("tracestate", "b=2"), ("user-agent", "late/1")]
+    assert fetch(proxy.address(), target="/late-sampled", headers=headers).status == 200
+    server, [attempt] = spans_of(collector, "/late-sampled", 1)
+    assert server.message.trace_state == attempt.message.trace_state == "a=1,b=2"
+    assert server.attributes["user_agent.original"] == "late/1" and server.parent_id == SPAN
+
+
+def test_tls_that_came_to_nothing_is_https_all_the_same(traced, collector, echo, pki):
+    upstream = {**CALM, "tls": {"peers": [spiffe("nobody")]}}
+    config = {**http_config(f"127.0.0.1:{echo.port}", upstream=upstream), "identity": pki.workload("edge").config, "trust": [pki.trust]}
+    proxy = traced(config)
+    assert fetch(proxy.address(), target="/no-tls").status in (502, 504)
+    _, attempts = spans_of(collector, "/no-tls", 3)
+    assert {span.attributes["url.full"].split(":")[0] for span in attempts} == {"https"}
+
+
 def test_what_is_not_sampled_makes_no_span(traced, collector, echo):
     proxy = traced(http_config(f"127.0.0.1:{echo.port}"), sampling="0%")
     before = len(collector.spans)
@@ -315,6 +335,27 @@ def test_what_goes_wrong_or_is_slow_may_be_kept(traced, collector, moody):
     assert fetch(proxy.address(), target="/slow").status == 200
     spans_of(collector, "/slow", 1)
     assert len(collector.spans) == before + 4, "neither what is never recorded nor what was well"
+
+
+def test_the_answer_that_a_fallback_replaces_has_ended(traced, collector, moody, raw_upstream):
+    """Its span ends with its head, and what breaks later is none of its doing."""
+    late = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfive."
+    spare = raw_upstream(reply(late, requests=1))
+    rule = {
+        "backendRefs": [{"name": "app"}],
+        "fallback": {"on": [500], "backendRef": {"name": "spare"}},
+    }
+    more = [{"name": "spare", "endpoints": [spare.address]}]
+    config = http_config(f"127.0.0.1:{moody(500).port}", routes=[{"rules": [rule]}], more_upstreams=more, upstream=CALM)
+    proxy = traced(config)
+    with RawClient(proxy.address()) as client:
+        client.send_request(target="/replaced")
+        assert client.read_head().status == 200
+        client.recv_all()
+    server, [replaced, broken] = spans_of(collector, "/replaced", 2)
+    assert replaced.attributes["error.type"] == "500" and broken.attributes["error.type"] == "response_incomplete"
+    assert replaced.message.end_time_unix_nano <= broken.message.start_time_unix_nano
+    assert broken.message.end_time_unix_nano == server.message.end_time_unix_nano
 
 
 def test_a_fallback_is_an_attempt_at_another_upstream(traced, collector, echo):

@@ -71,19 +71,23 @@ impl Completion {
     /// Finds the request's place in a trace.
     pub fn trace(&mut self, tracing: &Tracing, fields: &Fields) {
         let place = Place::begin(tracing, fields, &mut self.0.client.worker.rng.borrow_mut());
-        self.0.trail.set_place(Some(place));
-        if place.is_recorded() {
-            self.0.trail.set_state(fields.get(&name::TRACESTATE));
+        self.place(place, fields);
+    }
+
+    fn place(&mut self, place: Place, fields: &Fields) {
+        let trail = &self.0.trail;
+        trail.set_place(Some(place));
+        if place.is_recorded() && place.has_state() {
+            trail.set_state(fields.get_all(&name::TRACESTATE));
         }
     }
 
     /// Its rule has an own mind about which requests are recorded.
-    pub fn resample(&mut self, tracing: &Tracing, sampling: Sampling) {
-        let mut place = self.0.trail.place();
-        if let Some(place) = &mut place {
+    pub fn resample(&mut self, tracing: &Tracing, sampling: Sampling, fields: &Fields) {
+        if let Some(mut place) = self.0.trail.place() {
             place.decide(sampling, tracing);
+            self.place(place, fields);
         }
-        self.0.trail.set_place(place);
     }
 
     /// The request met this rule.
@@ -278,7 +282,9 @@ impl Completion {
         if let Some(place) = sampled {
             let (state, route) = (inner.trail.state(), inner.route.as_deref());
             let tracer = &worker.tracer;
-            tracer.write(&place, record, state.as_deref(), &inner.client, route);
+            let answer = inner.held.as_ref().and_then(Held::note);
+            let spans = (state.as_deref(), answer);
+            tracer.write(&place, record, spans, &inner.client, route);
         }
         if logged {
             if !record.evidence.iter().any(Note::is_failure) {

@@ -210,7 +210,7 @@ async fn serve(
     let total = total_deadline(&route, &request.head.fields, start);
     completion.matched(&route, total);
     if let (Some(tracing), Some(sampling)) = (&plan.tracing, route.sampling) {
-        completion.resample(tracing, sampling);
+        completion.resample(tracing, sampling, &request.head.fields);
         let recorded = completion.trail().is_recorded();
         let record = completion.record();
         if recorded && record.uri.is_none() {

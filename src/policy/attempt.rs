@@ -156,11 +156,12 @@ struct Course<'a> {
 impl Course<'_> {
     /// It goes over this connection.
     fn takes(&self, reused: bool, http2: bool, leash: impl FnOnce() -> Option<Rc<Leash>>) {
+        // Not the leash itself: as long as somebody has it, the connection counts as open.
         let leash = self.mark.is_recorded().then(leash).flatten();
         self.line.replace(Line {
             reused: Some(reused),
             http2,
-            leash,
+            proven: leash.map(|leash| leash.proven().clone()),
         });
     }
 
@@ -336,7 +337,11 @@ fn judge(
         }
         let failed = grpc_status.is_some_and(|code| policy.grpc_codes.contains(code));
         let outcome = match grpc_status {
-            Some(code) => Outcome::Grpc { code, failed },
+            Some(grpc) => Outcome::Grpc {
+                code: grpc,
+                status: code,
+                failed,
+            },
             None => Outcome::Status { code, failed },
         };
         (outcome, failed)
@@ -358,6 +363,7 @@ fn judge(
     let held = Held {
         _request: None,
         in_flight: Some(in_flight),
+        note: course.mark.note(),
         is_open,
     };
     let answer = Answer { response, held };

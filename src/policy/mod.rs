@@ -144,11 +144,18 @@ const LET_GO: usize = 64 * 1024;
 pub struct Held {
     _request: Option<RequestPermit>,
     in_flight: Option<InFlight>,
+    /// Of the attempt that brought the answer, where the request is recorded.
+    note: Option<usize>,
     /// The endpoint waits for a verdict: a gRPC call tells how it went at its end.
     is_open: bool,
 }
 
 impl Held {
+    /// Which of the attempts' notes is that of the answer.
+    pub fn note(&self) -> Option<usize> {
+        self.note
+    }
+
     /// The call that is answered ended with this gRPC status.
     pub fn ended(&self, code: u8) {
         if let Some(in_flight) = self.in_flight.as_ref().filter(|_| self.is_open) {

@@ -7,7 +7,6 @@
 use std::{
     cell::{Cell, RefCell},
     fmt,
-    rc::Rc,
     sync::Arc,
     time::Duration,
 };
@@ -21,7 +20,7 @@ use crate::{
     error::Reason,
     http::message::Request,
     telemetry::{Record, trace::Place},
-    tls::Leash,
+    tls::Proven,
     upstream::{Endpoint, EndpointId, InFlight, Upstream},
 };
 
@@ -53,7 +52,7 @@ pub struct Note {
     /// `None`: there was nowhere to go.
     pub endpoint: Option<Arc<Endpoint>>,
     pub start: Instant,
-    /// `None`: its response stands, and ends with the exchange.
+    /// When its response had a head, or it failed. `None`: it is under way.
     pub end: Option<Instant>,
     pub outcome: Outcome,
     /// What was sent, where the request is recorded.
@@ -73,6 +72,8 @@ pub struct Sent {
     pub uri: Uri,
     /// Where it is not that of the request.
     pub host: Option<Box<[u8]>>,
+    /// With TLS.
+    pub secure: bool,
 }
 
 /// How an attempt went.
@@ -87,6 +88,7 @@ pub enum Outcome {
     /// The same for a call of gRPC that has ended.
     Grpc {
         code: u8,
+        status: u16,
         failed: bool,
     },
     Failed(Reason),
@@ -102,14 +104,14 @@ pub enum Then {
 }
 
 /// The connection that carried an attempt.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Line {
     /// It had been used before.
     pub reused: Option<bool>,
     /// HTTP/2, otherwise HTTP/1.1.
     pub http2: bool,
-    /// How it is held, where there is TLS; known of recorded requests alone.
-    pub leash: Option<Rc<Leash>>,
+    /// What its handshake has shown, where there is TLS; known of recorded requests alone.
+    pub proven: Option<Proven>,
 }
 
 /// An attempt under way.
@@ -124,6 +126,11 @@ pub(super) struct Mark {
 impl Mark {
     pub(super) const fn is_recorded(self) -> bool {
         self.at.is_some()
+    }
+
+    /// Where its note is, if it is recorded.
+    pub(super) const fn note(self) -> Option<usize> {
+        self.at
     }
 }
 
@@ -148,16 +155,26 @@ impl Trail {
         self.state.take()
     }
 
-    /// Kept if it is what it has to be (Trace Context section 3.3.1.1 asks for no more than that to
-    /// be passed on): one that is no text would spoil the message that spans are sent in.
-    pub fn set_state(&self, state: Option<&[u8]>) {
-        const LONGEST: usize = 512;
-        let state = state.filter(|state| state.len() <= LONGEST && state.is_ascii());
-        self.state.replace(state.map(Box::from));
-    }
-
     pub fn set_place(&self, place: Option<Place>) {
         self.place.set(place);
+    }
+
+    /// Its lines are one list (Trace Context section 3.3.1). Kept if they are what they have to be: what
+    /// is no text would spoil the message that spans are sent in. More than this need not be passed on.
+    pub fn set_state<'a>(&self, lines: impl Iterator<Item = &'a [u8]>) {
+        const LONGEST: usize = 512;
+        let mut state = Vec::new();
+        for line in lines {
+            if !state.is_empty() {
+                state.push(b',');
+            }
+            state.extend_from_slice(line);
+            if state.len() > LONGEST || !state.is_ascii() {
+                return;
+            }
+        }
+        let state = (!state.is_empty()).then(|| state.into());
+        self.state.replace(state);
     }
 
     /// An attempt begins. Where the request is recorded, the endpoint is told of a span of its own.
@@ -193,6 +210,7 @@ impl Trail {
                 sent: Some(Sent {
                     uri: request.head.uri.clone(),
                     host: terms.host(request),
+                    secure: terms.upstream.tls.is_some(),
                 }),
                 ..Note::new(terms, mark, Some(endpoint))
             });
@@ -219,7 +237,7 @@ impl Trail {
         note.line = line;
         note.endpoint_takes = endpoint.is_available();
         note.left = outcome.is_failure().then(|| left(terms)).flatten();
-        note.end = outcome.is_failure().then(Instant::now);
+        note.end = Some(Instant::now());
     }
 
     /// Ids of the trace and of an attempt's span, if it is certain that they will be sent.
@@ -329,7 +347,7 @@ impl Note {
         self.outcome.is_failure()
     }
 
-    /// How long it took; of one whose response stands, nothing.
+    /// How long it took until there was the head of a response, or a failure.
     pub fn took(&self) -> Option<Duration> {
         self.end
             .map(|end| end.saturating_duration_since(self.start))
@@ -372,14 +390,5 @@ impl Then {
             Self::Retried => "retried",
             Self::Withheld(cause) => cause.name(),
         }
-    }
-}
-
-impl fmt::Debug for Line {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Line")
-            .field("reused", &self.reused)
-            .field("http2", &self.http2)
-            .finish_non_exhaustive()
     }
 }

@@ -16,7 +16,7 @@ use super::{
     Certificate, Fault, FaultKind, Taken,
     alpn::Spoken,
     client::ClientSide,
-    roster::{Bond, Counted, Leash, Party, Roster},
+    roster::{Bond, Counted, Leash, Party, Proven, Roster},
     server::{self, ServerSide},
     term::Term,
     verify,
@@ -196,8 +196,10 @@ impl Desk {
             shown: own.shown,
             chain,
             trust: own.trust,
-            peer: peer.clone(),
-            version: state.protocol_version(),
+            proven: Proven {
+                version: state.protocol_version(),
+                peer: peer.clone(),
+            },
         };
         let term = Term::new(Instant::now(), Duration::from_secs(left));
         let leash = self.roster.hold(bond, term);

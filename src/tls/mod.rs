@@ -58,7 +58,7 @@ pub use material::{Credential, Loaded, MaterialError, Problem, Source, Warning, 
 pub use materials::Materials;
 pub use peer_match::{BadPeerMatch, Pattern, PeerMatch};
 pub use pem::BadPem;
-pub use roster::{Leash, Roster};
+pub use roster::{Leash, Proven, Roster};
 pub use spiffe::{BadSpiffeId, SpiffeId, TrustDomain};
 pub use trust::{Bundle, Trust};
 pub use verify::{Admission, ClientVerifier, Expected, ServerVerifier, admit, still_admits};

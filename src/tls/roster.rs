@@ -38,10 +38,16 @@ pub struct Bond {
     pub chain: Box<[CertificateDer<'static>]>,
     /// The trust by which it was admitted.
     pub trust: Option<[u8; 32]>,
+    pub proven: Proven,
+}
+
+/// What a handshake has shown, for whoever asks later.
+#[derive(Clone, Debug)]
+pub struct Proven {
+    /// Of TLS.
+    pub version: Option<ProtocolVersion>,
     /// The peer, if it showed a certificate.
     pub peer: Option<Arc<Certificate>>,
-    /// What is spoken.
-    pub version: Option<ProtocolVersion>,
 }
 
 /// The other side, what was asked of it, and where to look up what holds for it now.
@@ -92,14 +98,9 @@ impl Leash {
         })
     }
 
-    /// What the peer showed of itself.
-    pub fn peer(&self) -> Option<&Arc<Certificate>> {
-        self.bond.peer.as_ref()
-    }
-
-    /// The version of TLS.
-    pub fn version(&self) -> Option<ProtocolVersion> {
-        self.bond.version
+    /// What its handshake has shown.
+    pub fn proven(&self) -> &Proven {
+        &self.bond.proven
     }
 
     /// Takes no new request.

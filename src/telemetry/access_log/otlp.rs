@@ -8,7 +8,6 @@ use opentelemetry_semantic_conventions::attribute as semconv;
 use super::{Line, Protocol, Record, escape::Style, evidence};
 use crate::{
     config::model::{AccessLog, Address},
-    error::Origin,
     http::grpc,
     protobuf::Writer,
     telemetry::{
@@ -94,8 +93,7 @@ impl Severity {
 fn severity(record: &Record) -> Severity {
     let (failed, refused) = match (record.reason, record.status) {
         (Some(reason), _) => {
-            let row = reason.row();
-            let of_client = row.origin == Origin::Client || row.status.is_client_error();
+            let of_client = reason.is_clients();
             (!of_client, of_client)
         }
         (None, Some(status)) => (

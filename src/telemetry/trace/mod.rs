@@ -97,6 +97,12 @@ impl Place {
         Some(span_id)
     }
 
+    /// Whether `tracestate` belongs to this trace.
+    pub fn has_state(&self) -> bool {
+        let form = self.incoming.map(|incoming| incoming.form);
+        form == Some(Propagator::TraceContext)
+    }
+
     /// The id of a span below this one.
     pub fn child(&self, rng: &mut fastrand::Rng) -> SpanId {
         span_id(rng)
@@ -105,8 +111,8 @@ impl Place {
     /// Tells the next hop, before there is an attempt with a span of its own: of a recorded request
     /// that is only for those who get a copy of it.
     pub fn tell(&self, fields: &mut Fields, forms: &[Propagator], copied: bool) {
-        if self.parent().is_none() {
-            // It belonged to a context that is broken or not there.
+        if forms.contains(&Propagator::TraceContext) && !self.has_state() {
+            // It belonged to a context that is broken, or to another trace than this one.
             context::forget_state(fields);
         }
         if self.is_recorded() {

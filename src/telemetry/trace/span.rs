@@ -12,8 +12,8 @@ use rustls::ProtocolVersion;
 use super::Place;
 use crate::{
     config::model::Address,
-    error::Origin,
-    http::{Client, grpc, http_plan},
+    error::{Origin, Reason},
+    http::{Client, grpc},
     policy::{Note, Outcome, Then},
     protobuf::Writer,
     snapshot::RoutePlan,
@@ -22,7 +22,7 @@ use crate::{
         access_log::Protocol,
         attributes::{Attributes, Block, shown},
     },
-    tls::Leash,
+    tls::Proven,
     upstream::{Endpoint, Target},
 };
 
@@ -47,7 +47,9 @@ pub(super) struct Story<'a> {
     pub(super) state: Option<&'a [u8]>,
     /// What is the same for all requests of the connection.
     pub(super) connection: &'a Block,
-    /// And of the rule.
+    /// The client's address, where it has one.
+    pub(super) peer: Option<&'a str>,
+    /// What is the same for all requests of the rule.
     pub(super) route: Option<&'a RoutePlan>,
     pub(super) redaction: &'a Redaction,
     /// When the request began, in nanoseconds since 1970.
@@ -72,7 +74,8 @@ impl Story<'_> {
         self.request(&mut attributes);
         attributes
             .block(self.connection)
-            .text(semconv::NETWORK_PROTOCOL_VERSION, record.protocol.version());
+            .text(semconv::NETWORK_PROTOCOL_VERSION, record.protocol.version())
+            .text("pillion.listener", &record.listener);
         if let Some(route) = self.route {
             attributes.block(&route.told);
         }
@@ -86,8 +89,13 @@ impl Story<'_> {
         if let Some(agent) = &record.user_agent {
             attributes.bytes(semconv::USER_AGENT_ORIGINAL, agent);
         }
-        if let Some(client) = record.client {
-            attributes.text(semconv::CLIENT_ADDRESS, &client.to_string());
+        match (record.client, self.peer) {
+            (Some(client), _) => {
+                attributes.text(semconv::CLIENT_ADDRESS, &client.to_string());
+            }
+            (None, peer) => {
+                attributes.some_text(semconv::CLIENT_ADDRESS, peer);
+            }
         }
         if let Some(status) = record.status {
             attributes.number(semconv::HTTP_RESPONSE_STATUS_CODE, status.as_u16().into());
@@ -116,19 +124,18 @@ impl Story<'_> {
             attributes.text("pillion.reason", reason.name());
         }
         // That a client left, or asked for what it may not have, is its own affair.
-        let origin = record.reason.map(|reason| reason.row().origin);
-        if origin != Some(Origin::Client) {
-            failed(out, &record.detail);
+        if !record.reason.is_some_and(Reason::is_clients) {
+            failed(out, &shown(record.detail.as_bytes()));
         }
     }
 
-    /// The span of an attempt; `winner`: its response is the one that the client got.
-    pub(super) fn client(&self, note: &Note, span_id: SpanId, winner: bool, out: &mut Vec<u8>) {
+    /// The span of an attempt; `stands`: its response is the one that the client got.
+    pub(super) fn client(&self, note: &Note, span_id: SpanId, stands: bool, out: &mut Vec<u8>) {
         let Self { record, .. } = self;
         let start = self.start + nanos(note.start.saturating_duration_since(record.start));
         let end = match note.took() {
-            Some(took) => start + nanos(took),
-            None => self.start + nanos(record.duration),
+            Some(took) if !stands => start + nanos(took),
+            _ => self.start + nanos(record.duration),
         };
         let ids = (span_id, Some(self.place.span_id()));
         self.begin(out, ids, SpanKind::Client, (start, end));
@@ -154,7 +161,7 @@ impl Story<'_> {
         }
         tls(
             &mut attributes,
-            note.line.leash.as_deref(),
+            note.line.proven.as_ref(),
             "tls.server.subject",
         );
 
@@ -163,13 +170,13 @@ impl Story<'_> {
                 let error = (code >= 400).then(|| code.to_string().into());
                 (Some(code), None, error)
             }
-            Outcome::Grpc { code, .. } => (Some(200), Some(code), grpc_error(code)),
+            Outcome::Grpc { code, status, .. } => (Some(status), Some(code), grpc_error(code)),
             Outcome::Failed(reason) => (None, None, Some(reason.name().into())),
             Outcome::Cut => (None, None, Some(Cow::Borrowed("cut"))),
             Outcome::UnderWay => (None, None, None),
         };
         let mut grpc = grpc;
-        if winner && error.is_none() {
+        if stands && error.is_none() {
             // How the call, or the body, came to its end is known only now.
             grpc = grpc.or(record.grpc_status);
             let broke = record
@@ -224,7 +231,10 @@ impl Story<'_> {
         writer.fixed64(END, end);
         // `METHOD route`, or the method of a call; of what is sent to an upstream the route says
         // nothing.
-        let name = method(self.record).map_or("HTTP", |(method, _)| method);
+        let name = match method(self.record) {
+            Some((method, None)) => method,
+            _ => "HTTP",
+        };
         let pattern = self.route.and_then(|route| route.pattern.as_deref());
         match (self.grpc_method(), pattern.filter(|_| is_request)) {
             (Some(call), _) => {
@@ -270,9 +280,9 @@ impl Story<'_> {
         let Some(host) = other.as_deref().or(self.host) else {
             return;
         };
-        let scheme = match note.line.leash {
-            Some(_) => "https://",
-            None => "http://",
+        let (scheme, port) = match sent.secure {
+            true => ("https://", 443),
+            false => ("http://", 80),
         };
         let target = sent
             .uri
@@ -284,7 +294,9 @@ impl Story<'_> {
                 attributes.parts(semconv::URL_FULL, [scheme, host, &shown(&target)])
             }
         };
-        server_address(attributes, Some(host));
+        if !server_address(attributes, Some(host)) {
+            attributes.number(semconv::SERVER_PORT, port);
+        }
     }
 }
 
@@ -296,18 +308,14 @@ const USUAL: usize = 768;
 
 /// What is the same for all requests of a client's connection.
 pub(crate) fn told_of_connection(client: &Client) -> Block {
-    let leash = client.conn.secured.as_ref().map(|secured| &*secured.leash);
+    let secured = client.conn.secured.as_ref();
     Block::new(ATTRIBUTES, |attributes| {
-        attributes
-            .text(semconv::URL_SCHEME, client.scheme())
-            .text("pillion.listener", &client.plan().config.name);
+        attributes.text(semconv::URL_SCHEME, client.scheme());
         if let Address::Tcp(address) = client.conn.source() {
             socket(attributes, &client.address_text, address.port());
-            if http_plan(&client.plan()).http.trusted_hops == 0 {
-                attributes.text(semconv::CLIENT_ADDRESS, &client.address_text);
-            }
         }
-        tls(attributes, leash, "tls.client.subject");
+        let proven = secured.map(|secured| secured.leash.proven());
+        tls(attributes, proven, "tls.client.subject");
     })
 }
 
@@ -350,8 +358,12 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-pub(in crate::telemetry) fn server_address(attributes: &mut Attributes<'_>, host: Option<&str>) {
-    let Some(host) = host else { return };
+/// Whether there was a port in it.
+pub(in crate::telemetry) fn server_address(
+    attributes: &mut Attributes<'_>,
+    host: Option<&str>,
+) -> bool {
+    let Some(host) = host else { return false };
     let (name, port) = match host.trim_end_matches(|c: char| c.is_ascii_digit()) {
         name if name.ends_with(':') => (
             &name[..name.len() - 1],
@@ -366,6 +378,7 @@ pub(in crate::telemetry) fn server_address(attributes: &mut Attributes<'_>, host
     if let Some(port) = port {
         attributes.number(semconv::SERVER_PORT, port.into());
     }
+    port.is_some()
 }
 
 pub(in crate::telemetry) fn grpc_status(attributes: &mut Attributes<'_>, code: u8) {
@@ -379,15 +392,15 @@ fn grpc_error(code: u8) -> Option<Cow<'static, str>> {
     (code != 0).then(|| grpc::name(code).into())
 }
 
-fn tls(attributes: &mut Attributes<'_>, leash: Option<&Leash>, subject: &'static str) {
-    let Some(leash) = leash else { return };
-    let version = match leash.version() {
+fn tls(attributes: &mut Attributes<'_>, proven: Option<&Proven>, subject: &'static str) {
+    let Some(proven) = proven else { return };
+    let version = match proven.version {
         Some(ProtocolVersion::TLSv1_3) => Some("1.3"),
         Some(ProtocolVersion::TLSv1_2) => Some("1.2"),
         _ => None,
     };
     attributes.some_text(semconv::TLS_PROTOCOL_VERSION, version);
-    if let Some(peer) = leash.peer() {
+    if let Some(peer) = &proven.peer {
         attributes
             .text(subject, &peer.subject)
             .text("pillion.peer.identity", peer.name());

@@ -5,7 +5,6 @@ use std::{cell::Cell, sync::Arc};
 use super::{Place, span::Story, told_of_connection};
 use crate::{
     http::Client,
-    policy::{Note, Outcome},
     snapshot::RoutePlan,
     telemetry::{Record, attributes::shown, clock::Clock, otlp::Outlet},
 };
@@ -26,12 +25,13 @@ impl Tracer {
     }
 
     /// Makes the spans of a request that has come to its end: its own, and one for each attempt that
-    /// had an endpoint. `state` is its `tracestate`.
+    /// had an endpoint. `state` is its `tracestate`, `answer` the place of the attempt whose response
+    /// the client got.
     pub fn write(
         &self,
         place: &Place,
         record: &Record,
-        state: Option<&[u8]>,
+        (state, answer): (Option<&[u8]>, Option<usize>),
         client: &Client,
         route: Option<&RoutePlan>,
     ) {
@@ -46,22 +46,19 @@ impl Tracer {
             record,
             state,
             connection: client.told.get_or_init(|| told_of_connection(client)),
+            peer: client.address.is_some().then_some(&*client.address_text),
             route,
             redaction: &redact,
             start: clock.unix_nanos(record.start),
             host: host.as_deref(),
         };
         self.outlet.push(|out| story.server(out));
-        for note in &record.evidence {
+        for (at, note) in record.evidence.iter().enumerate() {
             if let Some(span_id) = note.span_id {
+                let stands = answer == Some(at);
                 self.outlet
-                    .push(|out| story.client(note, span_id, is_winner(note), out));
+                    .push(|out| story.client(note, span_id, stands, out));
             }
         }
     }
-}
-
-/// Whether the client got this attempt's response: those that were not taken have ended before.
-fn is_winner(note: &Note) -> bool {
-    note.end.is_none() && note.outcome != Outcome::UnderWay
 }
