@@ -32,7 +32,7 @@ impl Export {
         loop {
             let wanted = self.shared.snapshot.load().config.metrics.otlp;
             let interval = wanted.map(|otlp| otlp.interval);
-            tokio::time::sleep(interval.map_or(LOOK, |interval| interval.min(LOOK))).await;
+            tokio::time::sleep(nap(interval, sent.elapsed())).await;
             if interval.is_some_and(|interval| sent.elapsed() >= interval) {
                 self.send();
                 sent = Instant::now();
@@ -46,5 +46,25 @@ impl Export {
             self.shared.registry.export(&self.outlet);
             self.outlet.flush();
         }
+    }
+}
+
+/// How long there is nothing to do, `since` the last time that everything was sent.
+fn nap(interval: Option<Duration>, since: Duration) -> Duration {
+    interval.map_or(LOOK, |interval| interval.saturating_sub(since).min(LOOK))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interval_is_not_rounded_to_looks() {
+        let millis = Duration::from_millis;
+        assert_eq!(nap(None, millis(5000)), LOOK);
+        let interval = Some(millis(2500));
+        assert_eq!(nap(interval, millis(0)), LOOK);
+        assert_eq!(nap(interval, millis(2000)), millis(500));
+        assert_eq!(nap(interval, millis(3000)), Duration::ZERO);
     }
 }
