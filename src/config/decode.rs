@@ -184,6 +184,7 @@ impl<'t> Cursor<'t> {
     fn unexpected<'de, V: Visitor<'de>>(&self, visitor: V) -> Result<V::Value, Error> {
         let found = match self.kind() {
             Kind::Nothing => Unexpected::Unit,
+            Kind::Scalar(_) if self.tree.is_secret(self.node) => Unexpected::Other("a text"),
             Kind::Scalar(scalar) => Unexpected::Str(&scalar.text),
             Kind::List(_) => Unexpected::Seq,
             Kind::Mapping(_) => Unexpected::Map,

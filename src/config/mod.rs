@@ -20,6 +20,7 @@ mod raw;
 mod reference;
 mod report;
 mod resolve;
+mod secret;
 mod source;
 mod syntax;
 #[cfg(test)]
@@ -87,7 +88,10 @@ fn build(sources: Vec<Source>, env: Environment<'_>) -> Result<Loaded, LoadError
     let mut problems = Problems::default();
     let otel = Otel::read(env);
     let config = merge::read(&mut tree, &mut problems, env)
-        .and_then(|root| decode::decode(&mut tree, root, &mut problems))
+        .and_then(|root| {
+            secret::hide(&mut tree, root);
+            decode::decode(&mut tree, root, &mut problems)
+        })
         .map(|raw: At<raw::Config>| resolve::resolve(&raw, &tree, &otel, &mut problems));
     match config {
         Some(config) if problems.is_empty() => Ok(Loaded {

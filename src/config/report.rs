@@ -40,11 +40,12 @@ pub struct Problem {
     pub message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
-    /// The offending line, cut to what fits.
+    /// The offending line, cut to what fits; empty if there may be a secret on it.
     pub snippet: String,
-    /// What the caret underlines: characters of the snippet before it, and its length.
+    /// What the caret underlines: characters of the snippet before it, and its length. `None`: the
+    /// line is not shown.
     #[serde(skip)]
-    caret: (usize, usize),
+    caret: Option<(usize, usize)>,
 }
 
 /// What is wrong with one value, before anybody knows where it stands.
@@ -192,7 +193,13 @@ pub(super) fn quote(text: &str) -> String {
 
 impl Problem {
     fn new(tree: &Tree, mark: Mark, fault: Fault) -> Self {
-        let (snippet, caret) = snippet(tree.line(mark), mark);
+        let (snippet, caret) = match tree.has_secret_line(mark) {
+            true => (String::new(), None),
+            false => {
+                let (snippet, caret) = snippet(tree.line(mark), mark);
+                (snippet, Some(caret))
+            }
+        };
         Self {
             file: printable(&tree.file_name(mark.file)),
             line: mark.line,
@@ -211,21 +218,22 @@ impl Problem {
             dim,
             off,
         } = style;
-        let gutter = self.line.to_string();
-        let pad = " ".repeat(gutter.len());
-        let (before, width) = self.caret;
         writeln!(
             f,
             "{bold}{}:{}:{}:{off} {red}{}{off}",
             self.file, self.line, self.column, self.message
         )?;
-        writeln!(f, "  {dim}{gutter} |{off} {}", self.snippet)?;
-        writeln!(
-            f,
-            "  {dim}{pad} |{off} {}{red}{}{off}",
-            " ".repeat(before),
-            "^".repeat(width.max(1))
-        )?;
+        if let Some((before, width)) = self.caret {
+            let gutter = self.line.to_string();
+            let pad = " ".repeat(gutter.len());
+            writeln!(f, "  {dim}{gutter} |{off} {}", self.snippet)?;
+            writeln!(
+                f,
+                "  {dim}{pad} |{off} {}{red}{}{off}",
+                " ".repeat(before),
+                "^".repeat(width.max(1))
+            )?;
+        }
         match &self.hint {
             Some(hint) => writeln!(f, "  {bold}hint:{off} {hint}"),
             None => Ok(()),

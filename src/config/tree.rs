@@ -109,6 +109,8 @@ struct Node {
     state: State,
     /// A mapping that had a key that nobody knows.
     lost_key: bool,
+    /// Its text is not to be shown.
+    secret: bool,
 }
 
 /// All files of a configuration.
@@ -133,6 +135,7 @@ impl Tree {
             kind,
             state: State::Whole,
             lost_key: false,
+            secret: false,
         });
         NodeId(id)
     }
@@ -174,6 +177,40 @@ impl Tree {
         } else {
             State::Gone
         };
+    }
+
+    /// The value of a mapping's key.
+    pub(super) fn get(&self, mapping: NodeId, key: &str) -> Option<NodeId> {
+        let Kind::Mapping(entries) = self.kind(mapping) else {
+            return None;
+        };
+        let entry = entries.iter().find(|entry| entry.key == key)?;
+        Some(entry.value)
+    }
+
+    /// Nothing of this node, and of those in it, is to be shown to anybody.
+    pub(super) fn hide(&mut self, id: NodeId) {
+        self.node_mut(id).secret = true;
+        let within: Vec<NodeId> = match self.kind(id) {
+            Kind::Nothing | Kind::Scalar(_) => Vec::new(),
+            Kind::List(items) => items.clone(),
+            Kind::Mapping(entries) => entries.iter().map(|entry| entry.value).collect(),
+        };
+        for id in within {
+            self.hide(id);
+        }
+    }
+
+    pub(super) fn is_secret(&self, id: NodeId) -> bool {
+        self.node(id).secret
+    }
+
+    /// Whether something that is not to be shown begins on the line of this mark.
+    pub(super) fn has_secret_line(&self, mark: Mark) -> bool {
+        let secrets = self.nodes.iter().filter(|node| node.secret);
+        secrets
+            .map(|node| node.mark)
+            .any(|secret| (secret.file, secret.line) == (mark.file, mark.line))
     }
 
     pub(super) fn has_lost_key(&self, id: NodeId) -> bool {

@@ -19,8 +19,13 @@ use self::variables::Reader;
 use super::{
     env::Environment,
     model::{KeyPair, OtlpProtocol},
+    report::quote,
+    secret::may_hold_secret,
 };
 use crate::telemetry::otlp::Signal;
+
+/// Metrics are not sent more often.
+pub(super) const MIN_METRIC_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Everything that was said.
 #[derive(Debug, Default)]
@@ -56,8 +61,8 @@ pub(super) struct Of {
     pub(super) timeout: Option<Duration>,
     pub(super) gzip: Option<bool>,
     pub(super) certificate: Option<PathBuf>,
-    client_certificate: Option<PathBuf>,
-    client_key: Option<PathBuf>,
+    /// What the collector is shown.
+    pub(super) identity: Option<KeyPair>,
     /// `SCHEDULE_DELAY` of batches.
     pub(super) delay: Option<Duration>,
     pub(super) queue_items: Option<usize>,
@@ -108,7 +113,7 @@ impl Otel {
             disabled: reader.flag("OTEL_SDK_DISABLED").unwrap_or(false),
             sampler: reader.sampler(),
             propagators: reader.propagators(),
-            metric_interval: reader.millis("OTEL_METRIC_EXPORT_INTERVAL"),
+            metric_interval: reader.metric_interval(),
             resource: reader.resource(),
             place: reader.place(),
             traces: reader.signal(Signal::Traces),
@@ -141,11 +146,11 @@ impl Otel {
     }
 }
 
-impl Of {
-    /// What the collector is shown.
-    pub(super) fn identity(&self) -> Option<KeyPair> {
-        let (certificate, key) = (self.client_certificate.clone()?, self.client_key.clone()?);
-        Some(KeyPair { certificate, key })
+/// Why [`collector_url`] did not take this.
+pub(super) fn no_collector(text: &str) -> String {
+    match may_hold_secret(text) {
+        true => "a collector's URL has neither a user nor a query".to_owned(),
+        false => format!("{} is not the URL of a collector", quote(text)),
     }
 }
 

@@ -1,13 +1,13 @@
 //! What is said of the process, and of its traces.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use opentelemetry_semantic_conventions::resource::{
     K8S_NAMESPACE_NAME, K8S_NODE_NAME, K8S_POD_NAME,
 };
 
 use super::{
-    Propagator, Sampler,
+    MIN_METRIC_INTERVAL, Propagator, Sampler,
     variables::{Reader, pairs},
 };
 use crate::config::report::quote;
@@ -36,6 +36,16 @@ impl Reader<'_> {
         ];
         let told = known.map(|(name, attribute)| Some((attribute.into(), self.text(name)?.into())));
         told.into_iter().flatten().collect()
+    }
+
+    /// As long as the file may have it at least.
+    pub(super) fn metric_interval(&mut self) -> Option<Duration> {
+        const NAME: &str = "OTEL_METRIC_EXPORT_INTERVAL";
+        let interval = self.millis(NAME)?;
+        if interval < MIN_METRIC_INTERVAL {
+            self.warn(format!("{NAME}: less than a second is taken for one"));
+        }
+        Some(interval.max(MIN_METRIC_INTERVAL))
     }
 
     pub(super) fn sampler(&mut self) -> Option<Sampler> {

@@ -3,11 +3,15 @@
 use http::{HeaderName, HeaderValue};
 
 use super::{
-    Endpoint, Exporter, Of, collector_url,
+    Endpoint, Exporter, Of, collector_url, no_collector,
     variables::{Reader, pairs},
 };
 use crate::{
-    config::{model::OtlpProtocol, report::quote, syntax},
+    config::{
+        model::{KeyPair, OtlpProtocol},
+        report::quote,
+        syntax,
+    },
     telemetry::otlp::Signal,
 };
 
@@ -38,12 +42,7 @@ impl Reader<'_> {
             timeout: self.either(&own("TIMEOUT"), &shared("TIMEOUT"), Self::millis),
             gzip: self.either(&own("COMPRESSION"), &shared("COMPRESSION"), Self::gzip),
             certificate: self.either(&own("CERTIFICATE"), &shared("CERTIFICATE"), Self::path),
-            client_certificate: self.either(
-                &own("CLIENT_CERTIFICATE"),
-                &shared("CLIENT_CERTIFICATE"),
-                Self::path,
-            ),
-            client_key: self.either(&own("CLIENT_KEY"), &shared("CLIENT_KEY"), Self::path),
+            identity: self.identity(&own, &shared),
             delay: batched
                 .then(|| self.millis(&format!("{batch}_SCHEDULE_DELAY")))
                 .flatten(),
@@ -79,10 +78,7 @@ impl Reader<'_> {
     fn endpoint(&mut self, name: &str, insecure: Option<bool>, exact: bool) -> Option<Endpoint> {
         let text = self.text(name)?;
         let Some(uri) = collector_url(&text) else {
-            return self.ignore(
-                name,
-                format!("{} is not the URL of a collector", quote(&text)),
-            );
+            return self.ignore(name, no_collector(&text));
         };
         // Only `host:port` leaves it open whether it is TLS.
         let uri = match uri.scheme() {
@@ -96,6 +92,27 @@ impl Reader<'_> {
             }
         };
         Some(Endpoint { uri, exact })
+    }
+
+    /// Both files of it, or none.
+    fn identity(
+        &mut self,
+        own: impl Fn(&str) -> String,
+        shared: impl Fn(&str) -> String,
+    ) -> Option<KeyPair> {
+        const PARTS: [&str; 2] = ["CLIENT_CERTIFICATE", "CLIENT_KEY"];
+        let parts = PARTS.map(|part| self.either(&own(part), &shared(part), Self::path));
+        let (there, missing) = match parts {
+            [Some(certificate), Some(key)] => return Some(KeyPair { certificate, key }),
+            [None, None] => return None,
+            [Some(_), None] => (PARTS[0], PARTS[1]),
+            [None, Some(_)] => (PARTS[1], PARTS[0]),
+        };
+        let (name, other) = match self.text(&own(there)) {
+            Some(_) => (own(there), own(missing)),
+            None => (shared(there), shared(missing)),
+        };
+        self.ignore(&name, format!("{other} is not set"))
     }
 
     fn protocol(&mut self, name: &str) -> Option<OtlpProtocol> {

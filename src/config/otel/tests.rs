@@ -100,6 +100,52 @@ fn a_host_without_a_scheme_is_tls_unless_said_otherwise() {
 }
 
 #[test]
+fn a_url_that_holds_credentials_is_not_repeated() {
+    for url in ["http://u:hunter2@c:4317", "https://c/?api-key=hunter2"] {
+        let otel = read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", url)]);
+        assert_eq!(endpoint(&otel, Signal::Traces), None);
+        assert_eq!(otel.warnings.len(), 1);
+        assert!(!otel.warnings[0].contains("hunter2"), "{:?}", otel.warnings);
+    }
+}
+
+#[test]
+fn a_certificate_comes_with_its_key() {
+    const PARTS: [(&str, &str); 2] = [
+        ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "c.crt"),
+        ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", "c.key"),
+    ];
+    let both = read(&PARTS);
+    assert!(both.traces.identity.is_some() && both.logs.identity.is_none());
+    for (alone, other) in [
+        (PARTS[0], "OTEL_EXPORTER_OTLP_CLIENT_KEY"),
+        (PARTS[1], "OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE"),
+    ] {
+        let otel = read(&[alone]);
+        assert!(otel.traces.identity.is_none());
+        let [warning] = &otel.warnings[..] else {
+            panic!("{:?}", otel.warnings)
+        };
+        assert_eq!(
+            *warning,
+            format!("{} is ignored: {other} is not set", alone.0)
+        );
+    }
+}
+
+#[test]
+fn metrics_are_sent_once_a_second_at_most() {
+    let interval = |text| {
+        let otel = read(&[("OTEL_METRIC_EXPORT_INTERVAL", text)]);
+        (otel.metric_interval, otel.warnings.len())
+    };
+    let second = Duration::from_secs(1);
+    assert_eq!(interval("1000"), (Some(second), 0));
+    assert_eq!(interval("999"), (Some(second), 1));
+    assert_eq!(interval("0"), (None, 1));
+}
+
+#[test]
 fn headers_and_resources_are_percent_decoded() {
     let otel = read(&[
         (

@@ -7,6 +7,7 @@ use crate::{
     config::{
         decode::At,
         model::{Metrics, OtlpMetrics},
+        otel::MIN_METRIC_INTERVAL,
         raw,
         report::Fault,
         units::Duration,
@@ -62,7 +63,7 @@ impl Resolver<'_> {
     }
 
     fn interval(&mut self, written: &At<Duration>) -> time::Duration {
-        if written.value.0 < time::Duration::from_secs(1) {
+        if written.value.0 < MIN_METRIC_INTERVAL {
             let fault = Fault::new(format!("{} is too short an interval", written.value));
             self.fault(written.node, fault.hint("at least 1s"));
         }

@@ -9,9 +9,9 @@ use crate::{
     config::{
         decode::At,
         model::{Export, KeyPair, Otlp, OtlpBatch, OtlpProtocol, OtlpTls},
-        otel::{Of, collector_url},
+        otel::{Of, collector_url, no_collector},
         raw,
-        report::{Fault, quote},
+        report::Fault,
         syntax,
         units::Size,
     },
@@ -168,7 +168,7 @@ impl Written {
                     || self.tls.authorities.clone(),
                     |file| vec![PathBuf::clone(file)],
                 ),
-                identity: env.identity().or_else(|| self.tls.identity.clone()),
+                identity: env.identity.clone().or_else(|| self.tls.identity.clone()),
                 server_name: self.tls.server_name.clone(),
             },
             batch: OtlpBatch {
@@ -184,8 +184,8 @@ impl Written {
 fn endpoint_url(text: &str) -> Result<Uri, Fault> {
     let uri = collector_url(text).filter(|uri| uri.scheme().is_some());
     uri.ok_or_else(|| {
-        Fault::new(format!("{} is not the URL of a collector", quote(text)))
-            .hint("for example http://127.0.0.1:4317")
+        Fault::new(no_collector(text))
+            .hint("for example http://127.0.0.1:4317; credentials are written as `headers`")
     })
 }
 
