@@ -60,10 +60,14 @@ const HEADERS: [&str; 25] = [
 ];
 
 /// Tokens, passwords, one-time codes and what signs a link.
-const QUERY_PARAMETERS: [&str; 42] = [
+const QUERY_PARAMETERS: [&str; 48] = [
     "access_token",
+    "accesstoken",
+    "access-token",
     "refresh_token",
+    "refreshtoken",
     "id_token",
+    "idtoken",
     "token",
     "auth",
     "auth_token",
@@ -86,10 +90,12 @@ const QUERY_PARAMETERS: [&str; 42] = [
     "subscription-key",
     "secret",
     "client_secret",
+    "clientsecret",
     "credential",
     "credentials",
     "password",
     "passwd",
+    "passphrase",
     "pwd",
     "session",
     "session_id",
