@@ -9,6 +9,7 @@ pub mod access_log;
 pub(crate) mod attributes;
 pub mod clock;
 pub mod logging;
+pub mod method;
 pub mod metrics;
 pub mod otlp;
 pub mod redact;

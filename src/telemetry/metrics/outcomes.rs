@@ -19,16 +19,18 @@ use super::{
     histogram::{Histogram, Summary},
     room::Share,
 };
-use crate::{error::Reason, http::grpc, telemetry::access_log::Protocol};
+use crate::{
+    error::Reason,
+    http::grpc,
+    telemetry::{access_log::Protocol, method},
+};
 
 /// How something went, in one number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Outcome(u64);
 
-/// As they are told; a client can't make more of them (RFC 9110 section 9, RFC 5789).
-const METHODS: [&str; 10] = [
-    "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "_OTHER",
-];
+/// In the place of a method that is not known; a client can't make more of them.
+const OTHER: u64 = method::NAMES.len() as u64;
 
 const VERSIONS: [&str; 4] = ["", "1.0", "1.1", "2"];
 
@@ -50,7 +52,8 @@ impl Outcome {
             Some(Protocol::Http2) => 3,
         };
         let reason = reason.map_or(0, |reason| reason.index() as u64 + 1);
-        Self(method_index(method) | version << 8 | u64::from(status) << 16 | reason << 32)
+        let method = method::index(method).map_or(OTHER, |index| index as u64);
+        Self(method | version << 8 | u64::from(status) << 16 | reason << 32)
     }
 
     /// The same of a call of gRPC that ended with this status, if that is the server's failure.
@@ -63,9 +66,12 @@ impl Outcome {
 
     /// Upper-case and known, `_OTHER`, or `_overflow` for the rest.
     pub(super) fn method(self) -> &'static str {
-        METHODS
-            .get(usize::from(self.0 as u8))
-            .unwrap_or(&"_overflow")
+        let index = self.0 & 0xff;
+        match method::NAMES.get(index as usize) {
+            Some(name) => name,
+            None if index == OTHER => "_OTHER",
+            None => "_overflow",
+        }
     }
 
     pub(super) fn is_rest(self) -> bool {
@@ -99,21 +105,6 @@ impl Outcome {
     pub(super) fn reason(self) -> Option<Reason> {
         let index = usize::from((self.0 >> 32) as u8).checked_sub(1)?;
         Reason::ALL.get(index).copied()
-    }
-}
-
-fn method_index(method: &Method) -> u64 {
-    match *method {
-        Method::GET => 0,
-        Method::HEAD => 1,
-        Method::POST => 2,
-        Method::PUT => 3,
-        Method::DELETE => 4,
-        Method::CONNECT => 5,
-        Method::OPTIONS => 6,
-        Method::TRACE => 7,
-        Method::PATCH => 8,
-        _ => 9,
     }
 }
 
@@ -209,7 +200,13 @@ impl Outcomes {
 
     fn admit(&self, list: &List, outcome: Outcome) -> bool {
         let changes = self.common.room.changes();
-        if list.length.get() >= MAX_NODES || list.refused.get() == changes {
+        if list.refused.get() == changes {
+            return false;
+        }
+        let series = self.settings.histogram() + self.more;
+        if list.length.get() >= MAX_NODES {
+            self.common.room.refuse(series);
+            list.refused.set(changes);
             return false;
         }
         // Each change to it is one call, so that a panic elsewhere leaves it whole.
@@ -217,7 +214,7 @@ impl Outcomes {
         if admitted.outcomes.contains(&outcome) {
             return true;
         }
-        let took_place = admitted.share.grow(self.settings.histogram() + self.more);
+        let took_place = admitted.share.grow(series);
         match took_place {
             true => drop(admitted.outcomes.insert(outcome)),
             false => list.refused.set(changes),
@@ -293,7 +290,7 @@ mod tests {
                 assert_eq!(outcome.reason(), reason);
             }
         }
-        for name in &METHODS[..METHODS.len() - 1] {
+        for name in &method::NAMES {
             let method = Method::from_bytes(name.as_bytes()).unwrap();
             assert_eq!(Outcome::new(&method, 200, None, None).method(), *name);
         }
@@ -349,6 +346,8 @@ mod tests {
             outcomes.observe(0, status(code), MOMENT, None);
         }
         assert_eq!(outcomes.nodes().count() as u64, MAX_NODES + 1);
+        let refused = outcomes.common.room.refused() as usize;
+        assert_eq!(refused, outcomes.settings.histogram());
         assert!(outcomes.summaries()[&Outcome::REST].count() > 700);
     }
 
