@@ -99,11 +99,30 @@ impl EndpointMetrics {
 #[derive(Debug)]
 pub(super) struct Endpoints {
     common: Arc<Common>,
-    /// Weak, so that an endpoint that is gone takes its series along.
-    tried: Mutex<Vec<Weak<Endpoint>>>,
+    tried: Mutex<Tried>,
     /// For all that there is no room for.
     rest: OnceLock<Arc<EndpointMetrics>>,
     board: Mutex<Weak<Board>>,
+}
+
+#[derive(Debug, Default)]
+struct Tried {
+    /// Weak, so that an endpoint that is gone takes its series along.
+    endpoints: Vec<Weak<Endpoint>>,
+    /// How many there were after the last look for those that are gone.
+    live: usize,
+}
+
+impl Tried {
+    /// Looks for those that are gone whenever the list has doubled: what that costs is spread over
+    /// all that were added.
+    fn add(&mut self, endpoint: &Arc<Endpoint>) {
+        if self.endpoints.len() >= 2 * self.live {
+            self.endpoints.retain(|known| known.strong_count() > 0);
+            self.live = self.endpoints.len() + 1;
+        }
+        self.endpoints.push(Arc::downgrade(endpoint));
+    }
 }
 
 impl Endpoints {
@@ -127,9 +146,7 @@ impl Endpoints {
             let new = || EndpointMetrics::new(&self.common, None);
             return Arc::clone(self.rest.get_or_init(new));
         };
-        let mut tried = lock(&self.tried);
-        tried.retain(|endpoint| endpoint.strong_count() > 0);
-        tried.push(Arc::downgrade(endpoint));
+        lock(&self.tried).add(endpoint);
         EndpointMetrics::new(&self.common, Some(places))
     }
 
@@ -143,7 +160,11 @@ impl Endpoints {
             let state = states.get(&endpoint.id)?;
             Some((endpoint, *state))
         };
-        let tried: Vec<_> = lock(&self.tried).iter().filter_map(Weak::upgrade).collect();
+        let tried: Vec<_> = lock(&self.tried)
+            .endpoints
+            .iter()
+            .filter_map(Weak::upgrade)
+            .collect();
         let mut live: Vec<_> = tried.into_iter().filter_map(state).collect();
         live.sort_unstable_by(|(one, _), (other, _)| one.label.cmp(&other.label));
         live
@@ -285,6 +306,26 @@ mod tests {
         assert!(text.contains(
             "pillion_endpoint_state{upstream=\"app\",endpoint=\"127.0.0.3:80\",state=\"available\"} 1"
         ));
+    }
+
+    #[test]
+    fn endpoints_that_are_gone_are_forgotten_before_long() {
+        let registry = Registry::new(1);
+        let mut tried = Tried::default();
+        let kept = upstream(&registry, &[1, 2, 3]);
+        for last in 4..=250 {
+            let gone = upstream(&registry, &[last]);
+            tried.add(&gone.endpoints().endpoints()[0]);
+        }
+        for endpoint in kept.endpoints().endpoints() {
+            tried.add(endpoint);
+        }
+        assert!(tried.endpoints.len() <= 8, "{}", tried.endpoints.len());
+        let live = tried
+            .endpoints
+            .iter()
+            .filter(|known| known.strong_count() > 0);
+        assert_eq!(live.count(), 3);
     }
 
     #[test]

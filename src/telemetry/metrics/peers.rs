@@ -47,7 +47,14 @@ impl PeerMetrics {
 #[derive(Debug)]
 pub(super) struct Peers {
     common: Arc<Common>,
-    known: Mutex<HashMap<Box<str>, Arc<PeerMetrics>>>,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    peers: HashMap<Arc<str>, Arc<PeerMetrics>>,
+    /// The room as it was when a name was refused a place: until it changes there is none.
+    refused: u64,
 }
 
 impl Peers {
@@ -65,28 +72,52 @@ impl Peers {
         }
         // Each change is one call on the map, so a panic elsewhere leaves it whole.
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(peer) = known.get(identity) {
+        if let Some(peer) = known.peers.get(identity) {
             return Some(Arc::clone(peer));
         }
-        let room = &self.common.room;
-        let fits = known.len() < MAX_PEERS;
-        let places = fits.then(|| room.take(STATUSES.len())).flatten();
+        let places = self.places(&mut known);
         let name = if places.is_some() { identity } else { OVERFLOW };
         let new = || PeerMetrics::new(&self.common, places);
-        let peer = known.entry(name.into()).or_insert_with(new);
+        let peer = known.peers.entry(name.into()).or_insert_with(new);
         Some(Arc::clone(peer))
     }
 
+    /// For one more name. Refusals are counted once, not at each connection of who was refused.
+    fn places(&self, known: &mut Known) -> Option<Share> {
+        let room = &self.common.room;
+        let changes = room.changes();
+        if known.refused == changes {
+            return None;
+        }
+        let places = match known.peers.len() < MAX_PEERS {
+            true => room.take(STATUSES.len()),
+            false => {
+                room.refuse(STATUSES.len());
+                None
+            }
+        };
+        if places.is_none() {
+            known.refused = changes;
+        }
+        places
+    }
+
     pub(super) fn show(&self, series: &mut Series<'_, '_>) {
+        // Workers wait for this lock: nothing is written under it.
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut known: Vec<_> = known.iter().collect();
-        known.sort_unstable_by_key(|(name, _)| *name);
-        for (name, peer) in known {
+        let mut peers: Vec<_> = known
+            .peers
+            .iter()
+            .map(|(name, peer)| (Arc::clone(name), Arc::clone(peer)))
+            .collect();
+        drop(known);
+        peers.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        for (name, peer) in peers {
             series.since(peer.since);
             for (class, status) in STATUSES.into_iter().enumerate() {
                 let count = peer.requests.sum(|counts| &counts[class]);
                 if count > 0 {
-                    let labels = [("peer_identity", &**name), ("status", status)];
+                    let labels = [("peer_identity", &*name), ("status", status)];
                     series.put(&labels, Value::Count(count, None));
                 }
             }
@@ -109,5 +140,23 @@ mod tests {
         assert!(!Arc::ptr_eq(&first, &second));
         assert!(Arc::ptr_eq(&second, &peers.get("spiffe://a/d").unwrap()));
         assert!(Arc::ptr_eq(&second, &peers.get(OVERFLOW).unwrap()));
+        assert_eq!(common.room.refused() as usize, STATUSES.len());
+        common.room.set(2 * STATUSES.len());
+        let third = peers.get("spiffe://a/d").unwrap();
+        assert!(!Arc::ptr_eq(&second, &third));
+    }
+
+    #[test]
+    fn names_beyond_the_bound_are_told() {
+        let common = Common::new(1);
+        let peers = Peers::new(&common);
+        for number in 0..MAX_PEERS + 10 {
+            peers.get(&number.to_string());
+        }
+        assert_eq!(common.room.refused() as usize, STATUSES.len());
+        assert!(Arc::ptr_eq(
+            &peers.get("new").unwrap(),
+            &peers.get(OVERFLOW).unwrap()
+        ));
     }
 }

@@ -46,8 +46,9 @@ impl Shape {
 /// `AGGREGATION_TEMPORALITY_CUMULATIVE`.
 const CUMULATIVE: u64 = 2;
 
-/// A family with more bytes than these is told in parts: a collector takes messages of some MiB.
-const MAX_BYTES: usize = 512 * 1024;
+/// A family with more bytes than these is told in parts: half of what goes to the exporter at once,
+/// whose batches can't be cut within a message.
+const MAX_BYTES: usize = 8 * 1024;
 
 /// Families that OpenTelemetry has a name for; `true`: a sum that may shrink.
 const NAMES: [(&str, &str, &str, bool); 8] = [
@@ -300,6 +301,22 @@ mod tests {
         let text = |number| String::from_utf8(part(message, number)).unwrap();
         let data = parts(message).last().unwrap().0;
         (text(1), text(3), data)
+    }
+
+    #[test]
+    fn a_large_family_is_told_in_parts() {
+        let told = metrics(|visitor| {
+            visitor.family(&family("pillion_things", Kind::Counter));
+            for _ in 0..1000 {
+                visitor.series(&[("one", "1")], Value::Count(1, None), 0);
+            }
+        });
+        assert!(told.len() > 1);
+        assert_eq!(told.iter().map(|(points, _)| points).sum::<u64>(), 1000);
+        for (_, message) in &told {
+            assert!(message.len() < MAX_BYTES + 512);
+            assert_eq!(part(message, 1), part(&told[0].1, 1));
+        }
     }
 
     #[test]

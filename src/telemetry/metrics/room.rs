@@ -92,8 +92,10 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.room.taken.fetch_sub(self.series, Relaxed);
-        self.room.changes.fetch_add(1, Relaxed);
+        if self.series > 0 {
+            self.room.taken.fetch_sub(self.series, Relaxed);
+            self.room.changes.fetch_add(1, Relaxed);
+        }
     }
 }
 
@@ -109,6 +111,8 @@ mod tests {
         assert!(!first.grow(5));
         assert_eq!(room.refused(), 10);
         let before = room.changes();
+        assert!(room.take(5).is_none());
+        assert_eq!(room.changes(), before, "a refusal makes no room");
         let second = room.take(4).unwrap();
         drop(first);
         assert!(room.changes() > before);
