@@ -16,8 +16,8 @@ use crate::{
     access::{self, Policy, Provider},
     config::model::{
         self, Action, Address, Backend, BackendFilters, Config, DirectResponse, Fallback, Filters,
-        HttpListener, Importance, ListenerKind, Redirect, Resort, Retry, Route, Rule,
-        Sampling, TcpListener, Timeouts, Tracing,
+        HttpListener, Importance, ListenerKind, Redirect, Resort, Retry, Route, Rule, Sampling,
+        TcpListener, Timeouts, Tracing,
     },
     protect::Guard,
     router::Router,

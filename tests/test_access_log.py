@@ -340,3 +340,21 @@ def test_a_reader_that_stops_reading_stops_nothing(pillion, echo, tmp_path):
         assert proxy.wait_exit() == 0
     finally:
         os.close(reader)
+
+
+def test_a_pipe_without_a_reader_holds_up_nobody(pillion, echo, tmp_path):
+    """Neither the start, nor a reload, nor a rotation; and another output takes over from a pipe that is full."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    into_pipe = http_config(echo.address, accessLog={"output": str(fifo)})
+    proxy = pillion(into_pipe)
+    assert fetch(proxy.address()).status == 200
+    proxy.signal(signal.SIGHUP)
+    proxy.must_reload(http_config(echo.address))
+    proxy.must_reload(into_pipe)
+    with RawClient(proxy.address()) as client:
+        for _ in range(40):
+            assert client.get("/" + "x" * 8000).status == 200
+    proxy.must_reload(http_config(echo.address))
+    assert fetch(proxy.address(), target="/again").status == 200
+    proxy.access(path="/again")

@@ -356,6 +356,34 @@ def test_the_answer_that_a_fallback_replaces_has_ended(traced, collector, moody,
     assert replaced.attributes["error.type"] == "500" and broken.attributes["error.type"] == "response_incomplete"
     assert replaced.message.end_time_unix_nano <= broken.message.start_time_unix_nano
     assert broken.message.end_time_unix_nano == server.message.end_time_unix_nano
+    outcomes = [each["outcome"] for each in proxy.access(path="/replaced")["evidence"]]
+    assert outcomes == ["status_500", "response_incomplete"] or outcomes == ["response_incomplete"]
+
+
+@pytest.mark.parametrize("sampling", ["0%", "100%"])
+def test_what_broke_off_and_what_is_not_repeated_is_evidence(traced, collector, raw_upstream, moody, sampling):
+    cut = raw_upstream(reply(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfive.", requests=1))
+    proxy = traced(http_config(cut.address, upstream=CALM), sampling=sampling)
+    with RawClient(proxy.address()) as client:
+        client.send_request(target="/cut")
+        client.recv_all()
+    [item] = proxy.access(path="/cut")["evidence"]
+    assert (item["endpoint"], item["outcome"]) == (cut.address, "response_incomplete")
+    proxy = traced(http_config(f"127.0.0.1:{moody(503).port}", upstream=CALM), sampling=sampling)
+    assert fetch(proxy.address(), "POST", "/once").status == 503
+    assert [each["then"] for each in proxy.access(path="/once")["evidence"]] == ["unsafe"]
+    assert fetch(proxy.address(), target="/thrice").status == 503
+    assert [each["then"] for each in proxy.access(path="/thrice")["evidence"]] == ["retried", "retried", "attempts"]
+
+
+def test_a_head_that_can_t_be_read_has_a_span(traced, collector, echo):
+    proxy = traced(http_config(f"127.0.0.1:{echo.port}", http={"maxHeadSize": "8KiB"}))
+    with RawClient(proxy.address()) as client:
+        client.send(b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n")
+        assert client.read_response().status == 431
+    span = collector.wait_for(lambda spans: [span for span in spans if span.attributes.get("error.type") == "head_too_large"])[0]
+    assert (span.name, span.kind, span.status) == ("HTTP", "server", "unset")
+    assert proxy.access(reason="head_too_large")["trace_id"] == span.trace_id
 
 
 def test_a_fallback_is_an_attempt_at_another_upstream(traced, collector, echo):

@@ -227,6 +227,7 @@ impl Completion {
         }
         if let (Origin::Upstream, Some(held)) = (error.reason.row().origin, &self.0.held) {
             held.broke();
+            self.0.trail.broke(held, error.reason);
         }
         self.finish();
     }

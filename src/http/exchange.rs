@@ -115,7 +115,13 @@ pub fn refused_head(
     let mut completion = Completion::new(Rc::clone(client), protocol, Instant::now());
     match head {
         Some(head) => describe(&mut completion, head, client, &client.plan()),
-        None => completion.record().request_id = Some(client.new_request_id()),
+        None => {
+            completion.record().request_id = Some(client.new_request_id());
+            // Whatever it has brought of a trace can't be relied on.
+            if let Some(tracing) = &client.plan().tracing {
+                completion.trace(tracing, &Fields::default());
+            }
+        }
     }
     completion.blame(error);
     let is_grpc = head.is_some_and(|head| grpc::is_grpc(&head.fields));

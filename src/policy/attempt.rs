@@ -17,8 +17,8 @@ use http::{Method, Version};
 use tokio::time::Instant;
 
 use super::{
-    Answer, Held, Line, Outcome, Terms,
-    retry::{self, Asked, Class},
+    Answer, Held, Line, Outcome, Terms, Then,
+    retry::{self, Asked, Class, Withheld},
     trail::Mark,
 };
 use crate::{
@@ -351,6 +351,16 @@ fn judge(
         (Outcome::Status { code, failed }, failed)
     };
     course.ended(&in_flight, outcome);
+    if failed && !may_follow {
+        let withheld = if last {
+            Withheld::Attempts
+        } else {
+            Withheld::Unsafe
+        };
+        terms.trail.then(Then::Withheld(withheld));
+        let metrics = &terms.upstream.metrics;
+        metrics.retry_withheld(terms.client.worker.id, withheld);
+    }
     let asked = (failed && may_follow)
         .then(|| retry::asked(&response.head.fields, SystemTime::now()))
         .flatten();

@@ -15,7 +15,7 @@ use http::Uri;
 use opentelemetry::SpanId;
 use tokio::time::Instant;
 
-use super::{Answer, Terms, retry::Withheld};
+use super::{Answer, Held, Terms, retry::Withheld};
 use crate::{
     error::Reason,
     http::message::Request,
@@ -55,6 +55,8 @@ pub struct Note {
     /// When its response had a head, or it failed. `None`: it is under way.
     pub end: Option<Instant>,
     pub outcome: Outcome,
+    /// Why its response, of which the client has the head, is not whole.
+    pub broke: Option<Reason>,
     /// What was sent, where the request is recorded.
     pub sent: Option<Sent>,
     pub line: Line,
@@ -252,6 +254,36 @@ impl Trail {
         Some((trace_id, u64::from_be_bytes(span_id.to_bytes())))
     }
 
+    /// The response that the client has the head of broke off at its endpoint.
+    pub fn broke(&self, held: &Held, reason: Reason) {
+        let now = Instant::now();
+        let mut notes = self.notes.borrow_mut();
+        let known = held.note().and_then(|at| notes.get_mut(at));
+        if let Some(note) = known {
+            (note.broke, note.end) = (Some(reason), Some(now));
+            return;
+        }
+        let Some(in_flight) = &held.in_flight else {
+            return;
+        };
+        let upstream = self.upstream.borrow().clone().unwrap_or_default();
+        notes.push(Note {
+            number: self.attempts.get(),
+            span_id: None,
+            upstream,
+            endpoint: Some(Arc::clone(in_flight.endpoint())),
+            start: self.sent_at.get().unwrap_or(now),
+            end: Some(now),
+            outcome: Outcome::UnderWay,
+            broke: Some(reason),
+            sent: None,
+            line: Line::default(),
+            endpoint_takes: in_flight.endpoint().is_available(),
+            left: None,
+            then: None,
+        });
+    }
+
     /// There was nowhere to go.
     pub(super) fn nowhere(&self, terms: &Terms<'_>, reason: Reason, now: Instant) {
         let mark = Mark {
@@ -334,6 +366,7 @@ impl Note {
             start: mark.start,
             end: None,
             outcome: Outcome::UnderWay,
+            broke: None,
             sent: None,
             line: Line::default(),
             endpoint_takes: true,
@@ -344,7 +377,15 @@ impl Note {
 
     /// Whether it is evidence of why the request went as it did.
     pub const fn is_failure(&self) -> bool {
-        self.outcome.is_failure()
+        self.outcome.is_failure() || self.broke.is_some()
+    }
+
+    /// The word in logs: how it went in the end.
+    pub fn word(&self) -> String {
+        match self.broke {
+            Some(reason) => reason.name().to_owned(),
+            None => self.outcome.to_string(),
+        }
     }
 
     /// How long it took until there was the head of a response, or a failure.

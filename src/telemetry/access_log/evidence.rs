@@ -27,7 +27,7 @@ pub(super) fn json(out: &mut Vec<u8>, notes: &[Note]) {
             "endpoint",
             endpoint.map(|endpoint| endpoint.label.as_bytes()),
         );
-        object.text("outcome", Some(note.outcome.to_string().as_bytes()));
+        object.text("outcome", Some(note.word().as_bytes()));
         object.millis("duration_ms", note.took());
         object.boolean("connection_reused", note.line.reused);
         let takes = endpoint.map(|_| note.endpoint_takes);
@@ -56,7 +56,7 @@ pub(super) fn text(out: &mut Vec<u8>, notes: &[Note], style: Style) -> bool {
         };
         escape(out, place.as_bytes(), style);
         out.push(b' ');
-        out.extend_from_slice(note.outcome.to_string().as_bytes());
+        out.extend_from_slice(note.word().as_bytes());
         if let Some(took) = note.took() {
             out.extend_from_slice(b" after ");
             millis(out, took);

@@ -302,6 +302,7 @@ mod tests {
             start,
             end: Some(start + Duration::from_millis(2)),
             outcome,
+            broke: None,
             sent: None,
             line: Connection {
                 reused: Some(true),

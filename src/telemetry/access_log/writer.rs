@@ -1,9 +1,12 @@
 //! The thread that writes the access log, and how the control world steers it.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::{fd::AsFd, unix::fs::OpenOptionsExt},
+    os::{
+        fd::AsFd,
+        unix::fs::{FileTypeExt, OpenOptionsExt},
+    },
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -14,6 +17,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use rustix::fs::OFlags;
 
 use super::AccessLog;
 use crate::{
@@ -23,6 +27,9 @@ use crate::{
 
 /// Batches in the queue, of all workers together: 4 MiB of lines at most.
 const QUEUE: usize = 256;
+
+/// How long the reader of a pipe that is full is left alone.
+const PIPE_WAIT: Duration = Duration::from_millis(20);
 
 /// Lines on their way to the output.
 #[derive(Debug, Default)]
@@ -74,6 +81,11 @@ impl Shared {
             .next_output
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = Some(output);
+    }
+
+    fn has_output(&self) -> bool {
+        let next = self.next_output.lock();
+        next.unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     fn take_output(&self) -> Option<File> {
@@ -178,16 +190,36 @@ fn open(output: &LogOutput) -> io::Result<Option<File>> {
         LogOutput::Stdout => io::stdout().as_fd().try_clone_to_owned()?.into(),
         LogOutput::Stderr => io::stderr().as_fd().try_clone_to_owned()?.into(),
         LogOutput::File(path) => {
+            let mut options = OpenOptions::new();
             // Lines hold addresses and paths of users: not for everybody to read.
-            OpenOptions::new()
-                .append(true)
-                .create(true)
-                .mode(0o640)
-                .open(path)?
+            options.append(true).create(true).mode(0o640);
+            if fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo()) {
+                // Whoever opens a pipe for writing alone waits for a reader, and who writes to one
+                // that nobody reads waits as well: neither must hold up the control world.
+                let wait_for_nobody = OFlags::NONBLOCK.bits().cast_signed();
+                options.read(true).custom_flags(wait_for_nobody);
+            }
+            options.open(path)?
         }
         LogOutput::Otlp => return Ok(None),
     };
     Ok(Some(file))
+}
+
+/// Writes all of it, unless another output is to be taken meanwhile.
+fn put(output: &mut File, mut bytes: &[u8], shared: &Shared) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match output.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && !shared.has_output() => {
+                thread::sleep(PIPE_WAIT);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn write_batches(batches: &Receiver<Batch>, mut output: Option<File>, shared: &Shared) {
@@ -201,7 +233,7 @@ fn write_batches(batches: &Receiver<Batch>, mut output: Option<File>, shared: &S
             shared.dropped(batch.lines);
             continue;
         };
-        match output.write_all(&batch.bytes) {
+        match put(output, &batch.bytes, shared) {
             Ok(()) => failing = false,
             Err(error) => {
                 shared.dropped(batch.lines);

@@ -12,7 +12,7 @@ use rustls::ProtocolVersion;
 use super::Place;
 use crate::{
     config::model::Address,
-    error::{Origin, Reason},
+    error::Reason,
     http::{Client, grpc},
     policy::{Note, Outcome, Then},
     protobuf::Writer,
@@ -179,9 +179,7 @@ impl Story<'_> {
         if stands && error.is_none() {
             // How the call, or the body, came to its end is known only now.
             grpc = grpc.or(record.grpc_status);
-            let broke = record
-                .reason
-                .filter(|reason| reason.row().origin == Origin::Upstream);
+            let broke = note.broke;
             error = broke
                 .map(|reason| reason.name().into())
                 .or_else(|| grpc.and_then(grpc_error));
