@@ -16,6 +16,7 @@ mod env;
 mod merge;
 pub mod model;
 mod otel;
+mod overruled;
 mod raw;
 mod reference;
 mod report;
@@ -39,6 +40,7 @@ use sha1::{Digest, Sha1};
 use decode::At;
 pub use env::Environment;
 use otel::Otel;
+pub use overruled::Overruled;
 pub use reference::{reference, schema};
 use report::Problems;
 pub use report::{Problem, Report};
@@ -54,6 +56,8 @@ pub struct Loaded {
     pub hash: u64,
     /// What was ignored of the environment, for a person.
     pub warnings: Vec<String>,
+    /// What the environment switches off of it.
+    pub overruled: Vec<Overruled>,
 }
 
 /// Why there is no configuration.
@@ -94,11 +98,12 @@ fn build(sources: Vec<Source>, env: Environment<'_>) -> Result<Loaded, LoadError
         })
         .map(|raw: At<raw::Config>| resolve::resolve(&raw, &tree, &otel, &mut problems));
     match config {
-        Some(config) if problems.is_empty() => Ok(Loaded {
+        Some((config, overruled)) if problems.is_empty() => Ok(Loaded {
             config,
             files,
             hash,
             warnings: otel.warnings,
+            overruled,
         }),
         _ => Err(LoadError::Invalid(problems.into_report(&tree))),
     }

@@ -237,6 +237,7 @@ impl<'s> Writer<'s> {
             "Duration" => words("duration"),
             "Size" => words("size"),
             "Percent" => words("percentage"),
+            "Sampling" => words("`always`, `never` or a percentage"),
             _ => Type {
                 mapping: Some((String::new(), name, schema)),
                 ..words("mapping")

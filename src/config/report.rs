@@ -142,15 +142,8 @@ impl Fault {
         known: impl IntoIterator<Item = &'a str>,
     ) -> Self {
         let known: Vec<&str> = known.into_iter().collect();
-        let folded = written.to_ascii_lowercase();
-        let closest = known
-            .iter()
-            .filter(|name| folded.len().max(name.len()) <= MAX_COMPARED)
-            .map(|name| (distance(&folded, &name.to_ascii_lowercase()), name))
-            .min_by_key(|(distance, _)| *distance)
-            .filter(|(distance, name)| *distance <= (name.chars().count() / 3).max(1));
-        match closest {
-            Some((_, name)) => self.hint(format!("did you mean `{name}`?")),
+        match closest(written, known.iter().copied()) {
+            Some(name) => self.hint(format!("did you mean `{name}`?")),
             None if known.is_empty() => self,
             None if known.len() <= 12 => self.hint(format!("known here: {}", known.join(", "))),
             None => self,
@@ -168,6 +161,21 @@ impl fmt::Display for Fault {
             None => Ok(()),
         }
     }
+}
+
+/// What of `known` was meant by what was written, if it is close: at most a third of it differs.
+pub(super) fn closest<'a>(
+    written: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    let folded = written.to_ascii_lowercase();
+    let (_, name) = known
+        .into_iter()
+        .filter(|name| folded.len().max(name.len()) <= MAX_COMPARED)
+        .map(|name| (distance(&folded, &name.to_ascii_lowercase()), name))
+        .min_by_key(|(distance, _)| *distance)
+        .filter(|(distance, name)| *distance <= (name.chars().count() / 3).max(1))?;
+    Some(name)
 }
 
 /// What was written, for a message: in backticks and not too long.

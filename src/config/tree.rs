@@ -213,6 +213,15 @@ impl Tree {
             .any(|secret| (secret.file, secret.line) == (mark.file, mark.line))
     }
 
+    /// Whether a part of this list or mapping was refused: that it is too little is no news then.
+    pub(super) fn has_refused_part(&self, id: NodeId) -> bool {
+        match self.kind(id) {
+            Kind::List(items) => items.iter().any(|item| self.is_hole(*item)),
+            Kind::Mapping(entries) => entries.iter().any(|entry| self.is_hole(entry.value)),
+            Kind::Nothing | Kind::Scalar(_) => false,
+        }
+    }
+
     pub(super) fn has_lost_key(&self, id: NodeId) -> bool {
         self.node(id).lost_key
     }

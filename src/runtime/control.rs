@@ -20,7 +20,7 @@ use super::{
     ebb, examine,
     export::Export,
     limits,
-    live::{Live, StartError},
+    live::{Live, StartError, not_opened},
     pressure,
     security::Told,
     signals::{Asked, Signals},
@@ -98,7 +98,8 @@ async fn control(path: PathBuf, log_level: LogLevel) -> Result<(), StartError> {
                 Asked::End => break,
                 Asked::Reload => {
                     if let Err(error) = live.log.reopen() {
-                        tracing::error!(%error, "cannot reopen the access log");
+                        let snapshot = live.shared.snapshot.load();
+                        tracing::error!("{}", not_opened(&snapshot.config, &error));
                     }
                     // What became of it is in the log.
                     drop(live.reload().await);

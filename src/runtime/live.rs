@@ -5,6 +5,7 @@
 
 use std::{
     fmt::Display,
+    io,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -15,7 +16,7 @@ use super::{admin::AdminServers, security::Security, watch::fingerprint, workers
 use crate::{
     access::{self, Keeper},
     admin::ReloadRefused,
-    config::{self, LoadError, Loaded},
+    config::{self, LoadError, Loaded, Overruled, model::Config},
     discovery::Discovery,
     listener::sockets::Sockets,
     snapshot::Snapshot,
@@ -65,18 +66,18 @@ impl Live {
     ) -> Result<(Self, workers::Threads), StartError> {
         let read = fingerprint(&path);
         let Loaded {
-            config, warnings, ..
+            config,
+            warnings,
+            overruled,
+            ..
         } = config::load(&path)?;
         for warning in warnings {
             tracing::warn!("{warning}");
         }
+        overruled.iter().for_each(Overruled::tell);
         let registry = Registry::new(workers);
-        let log = LogWriter::start(&config.access_log, Arc::clone(registry.process())).map_err(
-            |error| StartError::System {
-                what: "open the access log",
-                error,
-            },
-        )?;
+        let log = LogWriter::start(&config.access_log, Arc::clone(registry.process()))
+            .map_err(|error| StartError::Refused(not_opened(&config, &error)))?;
         let keys = access::keeper::read_files(&config.jwt_providers)
             .map_err(|errors| StartError::Refused(lines(&errors)))?;
         let admin = AdminServers::bind(&config.admin).map_err(StartError::Refused)?;
@@ -186,11 +187,13 @@ impl Live {
     async fn replace(&mut self) -> Result<u64, ReloadRefused> {
         // First the fingerprint: what changes while the files are read is another change.
         self.read = fingerprint(&self.path);
-        let Loaded { config, .. } = config::load(&self.path).map_err(not_loaded)?;
+        let Loaded {
+            config, overruled, ..
+        } = config::load(&self.path).map_err(not_loaded)?;
         let log = self
             .log
             .prepare(&config.access_log)
-            .map_err(|error| refuse([format!("cannot open the access log: {error}")]))?;
+            .map_err(|error| refuse([not_opened(&config, &error)]))?;
         let keys = access::keeper::read_files(&config.jwt_providers).map_err(refuse)?;
         let admin = self
             .admin
@@ -218,6 +221,7 @@ impl Live {
         self.admin.commit(admin);
         shared.wake();
         self.sockets.commit(prepared, &snapshot, shared).await;
+        overruled.iter().for_each(Overruled::tell);
         Ok(snapshot.generation)
     }
 }
@@ -259,6 +263,12 @@ fn publish(snapshot: &Snapshot, mut materials: Materials, shared: &Shared) -> bo
 
 fn upstreams(snapshot: &Snapshot) -> Vec<Arc<Upstream>> {
     snapshot.upstreams.values().cloned().collect()
+}
+
+/// Why the access log can't be written, with its place.
+pub(super) fn not_opened(config: &Config, error: &io::Error) -> String {
+    let output = &config.access_log.output;
+    format!("cannot open the access log {output}: {error}")
 }
 
 fn not_loaded(error: LoadError) -> ReloadRefused {

@@ -1,6 +1,6 @@
 //! The access log.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use http::HeaderName;
 use serde::{Serialize, Serializer};
@@ -57,6 +57,17 @@ pub enum LogOutput {
     File(PathBuf),
     /// As log records to a collector; the format means nothing then.
     Otlp,
+}
+
+impl fmt::Display for LogOutput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stdout => f.write_str("stdout"),
+            Self::Stderr => f.write_str("stderr"),
+            Self::File(path) => path.display().fmt(f),
+            Self::Otlp => f.write_str("otlp"),
+        }
+    }
 }
 
 /// Which requests have a line: those that one of these takes.

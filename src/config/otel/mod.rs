@@ -5,16 +5,21 @@
 //! variable is unset; of a number, a name or a URL that can't be read it is told, and it is ignored.
 //! None of them ever keeps the process from starting.
 
+mod header;
 mod process;
 mod signal;
 #[cfg(test)]
 mod tests;
 mod variables;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, num::NonZeroU16, path::PathBuf, sync::Arc, time::Duration};
 
-use http::{HeaderName, HeaderValue, Uri, uri::Scheme};
+use http::{
+    HeaderName, HeaderValue, Uri,
+    uri::{Authority, Scheme},
+};
 
+pub(super) use self::header::collector_header;
 use self::variables::Reader;
 use super::{
     env::Environment,
@@ -133,6 +138,15 @@ impl Otel {
         }
     }
 
+    /// The variable by which the environment wants a signal not exported.
+    pub(super) fn forbidden_by(&self, signal: Signal) -> Option<String> {
+        let by = match self.disabled {
+            true => "OTEL_SDK_DISABLED".to_owned(),
+            false => signal::exporter_variable(signal),
+        };
+        (self.exports(signal) == Some(false)).then_some(by)
+    }
+
     /// Whether the environment wants a signal exported. `None`: it leaves that to the files. Naming
     /// a collector is wish enough for spans, which go nowhere else; metrics and logs have to be
     /// asked for by name.
@@ -148,9 +162,13 @@ impl Otel {
 
 /// Why [`collector_url`] did not take this.
 pub(super) fn no_collector(text: &str) -> String {
-    match may_hold_secret(text) {
-        true => "a collector's URL has neither a user nor a query".to_owned(),
-        false => format!("{} is not the URL of a collector", quote(text)),
+    if may_hold_secret(text) {
+        return "a collector's URL has neither a user nor a query".to_owned();
+    }
+    let uri: Option<Uri> = text.parse().ok();
+    match uri.as_ref().and_then(Uri::authority).map(written_port) {
+        Some(Err(port)) => format!("{} is not a port: those are 1 to 65535", quote(port)),
+        _ => format!("{} is not the URL of a collector", quote(text)),
     }
 }
 
@@ -162,5 +180,15 @@ pub(super) fn collector_url(text: &str) -> Option<Uri> {
         .is_none_or(|scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS);
     let authority = uri.authority()?;
     let plain = !authority.host().is_empty() && !authority.as_str().contains('@');
-    (scheme && plain && uri.query().is_none()).then_some(uri)
+    let port = written_port(authority).is_ok();
+    (scheme && plain && port && uri.query().is_none()).then_some(uri)
+}
+
+/// The port, which `http` takes any digits for; or what stands in its place.
+fn written_port(authority: &Authority) -> Result<Option<NonZeroU16>, &str> {
+    let rest = authority.as_str().strip_prefix(authority.host());
+    match rest.and_then(|rest| rest.strip_prefix(':')) {
+        None => Ok(None),
+        Some(port) => port.parse().map(Some).map_err(|_| port),
+    }
 }

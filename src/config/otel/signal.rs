@@ -3,14 +3,13 @@
 use http::{HeaderName, HeaderValue};
 
 use super::{
-    Endpoint, Exporter, Of, collector_url, no_collector,
+    Endpoint, Exporter, Of, collector_header, collector_url, no_collector,
     variables::{Reader, pairs},
 };
 use crate::{
     config::{
         model::{KeyPair, OtlpProtocol},
         report::quote,
-        syntax,
     },
     telemetry::otlp::Signal,
 };
@@ -35,7 +34,7 @@ impl Reader<'_> {
             .or_else(|| self.endpoint(&shared("ENDPOINT"), insecure, false));
         let batched = signal != Signal::Metrics;
         Of {
-            exporter: self.exporter(&format!("OTEL_{kind}_EXPORTER"), signal),
+            exporter: self.exporter(&exporter_variable(signal), signal),
             endpoint,
             protocol: self.either(&own("PROTOCOL"), &shared("PROTOCOL"), Self::protocol),
             headers: self.either(&own("HEADERS"), &shared("HEADERS"), Self::headers),
@@ -59,6 +58,7 @@ impl Reader<'_> {
     fn exporter(&mut self, name: &str, signal: Signal) -> Option<Exporter> {
         let text = self.text(name)?;
         let mut exporter = None;
+        let mut unknown = Vec::new();
         for word in text.split(',').map(str::trim) {
             match word {
                 "otlp" => exporter = Some(Exporter::Otlp),
@@ -66,11 +66,16 @@ impl Reader<'_> {
                 "prometheus" if signal == Signal::Metrics => {
                     exporter = exporter.or(Some(Exporter::None));
                 }
-                _ => drop(self.ignore::<()>(
-                    name,
-                    format!("there is no exporter {}, only otlp and none", quote(word)),
-                )),
+                _ => unknown.push(quote(word)),
             }
+        }
+        if !unknown.is_empty() {
+            let ignored = match exporter {
+                Some(_) => unknown.join(" and ") + " in " + name,
+                None => name.to_owned(),
+            };
+            let why = "otlp and none are the exporters that there are";
+            return self.ignore(&ignored, why).or(exporter);
         }
         exporter
     }
@@ -145,18 +150,27 @@ impl Reader<'_> {
     fn headers(&mut self, name: &str) -> Option<Vec<(HeaderName, HeaderValue)>> {
         let text = self.text(name)?;
         let mut headers = Vec::new();
-        for pair in pairs(&text) {
-            // Not shown: it holds a secret.
-            let read = pair.and_then(|(name, value)| {
-                let mut value = HeaderValue::from_str(&value).ok()?;
-                value.set_sensitive(true);
-                Some((syntax::edited_header(name).ok()?, value))
-            });
+        for (index, pair) in pairs(&text).enumerate() {
+            // Not shown: it holds a secret, which a slip may have put where the name belongs.
+            let read = pair
+                .ok_or("it is not name=value")
+                .and_then(|(name, value)| {
+                    let name = collector_header(name).map_err(|_| "no such header can be sent")?;
+                    let mut value = HeaderValue::from_str(&value)
+                        .map_err(|_| "its value can't be that of a header")?;
+                    value.set_sensitive(true);
+                    Ok((name, value))
+                });
             match read {
-                Some(header) => headers.push(header),
-                None => drop(self.ignore::<()>(name, "a pair in it is not name=value")),
+                Ok(header) => headers.push(header),
+                Err(why) => drop(self.ignore::<()>(&format!("pair {} in {name}", index + 1), why)),
             }
         }
         Some(headers)
     }
+}
+
+/// `OTEL_*_EXPORTER`.
+pub(super) fn exporter_variable(signal: Signal) -> String {
+    format!("OTEL_{}_EXPORTER", signal.name().to_uppercase())
 }

@@ -205,6 +205,52 @@ fn propagators() {
 }
 
 #[test]
+fn a_port_is_one() {
+    for url in ["http://c:99999", "c:0"] {
+        let otel = read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", url)]);
+        assert_eq!(endpoint(&otel, Signal::Traces), None);
+        assert!(otel.warnings[0].ends_with("is not a port: those are 1 to 65535"));
+    }
+}
+
+#[test]
+fn what_is_ignored_in_a_list_is_told_without_the_rest_and_without_secrets() {
+    let warnings = |name, value| read(&[(name, value)]).warnings;
+    assert_eq!(
+        warnings(
+            "OTEL_EXPORTER_OTLP_HEADERS",
+            "a=1,hunter2,te=x,hunter3 =x,b=%0A"
+        ),
+        [
+            "pair 2 in OTEL_EXPORTER_OTLP_HEADERS is ignored: it is not name=value",
+            "pair 3 in OTEL_EXPORTER_OTLP_HEADERS is ignored: no such header can be sent",
+            "pair 5 in OTEL_EXPORTER_OTLP_HEADERS is ignored: its value can't be that of a header",
+        ]
+    );
+    assert_eq!(
+        warnings("OTEL_TRACES_EXPORTER", "otlp,console"),
+        [
+            "`console` in OTEL_TRACES_EXPORTER is ignored: otlp and none are the exporters that there are"
+        ]
+    );
+    assert_eq!(
+        warnings("OTEL_TRACES_EXPORTER", "zipkin"),
+        ["OTEL_TRACES_EXPORTER is ignored: otlp and none are the exporters that there are"]
+    );
+}
+
+#[test]
+fn what_forbids_an_export_is_named() {
+    let by = |variables: &[_]| read(variables).forbidden_by(Signal::Logs);
+    let none = ("OTEL_LOGS_EXPORTER", "none");
+    assert_eq!(by(&[none]).as_deref(), Some("OTEL_LOGS_EXPORTER"));
+    let disabled = ("OTEL_SDK_DISABLED", "true");
+    assert_eq!(by(&[none, disabled]).as_deref(), Some("OTEL_SDK_DISABLED"));
+    assert_eq!(by(&[("OTEL_LOGS_EXPORTER", "otlp")]), None);
+    assert_eq!(by(&[]), None);
+}
+
+#[test]
 fn numbers_that_can_not_be_are_ignored_and_told() {
     let otel = read(&[
         ("OTEL_BSP_SCHEDULE_DELAY", "250"),

@@ -52,9 +52,10 @@ pub(crate) struct Keep {
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct RuleTracing {
-    /// Which requests of the rule are recorded. As `tracing.sampling` says unless written.
+    /// Which requests of the rule are recorded. As `tracing.sampling` says unless
+    /// written; tracing has to be on, by a top-level `tracing` or by the environment.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) sampling: Option<Sampling>,
+    pub(crate) sampling: Option<At<Sampling>>,
 }
 
 /// Headers by which a trace is told on.
@@ -126,7 +127,11 @@ impl JsonSchema for Sampling {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": "^(always|never|[0-9]+(\\.[0-9]+)?%)$" })
+        json_schema!({
+            "type": "string",
+            "description": "`always`, `never`, or a share with `%`: `1%`, `0.1%`.",
+            "pattern": r"^(always|never|(100|\d?\d)(\.\d*)?%)$|\$\{",
+        })
     }
 }
 

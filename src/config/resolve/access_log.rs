@@ -1,6 +1,9 @@
 //! `accessLog`.
 
-use std::sync::Arc;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use http::HeaderName;
 
@@ -10,7 +13,7 @@ use crate::{
         decode::At,
         model::{AccessLog, LogFilter, LogFormat, LogOutput},
         raw,
-        report::Fault,
+        report::{Fault, closest, quote},
         syntax,
     },
     telemetry::{
@@ -22,6 +25,9 @@ use crate::{
 
 /// Headers of one side that a line can show.
 const MAX_HEADERS: usize = 32;
+
+/// What is no file.
+const OUTPUTS: [&str; 3] = ["stdout", "stderr", "otlp"];
 
 impl Resolver<'_> {
     pub(super) fn access_log(
@@ -35,7 +41,7 @@ impl Resolver<'_> {
             "otlp" => LogOutput::Otlp,
             _ => self
                 .parse(&raw.output, |text| {
-                    syntax::file_path(text, self.tree.directory(raw.output.node))
+                    log_path(text, self.tree.directory(raw.output.node))
                 })
                 .map_or(LogOutput::Stdout, LogOutput::File),
         };
@@ -76,6 +82,9 @@ impl Resolver<'_> {
             (exports, LogOutput::Otlp) => (LogOutput::Otlp, exports.is_none()),
             (_, output) => (output, true),
         };
+        if raw.enabled && !exported {
+            self.overruled(Signal::Logs);
+        }
         AccessLog {
             enabled: raw.enabled && exported,
             format,
@@ -105,7 +114,11 @@ impl Resolver<'_> {
             slower_than: raw.slower_than.as_ref().map(|limit| self.positive(limit)),
             percent: raw.percent.get(),
         };
-        if !filter.errors && filter.slower_than.is_none() && filter.percent == 0 {
+        let refused = written
+            .node
+            .is_some_and(|node| self.tree.has_refused_part(node));
+        let takes = filter.errors || filter.slower_than.is_some() || filter.percent > 0;
+        if !takes && !refused {
             let fault = Fault::new("this filter takes no request");
             let hint = "write `errors`, `slowerThan` or `percent`; `enabled: false` logs nothing";
             self.fault(written.node, fault.hint(hint));
@@ -117,6 +130,19 @@ impl Resolver<'_> {
 fn add(names: &mut Vec<HeaderName>, name: HeaderName) {
     if !names.contains(&name) {
         names.push(name);
+    }
+}
+
+/// The path of a file, which is no slip in one of the names that mean something else.
+fn log_path(text: &str, directory: &Path) -> Result<PathBuf, Fault> {
+    let bare = !text.contains(['/', '.']);
+    match closest(text, OUTPUTS).filter(|_| bare) {
+        Some(name) => Err(
+            Fault::new(format!("{} is not an output", quote(text))).hint(format!(
+                "did you mean `{name}`? A file of this name is ./{text}"
+            )),
+        ),
+        None => syntax::file_path(text, directory),
     }
 }
 
@@ -137,16 +163,40 @@ mod tests {
     use super::*;
     use crate::config;
 
-    fn read(log: &str, exporter: &str) -> AccessLog {
+    fn loaded(log: &str, exporter: &str) -> config::Loaded {
         let text = format!(
             "accessLog: {log}\nlisteners: [{{ address: \"127.0.0.1:80\", upstream: app }}]\n\
              upstreams: [{{ name: app, endpoints: [\"127.0.0.1:81\"] }}]\n"
         );
         let env = |name: &str| (name == "OTEL_LOGS_EXPORTER").then(|| exporter.to_owned());
-        config::parse("test.yaml", &text, &env)
-            .unwrap()
-            .config
-            .access_log
+        config::parse("test.yaml", &text, &env).unwrap()
+    }
+
+    fn read(log: &str, exporter: &str) -> AccessLog {
+        loaded(log, exporter).config.access_log
+    }
+
+    #[test]
+    fn records_that_the_environment_keeps_from_being_exported_are_told_of() {
+        let overruled = |log, exporter| loaded(log, exporter).overruled;
+        let told = overruled("{ output: otlp }", "none");
+        assert_eq!((told.len(), &*told[0].by), (1, "OTEL_LOGS_EXPORTER"));
+        assert_eq!(overruled("{ output: otlp }", ""), []);
+        assert_eq!(overruled("{ output: otlp, enabled: false }", "none"), []);
+        assert_eq!(overruled("{}", "none"), []);
+    }
+
+    #[test]
+    fn files_may_be_called_anything_that_is_no_slip() {
+        for (text, file) in [
+            ("./stdou", true),
+            ("otlp.log", true),
+            ("requests", true),
+            ("STDERR", false),
+            ("oltp", false),
+        ] {
+            assert_eq!(log_path(text, Path::new("")).is_ok(), file, "{text}");
+        }
     }
 
     #[test]

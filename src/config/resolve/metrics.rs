@@ -31,7 +31,10 @@ impl Resolver<'_> {
 
     fn buckets(&mut self, written: &At<Vec<At<Duration>>>) -> Arc<[time::Duration]> {
         let bounds = &written.value;
-        if !(1..=MAX_BUCKETS).contains(&bounds.len()) {
+        let refused = written
+            .node
+            .is_some_and(|node| self.tree.has_refused_part(node));
+        if !(1..=MAX_BUCKETS).contains(&bounds.len()) && !(refused && bounds.is_empty()) {
             let fault = Fault::new(format!("{} buckets", bounds.len()));
             self.fault(written.node, fault.hint("1 to 32 are possible"));
         }
@@ -56,6 +59,9 @@ impl Resolver<'_> {
         let settings = written.map_or(&default, |written| &written.value);
         let interval = self.interval(&settings.interval);
         let wanted = self.otel.exports(Signal::Metrics);
+        if written.is_some() {
+            self.overruled(Signal::Metrics);
+        }
         let on = wanted.unwrap_or_else(|| written.is_some());
         on.then(|| OtlpMetrics {
             interval: self.otel.metric_interval.unwrap_or(interval),

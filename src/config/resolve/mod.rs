@@ -33,12 +33,14 @@ use super::{
     decode::At,
     model::{self, Address},
     otel::Otel,
+    overruled::Overruled,
     raw,
     report::{Fault, Problems, quote},
     syntax,
     tree::{NodeId, Tree},
     units::Duration,
 };
+use crate::telemetry::otlp::Signal;
 
 /// Resolves a whole configuration, noting everything that is wrong with it.
 pub(super) fn resolve(
@@ -46,13 +48,17 @@ pub(super) fn resolve(
     tree: &Tree,
     otel: &Otel,
     problems: &mut Problems,
-) -> model::Config {
+) -> (model::Config, Vec<Overruled>) {
     let raw = &root.value;
     let mut resolver = Resolver {
         tree,
         otel,
         problems,
         sockets: HashMap::new(),
+        overruled: Vec::new(),
+        untraced: raw.tracing.is_none()
+            && otel.exports(Signal::Traces).is_none()
+            && !root.node.is_some_and(|root| tree.has_lost_key(root)),
     };
     let admin = resolver.admin(&raw.admin);
     let redact = Arc::new(resolver.redact(&raw.redact.value));
@@ -78,7 +84,8 @@ pub(super) fn resolve(
     let access = resolver.access(raw, &listeners);
     let jwt_providers = resolver.jwt_providers(&raw.jwt_providers.value);
     resolver.served(&raw.listeners.value, &listeners, &routes);
-    model::Config {
+    let overruled = std::mem::take(&mut resolver.overruled);
+    let config = model::Config {
         admin,
         access_log,
         metrics,
@@ -97,7 +104,8 @@ pub(super) fn resolve(
         access: access.into_iter().map(Arc::new).collect(),
         jwt_providers: jwt_providers.into_iter().map(Arc::new).collect(),
         upstreams: upstreams.into_iter().map(Arc::new).collect(),
-    }
+    };
+    (config, overruled)
 }
 
 struct Resolver<'a> {
@@ -107,6 +115,10 @@ struct Resolver<'a> {
     problems: &'a mut Problems,
     /// What is bound already, and where that was written.
     sockets: HashMap<Address, Option<NodeId>>,
+    /// What is on in the files, and off in the end.
+    overruled: Vec<Overruled>,
+    /// Nobody has said a word of tracing but rules.
+    untraced: bool,
 }
 
 impl Resolver<'_> {
@@ -115,6 +127,12 @@ impl Resolver<'_> {
         if let Some(node) = node {
             self.problems.node(self.tree, node, fault);
         }
+    }
+
+    /// Notes a signal that the files want exported, if the environment forbids it.
+    fn overruled(&mut self, signal: Signal) {
+        let by = self.otel.forbidden_by(signal);
+        self.overruled.extend(by.map(|by| Overruled { signal, by }));
     }
 
     /// Reads a value by a function of its text.

@@ -9,7 +9,7 @@ use crate::{
     config::{
         decode::At,
         model::{Export, KeyPair, Otlp, OtlpBatch, OtlpProtocol, OtlpTls},
-        otel::{Of, collector_url, no_collector},
+        otel::{Of, collector_header, collector_url, no_collector},
         raw,
         report::Fault,
         syntax,
@@ -73,7 +73,7 @@ impl Resolver<'_> {
         raw: &BTreeMap<String, At<String>>,
     ) -> Vec<(HeaderName, HeaderValue)> {
         let read = |(name, value): (&String, &At<String>)| {
-            let name = match syntax::edited_header(name) {
+            let name = match collector_header(name) {
                 Ok(name) => name,
                 Err(fault) => {
                     self.fault(value.node, fault);
@@ -124,7 +124,9 @@ impl Resolver<'_> {
             self.fault(raw.max_bytes.node, fault.hint(format!("{least} to {most}")));
         }
         let queue = raw.queue.value;
-        if !(max_bytes.0..=MAX_QUEUE).contains(&queue.0) {
+        // Of a size that is wrong itself nothing more follows.
+        let least = max_bytes.0 * u64::from(MAX_BYTES.contains(&max_bytes.0));
+        if !(least..=MAX_QUEUE).contains(&queue.0) {
             let fault = Fault::new(format!("{queue} is not a size for this queue"));
             let hint = format!("from `maxBytes` ({max_bytes}) to {}", Size(MAX_QUEUE));
             self.fault(raw.queue.node.or(raw.max_bytes.node), fault.hint(hint));
@@ -228,6 +230,9 @@ mod tests {
             "/a",
             "",
             "http://u:p@a",
+            "http://127.0.0.1:99999",
+            "http://[::1]:0",
+            "http://a:",
         ] {
             assert!(endpoint_url(bad).is_err(), "{bad}");
         }

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{Known, Resolver, listeners::Placed, protect::importance, tracing};
+use super::{Known, Resolver, listeners::Placed, protect::importance};
 use crate::config::{
     decode::At,
     model::{
@@ -190,7 +190,7 @@ impl Resolver<'_> {
             deadline_header,
             retry,
             importance: importance(raw.priority),
-            sampling: raw.tracing.sampling.map(tracing::sampling),
+            sampling: self.rule_sampling(&raw.tracing),
             fallback,
         })
     }

@@ -24,6 +24,9 @@ impl Resolver<'_> {
             let hint = "`tracecontext` is what OpenTelemetry speaks";
             self.fault(propagators.node, fault.hint(hint));
         }
+        if raw.is_some() && written.enabled {
+            self.overruled(Signal::Traces);
+        }
         let on = wanted.unwrap_or_else(|| raw.is_some()) && written.enabled;
         on.then(|| Tracing {
             sampling: self
@@ -39,6 +42,17 @@ impl Resolver<'_> {
                 slower_than: written.keep.slower_than.0,
             },
         })
+    }
+
+    /// Of a rule: it chooses among requests that are traced.
+    pub(super) fn rule_sampling(&mut self, raw: &raw::RuleTracing) -> Option<Sampling> {
+        let written = raw.sampling?;
+        if self.untraced {
+            let fault = Fault::new("tracing is not on");
+            let hint = "write `tracing: {}` at the top level, or `tracing: { enabled: false }`";
+            self.fault(written.node, fault.hint(hint));
+        }
+        Some(sampling(written.value))
     }
 }
 
@@ -60,7 +74,7 @@ const fn named_propagator(named: &otel::Propagator) -> Option<Propagator> {
     }
 }
 
-pub(super) fn sampling(written: raw::Sampling) -> Sampling {
+fn sampling(written: raw::Sampling) -> Sampling {
     match written {
         raw::Sampling::Always => Sampling::ALWAYS,
         raw::Sampling::Never => Sampling::NEVER,
