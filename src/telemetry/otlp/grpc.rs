@@ -11,7 +11,10 @@ use crate::{
     config::model::Export,
     http::{
         fields::Fields,
-        grpc::is_grpc,
+        grpc::{
+            call::{Deframer, Status},
+            is_grpc,
+        },
         h2::{
             send::Block,
             solo::{Event, Failure, Solo},
@@ -19,7 +22,6 @@ use crate::{
         name::GRPC_STATUS_DETAILS,
     },
     net::outbound::Wire,
-    tls::workload::grpc::{Deframer, Status},
 };
 
 /// Before a message: whether it is compressed, and its length.

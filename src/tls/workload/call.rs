@@ -17,13 +17,13 @@ use http::StatusCode;
 use tokio::net::UnixStream;
 use zeroize::Zeroize;
 
-use super::{
-    backoff::Pace,
-    grpc::{BadFrame, Deframer, Message, Status},
-};
+use super::backoff::Pace;
 use crate::http::{
     fields::Fields,
-    grpc::is_grpc,
+    grpc::{
+        call::{BadFrame, Deframer, Message, Status},
+        is_grpc,
+    },
     h2::{
         keepalive::KeepAlive,
         send::Block,

@@ -15,11 +15,13 @@ use tokio::{
 use super::{
     backoff::{Backoff, Pace},
     call::{Call, CallError},
-    grpc::Message,
     state::State,
     update::{self, Update},
 };
-use crate::tls::{Date, SpiffeId, sha256};
+use crate::{
+    http::grpc::call::Message,
+    tls::{Date, SpiffeId, sha256},
+};
 
 /// An agent answers at once, if only to say that it knows nothing of us.
 const ANSWER: Duration = Duration::from_secs(30);

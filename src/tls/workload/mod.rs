@@ -9,7 +9,6 @@
 mod backoff;
 mod call;
 mod follow;
-pub(crate) mod grpc;
 mod message;
 mod state;
 #[cfg(test)]

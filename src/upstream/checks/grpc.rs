@@ -8,10 +8,12 @@ use super::{
     question::AGENT,
 };
 use crate::{
-    http::grpc::is_grpc,
+    http::grpc::{
+        call::{Deframer, Status},
+        is_grpc,
+    },
     net::Stream,
     protobuf::{Fields, Value, Writer},
-    tls::workload::grpc::{Deframer, Status},
 };
 
 /// `HealthCheckResponse.ServingStatus`.

@@ -1,4 +1,4 @@
-//! gRPC as far as a call needs it whose answer is a stream: messages with a length before them,
+//! gRPC as far as a call of our own needs it: messages with a length before them,
 //! and the status at the end.
 
 use std::{fmt, ops::Deref};
@@ -11,7 +11,7 @@ use crate::http::{
 };
 
 /// Largest message, in bytes. What most implementations of gRPC allow if nothing else is said.
-pub(super) const MAX_MESSAGE: usize = 4 << 20;
+pub(crate) const MAX_MESSAGE: usize = 4 << 20;
 /// Of a status's text so much is kept, in bytes as they came.
 const MAX_TEXT: usize = 300;
 /// Before each message: whether it is compressed, and its length.
@@ -73,7 +73,7 @@ impl Deframer {
     }
 
     /// The stream has ended.
-    pub(super) fn finish(&self) -> Result<(), BadFrame> {
+    pub(crate) fn finish(&self) -> Result<(), BadFrame> {
         match self.got {
             0 => Ok(()),
             _ => Err(BadFrame::Truncated),
@@ -111,9 +111,9 @@ pub(crate) struct Status {
 
 impl Status {
     pub(crate) const OK: u32 = 0;
-    pub(super) const INVALID_ARGUMENT: u32 = 3;
-    pub(super) const PERMISSION_DENIED: u32 = 7;
-    pub(super) const UNIMPLEMENTED: u32 = 12;
+    pub(crate) const INVALID_ARGUMENT: u32 = 3;
+    pub(crate) const PERMISSION_DENIED: u32 = 7;
+    pub(crate) const UNIMPLEMENTED: u32 = 12;
 
     /// `None`: there is none, or none that can be read.
     pub(crate) fn of(fields: &Fields) -> Option<Self> {

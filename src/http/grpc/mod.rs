@@ -1,5 +1,7 @@
 //! gRPC over HTTP: how its requests are known, its deadline read, its errors shaped.
 
+pub(crate) mod call;
+
 use std::time::Duration;
 
 use super::{fields::Fields, name};
