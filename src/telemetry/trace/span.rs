@@ -21,6 +21,7 @@ use crate::{
         Record, Redaction,
         access_log::Protocol,
         attributes::{Attributes, Block, shown},
+        method,
     },
     tls::Proven,
     upstream::{Endpoint, Target},
@@ -338,11 +339,10 @@ fn told_of_endpoint(endpoint: &Endpoint) -> Block {
 /// The method as the conventions want it, `_OTHER` for one that no standard knows, and then what it
 /// really was.
 pub(in crate::telemetry) fn method(record: &Record) -> Option<(&str, Option<&str>)> {
-    let method = record.method.as_ref()?.as_str();
-    Some(match method {
-        "GET" | "HEAD" | "POST" | "PUT" | "DELETE" | "CONNECT" | "OPTIONS" | "TRACE" | "PATCH"
-        | "QUERY" => (method, None),
-        _ => ("_OTHER", Some(method)),
+    let method = record.method.as_ref()?;
+    Some(match method::known(method) {
+        Some(known) => (known, None),
+        None => ("_OTHER", Some(method.as_str())),
     })
 }
 
