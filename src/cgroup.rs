@@ -111,13 +111,14 @@ fn value(stat: &str, key: &str) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    struct Tree(PathBuf);
+    /// Files as the kernel has them, gone with this.
+    pub(crate) struct Tree(pub(crate) PathBuf);
 
     impl Tree {
-        fn new(name: &str, files: &[(&str, &str)]) -> Self {
+        pub(crate) fn new(name: &str, files: &[(&str, &str)]) -> Self {
             let root = std::env::temp_dir().join(format!("pillion-{}-{name}", std::process::id()));
             for (path, text) in files {
                 let path = root.join(path);

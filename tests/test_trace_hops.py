@@ -25,29 +25,13 @@ OURS = "00f067aa0ba902b7"
 CALM = {"breaker": "off", "ejection": "off", "balancer": "roundRobin"}
 
 
-class Application:
-    """A service that asks another one, on behalf of whoever asks it: it carries on the trace with a span of its own."""
+class Served:
+    """An HTTP server in a thread, of whatever handler. Use as a context manager."""
 
-    def __init__(self, behind: str):
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self):
-                version, trace, _, flags = self.headers["traceparent"].split("-")
-                application.seen.append(self.headers["traceparent"])
-                answer = fetch(behind, target=self.path, headers=[("traceparent", "-".join([version, trace, OURS, flags]))])
-                self.send_response(answer.status)
-                self.send_header("content-length", str(len(answer.body)))
-                self.end_headers()
-                self.wfile.write(answer.body)
-
-            def log_message(self, *_):
-                pass
-
-        application = self
-        self.seen: list[str] = []
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"127.0.0.1:{self.server.server_port}"
+    def __init__(self, handler):
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.port = self.server.server_port
+        self.address = f"127.0.0.1:{self.port}"
         self.thread = threading.Thread(target=self.server.serve_forever)
         self.thread.start()
 
@@ -58,6 +42,32 @@ class Application:
         self.server.shutdown()
         self.server.server_close()
         self.thread.join()
+
+
+class Quiet(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+
+class Application(Served):
+    """A service that asks another one, on behalf of whoever asks it: it carries on the trace with a span of its own."""
+
+    def __init__(self, behind: str):
+        class Handler(Quiet):
+            def do_GET(self):
+                version, trace, _, flags = self.headers["traceparent"].split("-")
+                application.seen.append(self.headers["traceparent"])
+                answer = fetch(behind, target=self.path, headers=[("traceparent", "-".join([version, trace, OURS, flags]))])
+                self.send_response(answer.status)
+                self.send_header("content-length", str(len(answer.body)))
+                self.end_headers()
+                self.wfile.write(answer.body)
+
+        application = self
+        self.seen: list[str] = []
+        super().__init__(Handler)
 
 
 @dataclass
@@ -150,11 +160,11 @@ def test_a_collector_of_others_has_the_whole_of_it(play, tmp_path):
 # With Envoy in the middle.
 
 
-class Zipkin:
+class Zipkin(Served):
     """Takes what Envoy's Zipkin tracer sends."""
 
     def __init__(self):
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(Quiet):
             def chunks(self):
                 whole = b""
                 while size := int(self.rfile.readline(), 16):
@@ -170,23 +180,9 @@ class Zipkin:
                 self.send_header("content-length", "0")
                 self.end_headers()
 
-            def log_message(self, *_):
-                pass
-
         zipkin = self
         self.spans: list[dict] = []
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.port = self.server.server_port
-        self.thread = threading.Thread(target=self.server.serve_forever)
-        self.thread.start()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
+        super().__init__(Handler)
 
 
 def cluster(port: int, http2: bool) -> str:
