@@ -1,4 +1,4 @@
-//! What must not be shown: credentials in headers and in queries, left out of the access log and
+//! What must not be shown: credentials in headers, in queries and before hosts, left out of the access log and
 //! of spans.
 //!
 //! Names are compared as an application would read them: without regard to case, and decoded where
@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 
-use memchr::{memchr, memchr2, memchr3};
+use memchr::{memchr, memchr_iter, memchr2, memchr3, memmem, memrchr};
 use serde::Serialize;
 
 /// Stands in the place of a value.
@@ -51,15 +51,13 @@ impl Redaction {
     /// A query, without the `?` before it, as it may be shown: `a=1&token=x` as
     /// `a=1&token=REDACTED`. Borrowed where there is nothing to hide.
     pub fn query<'a>(&self, query: &'a [u8]) -> Cow<'a, [u8]> {
-        self.rest(query, 0)
+        self.shown(query, 0)
     }
 
     /// The same for a path with a query, or a whole URI; its fragment is looked at too.
     pub fn target<'a>(&self, target: &'a [u8]) -> Cow<'a, [u8]> {
-        match memchr2(b'?', b'#', target) {
-            Some(at) => self.rest(target, at + 1),
-            None => Cow::Borrowed(target),
-        }
+        let query = memchr2(b'?', b'#', target).map_or(target.len(), |at| at + 1);
+        self.shown(target, query)
     }
 
     /// The value of a header as it may be shown. Of those that may be, what looks like a query in
@@ -73,6 +71,14 @@ impl Redaction {
             return Cow::Borrowed(REDACTED);
         }
         self.target(value)
+    }
+
+    /// `text`, whose query begins at `start`. That comes first: what it hides may hold a user.
+    fn shown<'a>(&self, text: &'a [u8], start: usize) -> Cow<'a, [u8]> {
+        match self.rest(text, start) {
+            Cow::Borrowed(text) => anonymous(text, start),
+            Cow::Owned(text) => Cow::Owned(anonymous(&text, start).into_owned()),
+        }
     }
 
     /// `text` with what is hidden from `start` on replaced.
@@ -112,16 +118,46 @@ impl Redaction {
             {
                 return Some(at + name + 1);
             }
+            if let Some(value) = self.encoded_value(part) {
+                return Some(at + value);
+            }
             at += end? + 1;
         }
     }
 
-    /// Whether this is the name of a parameter that is not to be shown.
-    fn hides(&self, name: &[u8]) -> bool {
-        if memchr2(b'%', b'+', name).is_some() {
-            return self.has(&decoded(name));
+    /// The same in a URI that is a value, and encoded: `next=%2Fa%3Ftoken%3Dx`.
+    fn encoded_value(&self, part: &[u8]) -> Option<usize> {
+        let mut start = 0;
+        for at in memchr_iter(b'%', part) {
+            let Some([high, low]) = part.get(at + 1..at + 3) else {
+                break;
+            };
+            match [*high, low.to_ascii_uppercase()] {
+                [b'3', b'D'] => {
+                    let name = &part[start..at];
+                    let name = memrchr(b'=', name).map_or(name, |equals| &name[equals + 1..]);
+                    if self.hides(name) {
+                        return Some(at + 3);
+                    }
+                    start = at + 3;
+                }
+                // `?`, `;`, `#` and `&`.
+                [b'3', b'F' | b'B'] | [b'2', b'3' | b'6'] => start = at + 3,
+                _ => {}
+            }
         }
-        self.has(name)
+        None
+    }
+
+    /// Whether this is the name of a parameter that is not to be shown, or of a place in a list or
+    /// map: `token[]`, `user[token]`.
+    fn hides(&self, name: &[u8]) -> bool {
+        if memchr3(b'%', b'+', b'[', name).is_none() {
+            return self.has(name);
+        }
+        let name = decoded(name);
+        let mut parts = name.split(|byte| matches!(byte, b'[' | b']'));
+        self.has(&name) || parts.any(|part| self.has(part))
     }
 
     fn has(&self, name: &[u8]) -> bool {
@@ -141,6 +177,36 @@ impl Redaction {
 /// inside a value that is a URI itself.
 fn soft_end(piece: &[u8]) -> Option<usize> {
     memchr3(b';', b'?', b'#', piece)
+}
+
+/// `text` without the user information of URIs in it (RFC 3986, section 3.2.1). From `query` on a `&`
+/// ends them.
+fn anonymous(text: &[u8], query: usize) -> Cow<'_, [u8]> {
+    if memchr(b'@', text).is_none() {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = Vec::with_capacity(text.len());
+    let mut copied = 0;
+    for scheme in memmem::find_iter(text, b"://") {
+        let start = scheme + 3;
+        let ends = |byte: &u8| match byte {
+            b'/' | b'?' | b'#' | b'\\' | b'"' | b'<' | b'>' => true,
+            b'&' => start >= query,
+            _ => byte.is_ascii_whitespace(),
+        };
+        let length = text[start..].iter().position(ends);
+        let authority = &text[start..length.map_or(text.len(), |length| start + length)];
+        if let Some(user) = memrchr(b'@', authority) {
+            shown.extend_from_slice(&text[copied..start]);
+            shown.extend_from_slice(REDACTED);
+            copied = start + user;
+        }
+    }
+    if copied == 0 {
+        return Cow::Borrowed(text);
+    }
+    shown.extend_from_slice(&text[copied..]);
+    Cow::Owned(shown)
 }
 
 fn length_bit(length: usize) -> u64 {
@@ -224,6 +290,54 @@ mod tests {
             ("%20=x&+=y", "%20=x&+=y"),
         ] {
             assert_eq!(shown(query), expected, "{query}");
+        }
+    }
+
+    #[test]
+    fn lists_maps_and_encoded_uris_are_looked_into() {
+        for (query, expected) in [
+            ("token[]=x&token[0]=y", "token[]=REDACTED&token[0]=REDACTED"),
+            ("token%5B%5D=x&b=1", "token%5B%5D=REDACTED&b=1"),
+            (
+                "a[token]=x&a%5bsig%5d[]=y",
+                "a[token]=REDACTED&a%5bsig%5d[]=REDACTED",
+            ),
+            ("tokens[]=x&[]=y", "tokens[]=x&[]=y"),
+            (
+                "next=%2Fx%3Fa%3D1%26token%3dsecret%26b%3D2&c=3",
+                "next=%2Fx%3Fa%3D1%26token%3dREDACTED&c=3",
+            ),
+            ("next=token%3Dx", "next=token%3DREDACTED"),
+            ("next=%3Ftoken%5B%5D%3Dx", "next=%3Ftoken%5B%5D%3DREDACTED"),
+            ("next=%3Fa%3Dtoken&b=%3", "next=%3Fa%3Dtoken&b=%3"),
+        ] {
+            assert_eq!(shown(query), expected, "{query}");
+        }
+    }
+
+    #[test]
+    fn users_of_uris_are_not_shown() {
+        for (text, expected) in [
+            ("https://u:secret@x/", "https://REDACTED@x/"),
+            ("https://u:p@q&r@x:1?a=b", "https://REDACTED@x:1?a=b"),
+            ("https://x/me@example", "https://x/me@example"),
+            ("https://x?to=me@example", "https://x?to=me@example"),
+            (
+                "/a?next=http://u@x&to=me@example",
+                "/a?next=http://REDACTED@x&to=me@example",
+            ),
+            (
+                "/a?next=http://x&to=me@example",
+                "/a?next=http://x&to=me@example",
+            ),
+            ("/a?token=http://u@x&b=1", "/a?token=REDACTED&b=1"),
+            (
+                "<http://a@x>, <http://b@y>",
+                "<http://REDACTED@x>, <http://REDACTED@y>",
+            ),
+        ] {
+            let shown = redaction().target(text.as_bytes()).into_owned();
+            assert_eq!(String::from_utf8(shown).unwrap(), expected, "{text}");
         }
     }
 
