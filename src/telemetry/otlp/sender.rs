@@ -52,8 +52,8 @@ pub(super) struct Sender {
     in_hand: Sum,
     /// And where it leads.
     client: Option<(Client, Arc<Export>)>,
-    /// The last try has failed, and that was told.
-    failing: bool,
+    /// What was told of the tries that fail; `None` while they go well.
+    trouble: Option<Trouble>,
     told_partial: Option<Instant>,
     rng: fastrand::Rng,
 }
@@ -81,7 +81,7 @@ impl Sender {
             carried: None,
             in_hand: Sum::default(),
             client: None,
-            failing: false,
+            trouble: None,
             told_partial: None,
             rng: fastrand::Rng::new(),
         }
@@ -274,7 +274,7 @@ impl Sender {
         if rejected > 0 {
             metrics.dropped(DropCause::Rejected, rejected);
         }
-        if std::mem::take(&mut self.failing) {
+        if self.trouble.take().is_some() {
             tracing::info!(signal, endpoint = %export.endpoint, "the collector takes telemetry again");
         }
         let now = Instant::now();
@@ -293,16 +293,24 @@ impl Sender {
         }
     }
 
-    /// Told once, until it goes well again.
-    fn failed(&mut self, export: &Export, refusal: &Refusal) {
-        if !std::mem::replace(&mut self.failing, true) {
-            tracing::warn!(
-                signal = self.signal.name(),
-                endpoint = %export.endpoint,
-                error = %refusal.why,
-                "cannot send telemetry; what the collector does not take is dropped"
-            );
+    /// Told once, until it goes well again or something else is wrong.
+    fn failed(&mut self, export: &Arc<Export>, refusal: &Refusal) {
+        let trouble = Trouble {
+            export: Arc::clone(export),
+            error: refusal.why.to_string(),
+            told: Instant::now(),
+        };
+        let known = self.trouble.as_ref();
+        if known.is_some_and(|known| known.covers(&trouble)) {
+            return;
         }
+        tracing::warn!(
+            signal = self.signal.name(),
+            endpoint = %export.endpoint,
+            error = trouble.error,
+            "cannot send telemetry; what the collector does not take is dropped"
+        );
+        self.trouble = Some(trouble);
     }
 
     /// What was in hand waits no longer. Returns how many items that was.
@@ -327,6 +335,22 @@ impl Drop for Sender {
         self.inlet.left(waiting.bytes, waiting.items);
         let items = waiting.items + self.leave();
         self.inlet.metrics.dropped(cause, items);
+    }
+}
+
+/// Why nothing is taken, as it was told.
+struct Trouble {
+    export: Arc<Export>,
+    error: String,
+    told: Instant,
+}
+
+impl Trouble {
+    /// Whether a later one is no news. Of one collector errors that take turns are not told each
+    /// time.
+    fn covers(&self, later: &Self) -> bool {
+        let recently = later.told.saturating_duration_since(self.told) < TELL_AGAIN;
+        same_place(&self.export, &later.export) && (self.error == later.error || recently)
     }
 }
 
@@ -388,6 +412,7 @@ impl Room {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config;
     use crate::telemetry::{Registry, metrics::Format};
 
     const BATCH: OtlpBatch = OtlpBatch {
@@ -397,6 +422,29 @@ mod tests {
         queue_bytes: 1 << 20,
         queue_items: None,
     };
+
+    #[test]
+    fn another_collector_or_another_error_is_news() {
+        let start = Instant::now();
+        let trouble = |port: u16, error: &str, seconds| {
+            let text = format!(
+                "otlp: {{ endpoint: \"http://a:{port}\" }}\n\
+                 listeners: [{{ address: 127.0.0.1:1, upstream: a }}]\n\
+                 upstreams: [{{ name: a, endpoints: [127.0.0.1:2] }}]"
+            );
+            let loaded = config::parse("test.yaml", &text, &|_| None).unwrap();
+            Trouble {
+                export: Arc::new(loaded.config.otlp.traces),
+                error: error.to_owned(),
+                told: start + Duration::from_secs(seconds),
+            }
+        };
+        let told = trouble(1, "refused", 0);
+        assert!(told.covers(&trouble(1, "refused", 1000)));
+        assert!(told.covers(&trouble(1, "no answer", 59)));
+        assert!(!told.covers(&trouble(1, "no answer", 60)));
+        assert!(!told.covers(&trouble(2, "refused", 1)));
+    }
 
     #[test]
     fn what_a_sender_leaves_behind_is_counted() {
