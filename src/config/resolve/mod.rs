@@ -58,6 +58,9 @@ pub(super) fn resolve(
         overruled: Vec::new(),
         untraced: raw.tracing.is_none()
             && otel.exports(Signal::Traces).is_none()
+            // What is ignored of the environment may have been meant to switch it on, and keeps no
+            // process from starting.
+            && otel.warnings.is_empty()
             && !root.node.is_some_and(|root| tree.has_lost_key(root)),
     };
     let admin = resolver.admin(&raw.admin);
