@@ -358,3 +358,10 @@ def test_a_pipe_without_a_reader_holds_up_nobody(pillion, echo, tmp_path):
     proxy.must_reload(http_config(echo.address))
     assert fetch(proxy.address(), target="/again").status == 200
     proxy.access(path="/again")
+
+
+def test_a_file_that_can_not_be_opened_is_named(pillion, echo):
+    proxy = pillion(http_config(echo.address))
+    reply = proxy.reload(http_config(echo.address, accessLog={"output": "./no-such-folder/access.log"}))
+    assert reply.status == 422
+    assert "no-such-folder/access.log: No such file" in json.loads(reply.body)["problems"][0]["message"]

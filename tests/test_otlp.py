@@ -336,6 +336,44 @@ def test_a_reload_leads_away_from_a_collector_that_is_absent(pillion, echo, coll
     assert counted(proxy, "dropped_total") == 0
 
 
+def test_another_dead_collector_is_told_of_as_well(pillion, echo):
+    def away() -> dict:
+        otlp = {"endpoint": f"http://127.0.0.1:{free_port()}", "timeout": "100ms", "batch": {"delay": "10ms"}}
+        return traced(echo.address, otlp)
+
+    def told(config: dict):
+        ask(proxy)
+        port = config["otlp"]["endpoint"].rsplit(":", 1)[1]
+        proxy.logs.wait_for(
+            lambda line: "cannot send telemetry" in line["message"] and f":{port}" in line["endpoint"]
+        )
+
+    first, second = away(), away()
+    proxy = pillion(first)
+    told(first)
+    proxy.must_reload(second)
+    told(second)
+
+
+def test_what_the_environment_switches_off_is_told(pillion, echo, collector):
+    config = {**traced(echo.address, collector.config, metrics={"otlp": {}}), "accessLog": {"output": "otlp"}}
+    proxy = pillion(config, env={"OTEL_SDK_DISABLED": "true"})
+    ask(proxy)
+    proxy.must_reload(config)
+
+    def lines() -> list[str]:
+        told = [line for line in proxy.logs() if line.get("by") == "OTEL_SDK_DISABLED"]
+        return sorted((line["level"].lower() + " " + line["message"]).split(":")[0] for line in told)
+
+    each = [
+        "info the environment switches `metrics.otlp` off",
+        "info the environment switches `tracing` off",
+        "warn the environment switches the export of logs off",
+    ]
+    # At the start, and by the reload.
+    eventually(lambda: lines() == sorted(2 * each), f"what is off in {lines()}")
+
+
 def threads(proxy) -> list[str]:
     return [Path(task, "comm").read_text().strip() for task in Path(f"/proc/{proxy.pid}/task").iterdir()]
 
