@@ -157,6 +157,9 @@ impl Snapshot {
     ) -> Self {
         let generation = previous.map_or(1, |previous| previous.generation + 1);
         registry.configure(&config.metrics);
+        // Before rules, of which there may be more than there is room for.
+        let listeners = config.listeners.iter();
+        let named: Vec<_> = listeners.map(|it| registry.listener(&it.name)).collect();
         let upstreams = config
             .upstreams
             .iter()
@@ -183,10 +186,10 @@ impl Snapshot {
         let listeners = config
             .listeners
             .iter()
-            .map(|listener| {
+            .zip(named)
+            .map(|(listener, metrics)| {
                 let Bound { id, address } = sockets[&listener.name].clone();
                 let before = previous.and_then(|previous| previous.listeners.get(&id));
-                let metrics = registry.listener(&listener.name);
                 metrics.listens(&address);
                 let plan = ListenerPlan {
                     id,

@@ -163,22 +163,50 @@ def test_a_failure_shows_its_trace(pillion):
 
 
 def test_series_have_a_limit(pillion, echo):
-    proxy = pillion(http_config(echo.address, metrics={"maxSeries": 500}))
+    proxy = pillion(http_config(echo.address, metrics={"maxSeries": 1000}))
     for status in range(200, 260):
         if status not in (204, 205):
             fetch(proxy.address(), "GET", f"/?status={status}")
     counted(proxy, f"{DURATION}_count", 58)
     text = scrape(proxy)
     metrics = Metrics.parse(text)
-    assert series(text) <= 500
+    assert series(text) <= 1000
     assert metrics.value("pillion_metrics_series") == series(text)
-    assert metrics.value("pillion_metrics_series_limit") == 500
+    assert metrics.value("pillion_metrics_series_limit") == 1000
     assert metrics.value("pillion_metrics_series_overflowed_total") > 0
     rest = metrics.value(f"{DURATION}_count", http_request_method="_overflow")
     assert rest > 30
     # What is there says nothing else for it.
     assert metrics.value("pillion_http_requests_total") == 58
     assert metrics.value("pillion_http_requests_total", method="_overflow") == rest
+
+
+def test_many_rules_share_what_room_there_is(pillion, echo):
+    rules = [{"matches": [{"path": {"type": "Exact", "value": f"/r{n}"}}], "backendRefs": [{"name": "app"}]}
+             for n in range(60)]
+    proxy = pillion(http_config(echo.address, metrics={"maxSeries": 1000}, routes=[{"name": "many", "rules": rules}]))
+    for n in range(60):
+        assert fetch(proxy.address(), "GET", f"/r{n}").status == 200
+    counted(proxy, f"{DURATION}_count", 60)
+    texts = [scrape(proxy) for _ in range(3)]
+    for text in texts:
+        metrics = Metrics.parse(text)
+        assert series(text) <= 1000
+        for name in (f"{DURATION}_count", "pillion_http_requests_total", "http_client_request_duration_seconds_count"):
+            assert metrics.value(name) == 60, name
+        assert metrics.value("pillion_upstream_requests_total", upstream="app") == 60
+        assert metrics.value("pillion_endpoint_requests_total", upstream="app") == 60
+        assert metrics.value("pillion_listener_connections_total", listener="web") > 0
+        rest = [have for name, have, _ in metrics.samples if name == f"{DURATION}_count" and have["route"] == "_overflow"]
+        assert len(rest) == 1, rest
+    refused = {Metrics.parse(text).value("pillion_metrics_series_overflowed_total") for text in texts}
+    assert len(refused) == 1 and refused.pop() > 0
+
+
+def test_a_limit_has_to_leave_room(pillion, echo):
+    proxy = pillion(http_config(echo.address))
+    reply = proxy.reload(http_config(echo.address, metrics={"maxSeries": 999}))
+    assert reply.status == 422 and "1000" in reply.body.decode()
 
 
 def test_series_of_what_was_removed_are_gone(pillion, echo, echo_upstream):

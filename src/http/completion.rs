@@ -247,6 +247,9 @@ impl Completion {
             place
         });
         let sampled = place.filter(Place::is_recorded);
+        let trace = sampled
+            .and(record.trace)
+            .map(|trace| (trace.trace_id, trace.span_id));
         if let Some(route) = &inner.route {
             let done = Done {
                 method: record.method.as_ref().unwrap_or(&Method::GET),
@@ -257,9 +260,7 @@ impl Completion {
                 duration: record.duration,
                 bytes_in: record.bytes_received,
                 bytes_out: record.bytes_sent,
-                trace: sampled
-                    .and(record.trace)
-                    .map(|trace| (trace.trace_id, trace.span_id)),
+                trace,
             };
             route.metrics.request_done(worker.id, &done);
         } else if let Some(reason) = record.reason {
@@ -268,7 +269,7 @@ impl Completion {
                 .conn
                 .plan
                 .metrics
-                .refused_head(worker.id, reason);
+                .refused_head(worker.id, reason, trace);
         }
         if let Some(peer) = &inner.client.peer {
             let status = record.status.map_or(0, |status| status.as_u16());

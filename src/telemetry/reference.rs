@@ -114,9 +114,12 @@ text where `Accept` prefers it. Durations are in seconds, sizes in bytes.
   event; those of an endpoint with its first attempt. A label that would be empty is left out: no
   status where there was no response, no `error_type` where nothing went wrong.
 - Series of a removed listener, rule, upstream or endpoint end when nothing uses it any more.
-- There are never more series than `metrics.maxSeries` (10,000): what comes into being beyond that is
-  counted together with others of its kind, as `_overflow`. `pillion_metrics_series_overflowed_total`
-  grows then.
+- There are never more series than `metrics.maxSeries` (10,000; 1,000 at least). What the process has
+  one of, listeners, upstreams, and the counts that each rule always has come first; what begins with
+  traffic gets nine tenths of all, less what those have. What finds no place is counted together with
+  all others of its kind, as `_overflow`: sums stay right. `pillion_metrics_series_overflowed_total`
+  grows then. Where a reload lowers the limit, what has its place keeps it; if that is more than fits,
+  a scrape leaves out series of rules.
 - Histograms have the bounds of `metrics.buckets`: those that OpenTelemetry advises for requests,
   without its 7.5 s, and three below 5 ms. When a reload changes them, histograms begin anew, and with
   them all that is counted by `route`.
@@ -140,7 +143,7 @@ fn busy_scrape() -> String {
     let listener = registry.listener("a");
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.listens(&Address::Tcp(socket.local_addr().unwrap()));
-    listener.refused_head(0, reason);
+    listener.refused_head(0, reason, None);
     listener.failed(0, reason);
     listener.handshake_failed(0, tls::FaultKind::ALL[0]);
     listener.peer("a").unwrap().request_done(0, 200);

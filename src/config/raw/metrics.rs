@@ -19,7 +19,7 @@ pub(crate) struct Metrics {
     pub(crate) buckets: At<Vec<At<Duration>>>,
     /// Series that there may be at most. What comes beyond is counted together in series named
     /// `_overflow`.
-    pub(crate) max_series: Count<500, 1_000_000>,
+    pub(crate) max_series: Count<1000, 1_000_000>,
     /// Whether buckets tell the trace of the last sampled request in them, to scrapers that ask
     /// for OpenMetrics.
     pub(crate) exemplars: bool,

@@ -6,7 +6,7 @@ use http::Method;
 
 use super::{
     cells::PerWorker,
-    common::Common,
+    common::{Common, Timed},
     exemplar::now,
     family::Value,
     histogram::Histogram,
@@ -47,7 +47,7 @@ impl Durations {
             connecting: PerWorker::from_fn(common.workers, || Histogram::new(&settings.bounds)),
             enabled: settings.enabled,
             since: now(),
-            attempts: Outcomes::new(common, settings, 0),
+            attempts: Outcomes::new(common, settings, Timed::Attempts),
         })
     }
 

@@ -11,6 +11,7 @@ use super::{
     exemplar::now,
     family::Value,
     group::OVERFLOW,
+    ledger::Ledger,
     room::Share,
     route::{STATUSES, class_of},
     scrape::Series,
@@ -26,6 +27,7 @@ use crate::{
 pub struct EndpointMetrics {
     cells: PerWorker<Cells>,
     since: u64,
+    ledger: Ledger,
     _places: Option<Share>,
 }
 
@@ -37,8 +39,11 @@ struct Cells {
     failures: OnceLock<Box<ByReason>>,
 }
 
-/// Results, states, running attempts and the estimate; some reasons.
-const PLACES: usize = 2 + STATES.len() + 2 + 1;
+/// Results, states, running attempts and the estimate.
+const PLACES: usize = STATUSES.len() + STATES.len() + 2;
+
+/// The family by reason.
+pub(super) const FAILURES: &str = "pillion_endpoint_failures";
 
 /// Values of the `state` label.
 pub(crate) const STATES: [&str; 4] = ["available", "open", "ejected", "unhealthy"];
@@ -48,6 +53,7 @@ impl EndpointMetrics {
         Arc::new(Self {
             cells: PerWorker::new(common.workers),
             since: now(),
+            ledger: Ledger::new(&common.room),
             _places: places,
         })
     }
@@ -64,6 +70,24 @@ impl EndpointMetrics {
                     .get_or_init(Box::default)
                     .of(reason)
                     .increment();
+            }
+        }
+    }
+
+    fn show_results(&self, name: &str, series: &mut Series<'_, '_>) {
+        series.since(self.since);
+        for (result, count) in self.results() {
+            let labels = [("endpoint", name), ("result", result)];
+            series.put(&labels, Value::Count(count, None));
+        }
+    }
+
+    fn show_failures(&self, name: &str, series: &mut Series<'_, '_>) {
+        series.since(self.since);
+        for (reason, count) in self.failures() {
+            if let Some(count) = self.ledger.tell(FAILURES, [reason, ""], count) {
+                let labels = [("endpoint", name), ("reason", reason)];
+                series.put(&labels, Value::Count(count, None));
             }
         }
     }
@@ -95,13 +119,25 @@ impl EndpointMetrics {
     }
 }
 
+/// What is told of endpoints that there is no room for, of all upstreams.
+pub(super) fn show_other_results(others: Option<&EndpointMetrics>, series: &mut Series<'_, '_>) {
+    if let Some(others) = others {
+        others.show_results(OVERFLOW, series);
+    }
+}
+
+/// The same.
+pub(super) fn show_other_failures(others: Option<&EndpointMetrics>, series: &mut Series<'_, '_>) {
+    if let Some(others) = others {
+        others.show_failures(OVERFLOW, series);
+    }
+}
+
 /// Those of one upstream that have been tried.
 #[derive(Debug)]
 pub(super) struct Endpoints {
     common: Arc<Common>,
     tried: Mutex<Tried>,
-    /// For all that there is no room for.
-    rest: OnceLock<Arc<EndpointMetrics>>,
     board: Mutex<Weak<Board>>,
 }
 
@@ -130,7 +166,6 @@ impl Endpoints {
         Self {
             common: Arc::clone(common),
             tried: Mutex::default(),
-            rest: OnceLock::new(),
             board: Mutex::default(),
         }
     }
@@ -143,8 +178,9 @@ impl Endpoints {
     /// The first attempt at an endpoint.
     pub(super) fn meet(&self, endpoint: &Arc<Endpoint>) -> Arc<EndpointMetrics> {
         let Some(places) = self.common.room.take(PLACES) else {
+            self.common.room.refuse(PLACES);
             let new = || EndpointMetrics::new(&self.common, None);
-            return Arc::clone(self.rest.get_or_init(new));
+            return Arc::clone(self.common.other_endpoints.get_or_init(new));
         };
         lock(&self.tried).add(endpoint);
         EndpointMetrics::new(&self.common, Some(places))
@@ -176,29 +212,14 @@ impl Endpoints {
                 show(&endpoint.label, metrics);
             }
         }
-        if let Some(rest) = self.rest.get() {
-            show(OVERFLOW, rest);
-        }
     }
 
     pub(super) fn show_results(&self, series: &mut Series<'_, '_>) {
-        self.each(|name, metrics| {
-            series.since(metrics.since);
-            for (result, count) in metrics.results() {
-                let labels = [("endpoint", name), ("result", result)];
-                series.put(&labels, Value::Count(count, None));
-            }
-        });
+        self.each(|name, metrics| metrics.show_results(name, series));
     }
 
     pub(super) fn show_failures(&self, series: &mut Series<'_, '_>) {
-        self.each(|name, metrics| {
-            series.since(metrics.since);
-            for (reason, count) in metrics.failures() {
-                let labels = [("endpoint", name), ("reason", reason)];
-                series.put(&labels, Value::Count(count, None));
-            }
-        });
+        self.each(|name, metrics| metrics.show_failures(name, series));
     }
 
     pub(super) fn show_active(&self, series: &mut Series<'_, '_>) {
@@ -332,7 +353,7 @@ mod tests {
     fn what_finds_no_place_is_counted_together() {
         let registry = Registry::new(1);
         registry.configure(&model::Metrics {
-            max_series: 150,
+            max_series: 400,
             ..model::Metrics::default()
         });
         let upstream = upstream(&registry, &(1..=100).collect::<Vec<_>>());

@@ -8,6 +8,7 @@ use std::{
 use super::{
     common::Common,
     exemplar::now,
+    ledger::Ledger,
     room::Share,
     scrape::{Families, Object, Scrape, Scraped},
 };
@@ -29,6 +30,7 @@ struct Entry<T> {
     /// connections that are at rest may hold it for a while.
     epoch: u64,
     since: u64,
+    ledger: Arc<Ledger>,
     /// What all that found no place share has none either: room is kept for it.
     _places: Option<Share>,
 }
@@ -55,8 +57,11 @@ impl<T: Scraped> Group<T> {
         let wanted = T::places(&self.common.settings());
         let places = match name {
             OVERFLOW => None,
-            _ => self.common.room.take(wanted),
+            _ => self.common.room.reserve(wanted),
         };
+        if places.is_none() && name != OVERFLOW {
+            self.common.room.refuse(wanted);
+        }
         let name = if places.is_some() { name } else { OVERFLOW };
         if let Some(object) = current(&mut objects, name, epoch) {
             return object;
@@ -66,6 +71,7 @@ impl<T: Scraped> Group<T> {
             object: Arc::downgrade(&object),
             epoch,
             since: now(),
+            ledger: Arc::new(Ledger::new(&self.common.room)),
             _places: places,
         };
         objects.insert(name.into(), entry);
@@ -78,6 +84,7 @@ impl<T: Scraped> Group<T> {
         objects.retain(|object| object.epoch == epoch);
         T::describe(&mut Families {
             scrape,
+            common: &self.common,
             objects: &objects,
         });
     }
@@ -92,6 +99,7 @@ impl<T: Scraped> Group<T> {
             live.push(Object {
                 name: Arc::clone(name),
                 metrics,
+                ledger: Arc::clone(&entry.ledger),
                 since: entry.since,
                 epoch: entry.epoch,
             });

@@ -2,22 +2,27 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Duration,
 };
 
 use super::{
     cells::{ByFault, ByReason, Count, Level, PerWorker},
     common::{Common, Settings},
+    exemplar::Slot,
     family::{Kind, Value},
+    histogram::newer,
     peers::{PeerMetrics, Peers},
     queues,
-    scrape::{Families, Scraped},
+    route::STATUSES,
+    scrape::{Event, Families, Scraped},
 };
 use crate::{config::model::Address, error::Reason, tls::FaultKind};
 
 /// The handle of one listener. Every `worker` is the number of the calling worker.
 #[derive(Debug)]
 pub struct ListenerMetrics {
+    common: Arc<Common>,
     cells: PerWorker<Cells>,
     peers: Peers,
     /// Where it listens. Locked by the control thread alone.
@@ -33,11 +38,13 @@ struct Cells {
     received: Count,
     sent: Count,
     refused_heads: ByReason,
+    /// The last traced one for each reason; made for the first.
+    refused_traces: OnceLock<Box<[Slot; Reason::COUNT]>>,
     failed: ByReason,
 }
 
-/// Series that are always there, and some reasons.
-const PLACES: usize = 7 + 6;
+/// Series that are always there, and those of callers that have none of their own.
+const PLACES: usize = 7 + STATUSES.len();
 
 impl ListenerMetrics {
     /// A TLS handshake with one of the clients came to its end.
@@ -74,8 +81,27 @@ impl ListenerMetrics {
     }
 
     /// A request head was refused before there was a request that a route could count.
-    pub fn refused_head(&self, worker: usize, reason: Reason) {
-        self.cells.of(worker).refused_heads.of(reason).increment();
+    /// `trace`: ids of the trace and of the server span, where the request was sampled.
+    pub fn refused_head(&self, worker: usize, reason: Reason, trace: Option<(u128, u64)>) {
+        let cells = self.cells.of(worker);
+        cells.refused_heads.of(reason).increment();
+        if let Some(trace) = self.common.told(trace) {
+            let slots = || Box::new(std::array::from_fn(|_| Slot::default()));
+            let slots = cells.refused_traces.get_or_init(slots);
+            // One event of as many as are counted.
+            slots[reason.index()].write(trace, Duration::from_secs(1));
+        }
+    }
+
+    fn refused_heads(&self) -> Vec<Event<1>> {
+        let event = |&reason: &Reason| {
+            let count = self.cells.sum(|cells| cells.refused_heads.of(reason));
+            let slots = self.cells.iter().filter_map(|it| it.refused_traces.get());
+            let exemplar = slots.map(|slots| slots[reason.index()].read());
+            ([reason.name()], count, exemplar.fold(None, newer))
+        };
+        let all = Reason::ALL.iter().map(event);
+        all.filter(|&(_, count, _)| count > 0).collect()
     }
 
     /// An opaque connection was not carried to an end of its own.
@@ -120,6 +146,7 @@ impl Scraped for ListenerMetrics {
 
     fn new(common: &Arc<Common>) -> Self {
         Self {
+            common: Arc::clone(common),
             cells: PerWorker::new(common.workers),
             peers: Peers::new(common),
             address: Mutex::default(),
@@ -136,7 +163,7 @@ impl Scraped for ListenerMetrics {
             "TLS handshakes with clients.",
             |metrics| metrics.cells.sum(|cells| &cells.handshakes),
         );
-        families.counters(
+        families.events(
             "pillion_listener_tls_handshakes_failed",
             "TLS handshakes with clients that came to nothing, by reason.",
             ["reason"],
@@ -185,17 +212,34 @@ impl Scraped for ListenerMetrics {
             "Bytes sent to clients.",
             |metrics| metrics.cells.sum(|cells| &cells.sent),
         );
-        families.counters(
+        families.traced(
             "pillion_listener_heads_refused",
             "Request heads refused before any route was asked.",
             ["reason"],
-            |metrics| metrics.cells.reasons(|cells| &cells.refused_heads),
+            Self::refused_heads,
         );
-        families.counters(
+        families.events(
             "pillion_listener_connections_failed",
             "Opaque (TCP) connections that were not carried, or ended early, by reason.",
             ["reason"],
             |metrics| metrics.cells.reasons(|cells| &cells.failed),
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_head_shows_its_trace() {
+        let metrics = ListenerMetrics::new(&Common::new(2));
+        metrics.refused_head(0, Reason::NoRoute, Some((7, 8)));
+        metrics.refused_head(1, Reason::NoRoute, None);
+        let [([reason], count, Some(exemplar))] = metrics.refused_heads()[..] else {
+            panic!("one reason with an exemplar");
+        };
+        assert_eq!((reason, count), (Reason::NoRoute.name(), 2));
+        assert_eq!((exemplar.trace_id, exemplar.value), (7, 1.0));
     }
 }

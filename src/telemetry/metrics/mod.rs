@@ -14,6 +14,7 @@ mod group;
 mod health;
 mod histogram;
 mod kernel;
+mod ledger;
 mod listener;
 mod otlp;
 mod outcomes;

@@ -15,7 +15,7 @@ use http::Method;
 
 use super::{
     cells::{Count, PerWorker},
-    common::{Common, Settings},
+    common::{Common, Settings, Timed},
     histogram::{Histogram, Summary},
     room::Share,
 };
@@ -114,14 +114,15 @@ pub(super) struct Outcomes {
     common: Arc<Common>,
     settings: Arc<Settings>,
     lists: PerWorker<List>,
-    /// Series beside those of the histogram that an outcome has.
-    more: usize,
+    of: Timed,
     admitted: Mutex<Admitted>,
 }
 
 #[derive(Debug)]
 struct Admitted {
     outcomes: BTreeSet<Outcome>,
+    /// Those that were told as refused.
+    refused: BTreeSet<Outcome>,
     share: Share,
 }
 
@@ -145,16 +146,17 @@ struct Node {
 const MAX_NODES: u64 = 96;
 
 impl Outcomes {
-    pub(super) fn new(common: &Arc<Common>, settings: Arc<Settings>, more: usize) -> Self {
+    pub(super) fn new(common: &Arc<Common>, settings: Arc<Settings>, of: Timed) -> Self {
         Self {
             lists: PerWorker::new(common.workers),
             admitted: Mutex::new(Admitted {
                 outcomes: BTreeSet::new(),
+                refused: BTreeSet::new(),
                 share: Share::empty(&common.room),
             }),
             common: Arc::clone(common),
             settings,
-            more,
+            of,
         }
     }
 
@@ -172,30 +174,34 @@ impl Outcomes {
         trace: Option<(u128, u64)>,
     ) {
         let list = self.lists.of(worker);
-        let node = list.find(outcome);
-        let node = node.unwrap_or_else(|_| self.meet(list, outcome));
-        node.histogram.observe(took, self.common.told(trace));
+        let histogram = match list.find(outcome) {
+            Ok(node) => &node.histogram,
+            Err(end) => self.meet(worker, end, outcome),
+        };
+        histogram.observe(took, self.common.told(trace));
     }
 
     /// The first time of an outcome, or one that has no place.
     #[cold]
-    fn meet<'a>(&self, list: &'a List, outcome: Outcome) -> &'a Node {
-        let outcome = match self.admit(list, outcome) {
-            true => outcome,
-            false => Outcome::REST,
-        };
-        let end = match list.find(outcome) {
-            Ok(node) => return node,
-            Err(end) => end,
-        };
+    fn meet<'a>(
+        &'a self,
+        worker: usize,
+        end: &'a OnceLock<Box<Node>>,
+        outcome: Outcome,
+    ) -> &'a Histogram {
+        let list = self.lists.of(worker);
+        if !self.admit(list, outcome) {
+            return self.settings.rest(self.of, worker);
+        }
         list.length.increment();
-        end.get_or_init(|| {
+        let node = end.get_or_init(|| {
             Box::new(Node {
                 outcome,
                 histogram: Histogram::new(&self.settings.bounds),
                 next: OnceLock::new(),
             })
-        })
+        });
+        &node.histogram
     }
 
     fn admit(&self, list: &List, outcome: Outcome) -> bool {
@@ -203,26 +209,34 @@ impl Outcomes {
         if list.refused.get() == changes {
             return false;
         }
-        let series = self.settings.histogram() + self.more;
-        if list.length.get() >= MAX_NODES {
-            self.common.room.refuse(series);
-            list.refused.set(changes);
-            return false;
-        }
+        let is_full = list.length.get() >= MAX_NODES;
         // Each change to it is one call, so that a panic elsewhere leaves it whole.
         let mut admitted = self.admitted.lock().unwrap_or_else(PoisonError::into_inner);
-        if admitted.outcomes.contains(&outcome) {
+        if !is_full && admitted.outcomes.contains(&outcome) {
             return true;
         }
-        let took_place = admitted.share.grow(series);
-        match took_place {
-            true => drop(admitted.outcomes.insert(outcome)),
-            false => list.refused.set(changes),
+        let places = self.places();
+        if !is_full && admitted.share.grow(places) {
+            return admitted.outcomes.insert(outcome);
         }
-        took_place
+        list.refused.set(changes);
+        let told = &mut admitted.refused;
+        if (told.len() as u64) < MAX_NODES && told.insert(outcome) {
+            self.common.room.refuse(places);
+        }
+        false
     }
 
-    /// Every outcome that there was, over all workers.
+    /// Series of an outcome: beside the histogram, a request counts by method and class of status.
+    fn places(&self) -> usize {
+        let beside = match self.of {
+            Timed::Requests => 1,
+            Timed::Attempts => 0,
+        };
+        self.settings.histogram() + beside
+    }
+
+    /// Every outcome that has a place, over all workers.
     pub(super) fn summaries(&self) -> BTreeMap<Outcome, Summary> {
         let mut summaries = BTreeMap::new();
         for node in self.nodes() {
@@ -271,7 +285,7 @@ mod tests {
             ..model::Metrics::default()
         });
         let settings = common.settings();
-        Outcomes::new(&common, settings, 0)
+        Outcomes::new(&common, settings, Timed::Attempts)
     }
 
     fn status(status: u16) -> Outcome {
@@ -321,18 +335,23 @@ mod tests {
     fn what_finds_no_place_is_counted_together() {
         let outcomes = outcomes(60);
         let each = outcomes.settings.histogram();
-        let places = 60 / each;
+        let places = 54 / each;
         for code in 200..210 {
             for worker in 0..2 {
                 outcomes.observe(worker, status(code), MOMENT, None);
             }
         }
         let summaries = outcomes.summaries();
-        assert_eq!(summaries.len(), places + 1);
-        let rest = &summaries[&Outcome::REST];
+        assert_eq!(summaries.len(), places);
+        let rest = outcomes.settings.all_rest(Timed::Attempts).unwrap();
         assert_eq!(rest.count() as usize, 2 * (10 - places));
-        // One for each worker: then it is known that there is no room.
-        assert_eq!(outcomes.common.room.refused() as usize, 2 * each);
+        assert!(outcomes.settings.all_rest(Timed::Requests).is_none());
+        // Then it is known that there is no room.
+        let refused = outcomes.common.room.refused() as usize;
+        assert_eq!(refused, each);
+        outcomes.common.room.set(60);
+        outcomes.observe(0, status(200 + places as u16), MOMENT, None);
+        assert_eq!(outcomes.common.room.refused() as usize, refused, "not new");
 
         outcomes.common.room.set(10_000);
         outcomes.observe(0, status(209), MOMENT, None);
@@ -345,10 +364,11 @@ mod tests {
         for code in 100..1000 {
             outcomes.observe(0, status(code), MOMENT, None);
         }
-        assert_eq!(outcomes.nodes().count() as u64, MAX_NODES + 1);
+        assert_eq!(outcomes.nodes().count() as u64, MAX_NODES);
         let refused = outcomes.common.room.refused() as usize;
         assert_eq!(refused, outcomes.settings.histogram());
-        assert!(outcomes.summaries()[&Outcome::REST].count() > 700);
+        let rest = outcomes.settings.all_rest(Timed::Attempts).unwrap();
+        assert!(rest.count() > 700);
     }
 
     #[test]

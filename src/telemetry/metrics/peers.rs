@@ -89,14 +89,10 @@ impl Peers {
         if known.refused == changes {
             return None;
         }
-        let places = match known.peers.len() < MAX_PEERS {
-            true => room.take(STATUSES.len()),
-            false => {
-                room.refuse(STATUSES.len());
-                None
-            }
-        };
+        let fits = known.peers.len() < MAX_PEERS;
+        let places = fits.then(|| room.take(STATUSES.len())).flatten();
         if places.is_none() {
+            room.refuse(STATUSES.len());
             known.refused = changes;
         }
         places
@@ -135,13 +131,13 @@ mod tests {
         let peers = Peers::new(&common);
         let first = peers.get("spiffe://a/b").unwrap();
         assert!(Arc::ptr_eq(&first, &peers.get("spiffe://a/b").unwrap()));
-        common.room.set(STATUSES.len());
+        common.room.set(STATUSES.len() + 1);
         let second = peers.get("spiffe://a/c").unwrap();
         assert!(!Arc::ptr_eq(&first, &second));
         assert!(Arc::ptr_eq(&second, &peers.get("spiffe://a/d").unwrap()));
         assert!(Arc::ptr_eq(&second, &peers.get(OVERFLOW).unwrap()));
         assert_eq!(common.room.refused() as usize, STATUSES.len());
-        common.room.set(2 * STATUSES.len());
+        common.room.set(2 * STATUSES.len() + 2);
         let third = peers.get("spiffe://a/d").unwrap();
         assert!(!Arc::ptr_eq(&second, &third));
     }

@@ -1,16 +1,17 @@
 //! Where handles are found by name, and where a scrape finds them all.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{
     AccessMetrics, Format, ListenerMetrics, OtlpMetrics, ProcessMetrics, RouteMetrics, TlsMetrics,
     UpstreamMetrics,
     common::Common,
     exemplar::now,
-    family::{Value, Visitor},
+    family::{Family, Label, Value, Visitor},
     group::Group,
     points::Points,
-    scrape::Scrape,
+    room::Share,
+    scrape::{Scrape, Scraped},
     text::Text,
 };
 use crate::{config::model, telemetry::otlp::Outlet};
@@ -27,17 +28,22 @@ pub struct Registry {
     routes: Group<RouteMetrics>,
     upstreams: Group<UpstreamMetrics>,
     access: Group<AccessMetrics>,
+    /// Places of what there is one of, and of all that is named `_overflow`.
+    kept: Mutex<Share>,
     since: u64,
 }
 
 /// Series that the registry has of itself.
 const OWN: usize = 3;
 
+/// Families whose series begin with their first event, and some more.
+const EVENTS: usize = 20;
+
 impl Registry {
     /// For workers numbered from 0 up to, without, `workers`.
     pub fn new(workers: usize) -> Arc<Self> {
         let common = Common::new(workers);
-        Arc::new(Self {
+        let registry = Arc::new(Self {
             process: Arc::new(ProcessMetrics::new(workers)),
             tls: Arc::new(TlsMetrics::new(workers)),
             otlp: Arc::default(),
@@ -45,15 +51,47 @@ impl Registry {
             routes: Group::new(&common),
             upstreams: Group::new(&common),
             access: Group::new(&common),
+            kept: Mutex::new(Share::empty(&common.room)),
             since: now(),
             common,
-        })
+        });
+        registry.keep();
+        registry
     }
 
     /// Takes other settings, for a configuration that then asks for every handle it has. Handles that are asked for from now on are made for these: where their
     /// buckets are others, they begin anew.
     pub fn configure(&self, config: &model::Metrics) {
         self.common.configure(config);
+        self.keep();
+    }
+
+    /// Takes the places of what is never left out, before anything else asks for them.
+    fn keep(&self) {
+        let mut nobody = Nobody;
+        let mut scrape = Scrape::new(&mut nobody, usize::MAX, self.since);
+        self.describe_process(&mut scrape);
+        self.keep_for(scrape.shown);
+    }
+
+    /// `process`: series of what there is one of.
+    fn keep_for(&self, process: usize) {
+        let settings = self.common.settings();
+        let overflow = ListenerMetrics::places(&settings)
+            + RouteMetrics::places(&settings)
+            + UpstreamMetrics::places(&settings)
+            + AccessMetrics::places(&settings)
+            + 2 * settings.histogram()
+            + EVENTS;
+        // A number is set whole, so a panic elsewhere leaves it so.
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.insist(process + OWN + overflow);
+    }
+
+    fn describe_process(&self, scrape: &mut Scrape<'_>) {
+        self.process.describe(scrape, &self.connections());
+        self.tls.describe(scrape);
+        self.otlp.describe(scrape);
     }
 
     /// What there is one of in a process.
@@ -119,23 +157,22 @@ impl Registry {
         connections
     }
 
-    /// Everything, what there is one of first: if there is too much to show, it is not that.
+    /// Everything that has a place. Where the limit was lowered, there may be more than fits: of
+    /// what there is most of, rules, the end is left out then.
     fn show(&self, visitor: &mut dyn Visitor) {
         let room = &self.common.room;
         let limit = room.limit();
         let mut scrape = Scrape::new(visitor, limit.saturating_sub(OWN), self.since);
-        let connections = self.connections();
-        self.process.describe(&mut scrape, &connections);
-        self.tls.describe(&mut scrape);
-        self.otlp.describe(&mut scrape);
+        self.describe_process(&mut scrape);
+        // Certificates come and go.
+        self.keep_for(scrape.shown);
         if self.common.settings().enabled {
-            self.routes.describe(&mut scrape);
-            self.upstreams.describe(&mut scrape);
             self.listeners.describe(&mut scrape);
             self.access.describe(&mut scrape);
+            self.upstreams.describe(&mut scrape);
+            self.routes.describe(&mut scrape);
         }
-        let (shown, omitted) = (scrape.shown + OWN, scrape.omitted);
-        room.refuse(omitted);
+        let shown = scrape.shown + OWN;
         let mut own = Scrape::new(visitor, OWN, self.since);
         own.gauge(
             "pillion_metrics_series",
@@ -156,10 +193,27 @@ impl Registry {
     }
 }
 
+/// To count series.
+struct Nobody;
+
+impl Visitor for Nobody {
+    fn family(&mut self, _: &Family<'_>) {}
+
+    fn series(&mut self, _: &[Label<'_>], _: Value<'_>, _: u64) {}
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::telemetry::metrics::{group::OVERFLOW, scrape::Scraped};
+    use crate::{
+        error::Reason,
+        telemetry::{
+            access_log::Protocol,
+            metrics::{Attempted, Done, group::OVERFLOW},
+        },
+    };
 
     fn scrape(registry: &Registry) -> String {
         registry.encode(Format::Prometheus)
@@ -197,7 +251,7 @@ mod tests {
 
     #[test]
     fn what_is_too_much_shares_a_handle() {
-        let registry = limited(500);
+        let registry = limited(1000);
         let handles: Vec<_> = (0..100)
             .map(|n| registry.listener(&n.to_string()))
             .collect();
@@ -212,7 +266,7 @@ mod tests {
             .filter_map(|line| line.strip_prefix("pillion_listener_connections_total{"))
             .filter_map(|rest| rest.split_once("} ")?.1.parse().ok())
             .collect();
-        assert!(counts.len() > 20 && counts.len() < 60, "{}", counts.len());
+        assert!(counts.len() > 40 && counts.len() < 80, "{}", counts.len());
         assert_eq!(counts.iter().sum::<u64>(), 100);
         assert!(text.contains(r#"pillion_listener_connections_total{listener="_overflow"}"#));
         assert!(!text.contains("pillion_metrics_series_overflowed_total 0\n"));
@@ -234,7 +288,7 @@ mod tests {
         assert_eq!(series(&text), told(&text));
         assert!(text.contains("pillion_metrics_series_overflowed_total 0\n"));
         registry.configure(&model::Metrics {
-            max_series: 500,
+            max_series: 1000,
             ..model::Metrics::default()
         });
         for n in 0..100 {
@@ -242,8 +296,7 @@ mod tests {
         }
         let text = scrape(&registry);
         assert_eq!(series(&text), told(&text));
-        assert!((480..=500).contains(&series(&text)));
-        assert!(!text.contains("pillion_metrics_series_overflowed_total 0\n"));
+        assert!((950..=1000).contains(&series(&text)));
         drop(handles);
     }
 
@@ -265,12 +318,117 @@ mod tests {
         more(UpstreamMetrics::places(&settings));
     }
 
+    /// Sum, and how many series there are, of a family.
+    fn sum(text: &str, name: &str) -> (u64, usize) {
+        let values = text.lines().filter_map(|line| {
+            let rest = line.strip_prefix(name)?;
+            let value = rest
+                .starts_with(['{', ' '])
+                .then(|| rest.rsplit(' ').next())?;
+            value?.parse::<u64>().ok()
+        });
+        values.fold((0, 0), |(sum, count), value| (sum + value, count + 1))
+    }
+
+    /// Rules that each are asked once, in a process with a listener and an upstream.
+    fn asked(max_series: usize, rules: usize) -> (Arc<Registry>, Vec<Arc<RouteMetrics>>, String) {
+        let registry = limited(max_series);
+        let (_listener, upstream) = (registry.listener("web"), registry.upstream("app"));
+        let durations = upstream.durations();
+        let rules: Vec<_> = (0..rules)
+            .map(|n| registry.route(&format!("r{n}")))
+            .collect();
+        for (n, rule) in rules.iter().enumerate() {
+            rule.request_started(0);
+            rule.request_done(
+                0,
+                &Done {
+                    method: &http::Method::GET,
+                    status: 200,
+                    grpc_status: None,
+                    reason: Reason::ALL.get(n % Reason::COUNT).copied(),
+                    protocol: Protocol::Http11,
+                    duration: Duration::ZERO,
+                    bytes_in: 0,
+                    bytes_out: 0,
+                    trace: None,
+                },
+            );
+            durations.attempted(
+                0,
+                &Attempted {
+                    method: &http::Method::GET,
+                    result: Err(Reason::ALL[n % Reason::COUNT]),
+                    took: Duration::ZERO,
+                    trace: None,
+                },
+            );
+        }
+        let text = scrape(&registry);
+        (registry, rules, text)
+    }
+
+    #[test]
+    fn at_the_limit_every_request_is_counted_once_and_no_family_is_gone() {
+        for max_series in [1000, 2000, 10_000] {
+            for rules in [30, 60, 100, 250, 400, 440, 500, 2000] {
+                let (registry, handles, text) = asked(max_series, rules);
+                let told = format!("{rules} rules, {max_series} series");
+                for name in [
+                    "http_server_request_duration_seconds_count",
+                    "pillion_http_requests_total",
+                    "pillion_http_requests_failed_total",
+                    "http_client_request_duration_seconds_count",
+                ] {
+                    assert_eq!(sum(&text, name).0, rules as u64, "{name}: {told}");
+                }
+                assert!(series(&text) <= max_series, "{}: {told}", series(&text));
+                for line in [
+                    "pillion_listener_connections_total{listener=\"web\"} 0",
+                    "pillion_upstream_requests_total{upstream=\"app\"} 0",
+                ] {
+                    assert!(text.contains(line), "{line}: {told}");
+                }
+                let counted = text.matches("seconds_count{route=\"_overflow\"").count();
+                assert!(counted <= 1, "{counted}: {told}");
+                let refused = sum(&text, "pillion_metrics_series_overflowed_total");
+                let again = scrape(&registry);
+                assert_eq!(
+                    sum(&again, "pillion_metrics_series_overflowed_total"),
+                    refused
+                );
+                assert_eq!(
+                    sum(&again, "pillion_http_requests_failed_total").0,
+                    rules as u64
+                );
+                drop(handles);
+            }
+        }
+    }
+
+    #[test]
+    fn below_the_limit_nothing_is_refused() {
+        let (_registry, _rules, text) = asked(10_000, 200);
+        assert_eq!(sum(&text, "pillion_metrics_series_overflowed_total").0, 0);
+        assert!(!text.contains("_overflow\""));
+    }
+
+    #[test]
+    fn traffic_leaves_room_for_what_a_configuration_adds() {
+        let (registry, _rules, _) = asked(2000, 300);
+        let upstream = registry.upstream("later");
+        let text = scrape(&registry);
+        assert!(text.contains("pillion_upstream_requests_total{upstream=\"later\"} 0"));
+        assert!(series(&text) <= 2000);
+        drop(upstream);
+    }
+
     #[test]
     fn room_that_removed_objects_leave_is_used_again() {
-        let registry = limited(500);
-        let mut handles: Vec<_> = (0..100).map(|n| registry.route(&n.to_string())).collect();
+        let registry = limited(1000);
+        let mut handles: Vec<_> = (0..400).map(|n| registry.route(&n.to_string())).collect();
         let overflow = registry.route(OVERFLOW);
-        assert!(Arc::ptr_eq(&overflow, &handles[99]));
+        assert!(Arc::ptr_eq(&overflow, &handles[399]));
         drop(handles.drain(..10));
         assert!(!Arc::ptr_eq(&overflow, &registry.route("fresh")));
     }

@@ -1,9 +1,15 @@
 //! How many series there may be: a place is taken for each as it comes into being, and given back
 //! with what it told of.
+//!
+//! What a configuration brings has its places first: a tenth of all is never given to what begins
+//! with traffic, so that there is room for what a later configuration adds.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 /// Places for series. What finds none is counted together with others.
@@ -14,6 +20,8 @@ pub(super) struct Room {
     /// Grows whenever there is more room than before: who was refused may ask again.
     changes: AtomicU64,
     refused: AtomicU64,
+    /// By family, what series without a place would have told. Locked by scrapes alone.
+    folded: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 impl Room {
@@ -23,6 +31,7 @@ impl Room {
             taken: AtomicUsize::new(0),
             changes: AtomicU64::new(1),
             refused: AtomicU64::new(0),
+            folded: Mutex::default(),
         })
     }
 
@@ -36,12 +45,15 @@ impl Room {
         self.limit.load(Relaxed)
     }
 
-    /// Places for `series`, or none.
+    /// Places for what a configuration brings, or none.
+    pub(super) fn reserve(self: &Arc<Self>, series: usize) -> Option<Share> {
+        let mut share = Share::empty(self);
+        share.take(series, self.limit()).then_some(share)
+    }
+
+    /// Places for what begins with traffic, or none.
     pub(super) fn take(self: &Arc<Self>, series: usize) -> Option<Share> {
-        let mut share = Share {
-            room: Arc::clone(self),
-            series: 0,
-        };
+        let mut share = Share::empty(self);
         share.grow(series).then_some(share)
     }
 
@@ -50,7 +62,7 @@ impl Room {
         self.changes.load(Relaxed)
     }
 
-    /// Something was not given series of its own, or was left out.
+    /// Something new was not given series of its own.
     pub(super) fn refuse(&self, series: usize) {
         self.refused.fetch_add(series as u64, Relaxed);
     }
@@ -58,6 +70,21 @@ impl Room {
     /// Series that there was no place for.
     pub(super) fn refused(&self) -> u64 {
         self.refused.load(Relaxed)
+    }
+
+    /// A series of the family without a place would have told so much more.
+    pub(super) fn fold(&self, family: &'static str, count: u64) {
+        *self.all_folded().entry(family).or_default() += count;
+    }
+
+    /// What such series of the family would have told; 0: there is none.
+    pub(super) fn folded(&self, family: &str) -> u64 {
+        self.all_folded().get(family).copied().unwrap_or(0)
+    }
+
+    fn all_folded(&self) -> MutexGuard<'_, BTreeMap<&'static str, u64>> {
+        // Each change is one addition, so a panic elsewhere leaves it whole.
+        self.folded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -75,18 +102,30 @@ impl Share {
         Self { room, series: 0 }
     }
 
-    /// Takes more places; whether they were there.
+    /// Takes more places for what begins with traffic; whether they were there.
     pub(super) fn grow(&mut self, series: usize) -> bool {
         let limit = self.room.limit();
+        self.take(series, limit - limit / 10)
+    }
+
+    /// Has as many places as this, whether they are there or not: for what can't be left out.
+    pub(super) fn insist(&mut self, series: usize) {
+        let taken = &self.room.taken;
+        if series >= self.series {
+            taken.fetch_add(series - self.series, Relaxed);
+        } else {
+            taken.fetch_sub(self.series - series, Relaxed);
+            self.room.changes.fetch_add(1, Relaxed);
+        }
+        self.series = series;
+    }
+
+    fn take(&mut self, series: usize, limit: usize) -> bool {
         let taken = self.room.taken.fetch_update(Relaxed, Relaxed, |taken| {
             taken.checked_add(series).filter(|&taken| taken <= limit)
         });
-        if taken.is_err() {
-            self.room.refuse(series);
-            return false;
-        }
-        self.series += series;
-        true
+        self.series += if taken.is_ok() { series } else { 0 };
+        taken.is_ok()
     }
 }
 
@@ -106,19 +145,37 @@ mod tests {
     #[test]
     fn places_are_taken_whole_and_given_back() {
         let room = Room::new(10);
-        let mut first = room.take(6).unwrap();
-        assert!(room.take(5).is_none());
-        assert!(!first.grow(5));
-        assert_eq!(room.refused(), 10);
+        let first = room.reserve(6).unwrap();
+        assert!(room.reserve(5).is_none());
         let before = room.changes();
-        assert!(room.take(5).is_none());
+        assert!(room.reserve(5).is_none());
         assert_eq!(room.changes(), before, "a refusal makes no room");
-        let second = room.take(4).unwrap();
+        let second = room.reserve(4).unwrap();
         drop(first);
         assert!(room.changes() > before);
         room.set(4);
-        assert!(room.take(1).is_none());
+        assert!(room.reserve(1).is_none());
         drop(second);
-        assert!(room.take(4).is_some());
+        assert!(room.reserve(4).is_some());
+    }
+
+    #[test]
+    fn a_tenth_is_kept_from_traffic() {
+        let room = Room::new(100);
+        let mut share = room.take(80).unwrap();
+        assert!(!share.grow(11) && share.grow(10));
+        assert!(room.take(1).is_none());
+        let _reserved = room.reserve(10).unwrap();
+        assert!(room.reserve(1).is_none());
+    }
+
+    #[test]
+    fn what_cannot_be_left_out_takes_its_places() {
+        let room = Room::new(10);
+        let mut share = Share::empty(&room);
+        share.insist(12);
+        assert!(room.reserve(1).is_none());
+        share.insist(4);
+        assert!(room.reserve(6).is_some());
     }
 }

@@ -6,12 +6,12 @@ use http::Method;
 
 use super::{
     cells::{ByReason, Count, Level, PerWorker},
-    common::{Common, Settings},
+    common::{Common, Settings, Timed},
     exemplar::Exemplar,
     family::{Kind, Value},
     histogram::{Summary, newer},
     outcomes::{Outcome, Outcomes},
-    scrape::{Families, Scraped, Series},
+    scrape::{Event, Families, Scraped, Series},
 };
 use crate::{
     error::Reason, http::fallback::FallbackKind, protect::FaultKind,
@@ -145,17 +145,17 @@ impl RouteMetrics {
         exemplars
     }
 
-    fn failed(&self, series: &mut Series<'_, '_>) {
+    fn failed(&self) -> Vec<Event<1>> {
         let exemplars = self.exemplars();
-        for &reason in Reason::ALL {
+        let event = |&reason: &Reason| {
             let count = self.cells.sum(|cells| cells.reasons.of(reason));
-            if count > 0 {
-                // One event of as many as are counted, not what it took.
-                let exemplar = exemplars[reason.index()];
-                let exemplar = exemplar.map(|it| Exemplar { value: 1.0, ..it });
-                series.put(&[("reason", reason.name())], Value::Count(count, exemplar));
-            }
-        }
+            // One event of as many as are counted, not what it took.
+            let exemplar = exemplars[reason.index()];
+            let exemplar = exemplar.map(|it| Exemplar { value: 1.0, ..it });
+            ([reason.name()], count, exemplar)
+        };
+        let all = Reason::ALL.iter().map(event);
+        all.filter(|&(_, count, _)| count > 0).collect()
     }
 }
 
@@ -186,14 +186,12 @@ impl Scraped for RouteMetrics {
             common: Arc::clone(common),
             cells: PerWorker::new(common.workers),
             enabled: settings.enabled,
-            // Beside the histogram, a request counts by method and class of status.
-            outcomes: Outcomes::new(common, settings, 1),
+            outcomes: Outcomes::new(common, settings, Timed::Requests),
         }
     }
 
     fn places(_: &Settings) -> usize {
-        // Three that are always there, and some reasons.
-        3 + 5
+        3
     }
 
     fn is_current(&self) -> bool {
@@ -208,6 +206,8 @@ impl Scraped for RouteMetrics {
              of those that Pillion answered by itself or ended early, else the status where it is 5xx.",
             |metrics, series| durations(&metrics.outcomes.summaries(), series),
         );
+        let rest_of_requests = families.common.settings().all_rest(Timed::Requests);
+        families.rest(|series| rest(rest_of_requests.clone(), series));
         families.gauge(
             "http_server_active_requests",
             "Requests running now.",
@@ -224,19 +224,25 @@ impl Scraped for RouteMetrics {
                 }
             },
         );
-        families.family(
+        let count = rest_of_requests.as_ref().map_or(0, Summary::count);
+        if count > 0 {
+            let [method, status] = class(Outcome::REST);
+            let labels = [("method", method), ("status", status)];
+            families.rest(|series| series.put(&labels, Value::Count(count, None)));
+        }
+        families.traced(
             "pillion_http_requests_failed",
-            Kind::Counter,
             "Requests that Pillion answered by itself or ended early, by reason.",
+            ["reason"],
             Self::failed,
         );
-        families.counters(
+        families.events(
             "pillion_http_faults_injected",
             "Faults injected on purpose, by kind: delay, abort, reset, slow_body.",
             ["kind"],
             Self::faults,
         );
-        families.counters(
+        families.events(
             "pillion_http_fallbacks",
             "Requests whose upstream failed so that the rule's fallback was called for, by what came of \
              it: upstream, failed (that one too), response, withheld.",
@@ -274,6 +280,12 @@ pub(super) fn durations(summaries: &BTreeMap<Outcome, Summary>, series: &mut Ser
         let labels: Vec<_> = labels.into_iter().flatten().collect();
         series.put(&labels, Value::Histogram(summary));
     }
+}
+
+/// The histogram of all that has none of its own.
+pub(super) fn rest(summary: Option<Summary>, series: &mut Series<'_, '_>) {
+    let rest = summary.map(|summary| (Outcome::REST, summary));
+    durations(&rest.into_iter().collect(), series);
 }
 
 #[cfg(test)]

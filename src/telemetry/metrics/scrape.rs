@@ -4,7 +4,10 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
     common::{Common, Settings},
+    exemplar::Exemplar,
     family::{Family, Kind, Label, Value, Visitor},
+    group::OVERFLOW,
+    ledger::Ledger,
 };
 
 /// A kind of object that has metrics of its own, one label naming the object.
@@ -14,8 +17,7 @@ pub(super) trait Scraped: fmt::Debug + Send + Sync + Sized + 'static {
 
     fn new(common: &Arc<Common>) -> Self;
 
-    /// Places that an object takes: for the series that it always has, and for some of those that
-    /// begin with their first event.
+    /// Places that an object takes: for all that it shows without asking a [`Ledger`].
     fn places(settings: &Settings) -> usize;
 
     /// Whether it was made for the settings in force. Another one takes its place if not.
@@ -38,7 +40,6 @@ pub(super) struct Scrape<'a> {
     /// When what is shown began to count.
     since: u64,
     pub(super) shown: usize,
-    pub(super) omitted: usize,
 }
 
 impl<'a> Scrape<'a> {
@@ -49,7 +50,6 @@ impl<'a> Scrape<'a> {
             left: most,
             since,
             shown: 0,
-            omitted: 0,
         }
     }
 
@@ -62,7 +62,6 @@ impl<'a> Scrape<'a> {
     pub(super) fn series(&mut self, labels: &[Label<'_>], value: Value<'_>) {
         let series = value.series();
         let Some(left) = self.left.checked_sub(series) else {
-            self.omitted += series;
             return;
         };
         self.left = left;
@@ -108,6 +107,7 @@ impl<'a> Scrape<'a> {
 /// Shows families of the objects of one kind: a family's series stand together.
 pub(super) struct Families<'a, 's, T> {
     pub(super) scrape: &'a mut Scrape<'s>,
+    pub(super) common: &'a Common,
     pub(super) objects: &'a [Object<T>],
 }
 
@@ -116,11 +116,16 @@ pub(super) struct Families<'a, 's, T> {
 pub(super) struct Object<T> {
     pub(super) name: Arc<str>,
     pub(super) metrics: Arc<T>,
+    pub(super) ledger: Arc<Ledger>,
     /// When it came into being, as nanoseconds since 1970.
     pub(super) since: u64,
     /// The configuration that last asked for it.
     pub(super) epoch: u64,
 }
+
+/// A series that begins with its first event: the values of its labels, how often it happened, and
+/// the last time that was traced.
+pub(super) type Event<const N: usize> = ([&'static str; N], u64, Option<Exemplar>);
 
 /// The family at hand, for one object.
 pub(super) struct Series<'a, 's> {
@@ -156,6 +161,18 @@ impl<T: Scraped> Families<'_, '_, T> {
         help: &str,
         each: impl Fn(&T, &mut Series<'_, '_>),
     ) {
+        self.each(name, kind, help, |object, series| {
+            each(&object.metrics, series);
+        });
+    }
+
+    fn each(
+        &mut self,
+        name: &str,
+        kind: Kind,
+        help: &str,
+        each: impl Fn(&Object<T>, &mut Series<'_, '_>),
+    ) {
         self.scrape.family(name, kind, help);
         let since = self.scrape.since;
         for object in self.objects {
@@ -164,9 +181,67 @@ impl<T: Scraped> Families<'_, '_, T> {
                 scrape: self.scrape,
                 own: &T::labels(&object.name),
             };
-            each(&object.metrics, &mut series);
+            each(object, &mut series);
         }
         self.scrape.since = since;
+    }
+
+    /// What the family at hand tells of all that found no place.
+    pub(super) fn rest(&mut self, rest: impl FnOnce(&mut Series<'_, '_>)) {
+        let since = self.scrape.since;
+        rest(&mut Series {
+            scrape: self.scrape,
+            own: &T::labels(OVERFLOW),
+        });
+        self.scrape.since = since;
+    }
+
+    /// Counters that begin with their first event, told apart by more labels. `events` leaves out
+    /// what never happened.
+    pub(super) fn events<const N: usize>(
+        &mut self,
+        name: &'static str,
+        help: &str,
+        labels: [&'static str; N],
+        events: impl Fn(&T) -> Vec<([&'static str; N], u64)>,
+    ) {
+        self.traced(name, help, labels, |metrics| {
+            let untraced = |(row, count)| (row, count, None);
+            events(metrics).into_iter().map(untraced).collect()
+        });
+    }
+
+    /// The same, with traces.
+    pub(super) fn traced<const N: usize>(
+        &mut self,
+        name: &'static str,
+        help: &str,
+        labels: [&'static str; N],
+        events: impl Fn(&T) -> Vec<Event<N>>,
+    ) {
+        self.each(name, Kind::Counter, help, |object, series| {
+            for (row, count, exemplar) in events(&object.metrics) {
+                let mut key = [""; 2];
+                key[..N].copy_from_slice(&row);
+                if let Some(count) = object.ledger.tell(name, key, count) {
+                    series.put(&paired(labels, row), Value::Count(count, exemplar));
+                }
+            }
+        });
+        self.rest_of_events(name, labels);
+    }
+
+    /// What the family tells of events that have no place.
+    pub(super) fn rest_of_events<const N: usize>(
+        &mut self,
+        name: &'static str,
+        labels: [&'static str; N],
+    ) {
+        let folded = self.common.room.folded(name);
+        if folded > 0 {
+            let labels = paired(labels, [OVERFLOW; N]);
+            self.rest(|series| series.put(&labels, Value::Count(folded, None)));
+        }
     }
 
     /// `name` without the `_total` that text adds.
@@ -186,8 +261,7 @@ impl<T: Scraped> Families<'_, '_, T> {
     ) {
         self.family(name, Kind::Counter, help, |metrics, series| {
             for (row, count) in values(metrics) {
-                let labels = std::array::from_fn::<_, N, _>(|index| (labels[index], row[index]));
-                series.put(&labels, Value::Count(count, None));
+                series.put(&paired(labels, row), Value::Count(count, None));
             }
         });
     }
@@ -206,9 +280,12 @@ impl<T: Scraped> Families<'_, '_, T> {
     ) {
         self.family(name, Kind::Gauge, help, |metrics, series| {
             for (row, value) in values(metrics) {
-                let labels = std::array::from_fn::<_, N, _>(|index| (labels[index], row[index]));
-                series.put(&labels, Value::level(value));
+                series.put(&paired(labels, row), Value::level(value));
             }
         });
     }
+}
+
+fn paired<'a, const N: usize>(names: [&'a str; N], values: [&'a str; N]) -> [Label<'a>; N] {
+    std::array::from_fn(|index| (names[index], values[index]))
 }

@@ -6,11 +6,12 @@ use tokio::time::Instant;
 
 use super::{
     cells::{ByFault, ByReason, Count, Entered, Level, PerWorker},
-    common::{Common, Settings},
+    common::{Common, Settings, Timed},
     durations::Durations,
-    endpoint::{EndpointMetrics, Endpoints},
+    endpoint::{self, EndpointMetrics, Endpoints},
     family::{Kind, Value},
     health::HealthMetrics,
+    route,
     scrape::{Families, Scraped},
 };
 use crate::{
@@ -293,6 +294,8 @@ impl Scraped for UpstreamMetrics {
              given up, as its client left or another one won, is not among them.",
             |metrics, series| lock(&metrics.durations).show_attempts(series),
         );
+        let rest = families.common.settings().all_rest(Timed::Attempts);
+        families.rest(|series| route::rest(rest, series));
         families.gauges(
             "http_client_open_connections",
             "Connections open now, by whether a request is on them.",
@@ -323,7 +326,7 @@ impl Scraped for UpstreamMetrics {
             "TLS handshakes with endpoints.",
             |metrics| metrics.cells.sum(|cells| &cells.handshakes),
         );
-        families.counters(
+        families.events(
             "pillion_upstream_tls_handshakes_failed",
             "TLS handshakes with endpoints that came to nothing, by reason.",
             ["reason"],
@@ -344,7 +347,7 @@ impl Scraped for UpstreamMetrics {
             "Connections in the pools now.",
             Self::idle,
         );
-        families.counters(
+        families.events(
             "pillion_upstream_connections_failed",
             "Connections that could not be made, by reason.",
             ["reason"],
@@ -382,7 +385,7 @@ impl Scraped for UpstreamMetrics {
             "Requests waiting for a connection now.",
             Self::pending,
         );
-        families.counters(
+        families.events(
             "pillion_upstream_requests_refused",
             "Requests refused by a limit of the upstream, by reason.",
             ["reason"],
@@ -393,7 +396,7 @@ impl Scraped for UpstreamMetrics {
             "Attempts that followed a failed one.",
             |metrics| metrics.cells.sum(|cells| &cells.retries),
         );
-        families.counters(
+        families.events(
             "pillion_upstream_retries_withheld",
             "Failed attempts that none followed, by what spoke against it.",
             ["cause"],
@@ -435,7 +438,7 @@ impl Scraped for UpstreamMetrics {
                 ]
             },
         );
-        families.counters(
+        families.events(
             "pillion_upstream_mirror_copies",
             "Copies of requests for the upstream as a mirror, by what became of them.",
             ["result"],
@@ -454,12 +457,17 @@ impl Scraped for UpstreamMetrics {
             "Attempts, by class of status; failed: those that brought no response.",
             |metrics, series| metrics.endpoints.show_results(series),
         );
+        let others = families.common.other_endpoints.get().cloned();
+        families.rest(|series| endpoint::show_other_results(others.as_deref(), series));
         families.family(
-            "pillion_endpoint_failures",
+            endpoint::FAILURES,
             Kind::Counter,
             "Attempts that brought no response, by reason.",
             |metrics, series| metrics.endpoints.show_failures(series),
         );
+        let others = families.common.other_endpoints.get().cloned();
+        families.rest(|series| endpoint::show_other_failures(others.as_deref(), series));
+        families.rest_of_events(endpoint::FAILURES, ["endpoint", "reason"]);
         families.family(
             "pillion_endpoint_requests_active",
             Kind::Gauge,
@@ -490,13 +498,13 @@ impl Scraped for UpstreamMetrics {
             ["state"],
             |metrics| metrics.health.opinions(),
         );
-        families.counters(
+        families.events(
             "pillion_upstream_health_checks",
             "Health checks that have ended, by type and result.",
             ["type", "result"],
             |metrics| metrics.health.checks(),
         );
-        families.counters(
+        families.events(
             "pillion_upstream_breaker_transitions",
             "Changes of the state of an endpoint, by the new one and the cause.",
             ["to", "cause"],
