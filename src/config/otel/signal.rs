@@ -41,7 +41,7 @@ impl Reader<'_> {
             timeout: self.either(&own("TIMEOUT"), &shared("TIMEOUT"), Self::millis),
             gzip: self.either(&own("COMPRESSION"), &shared("COMPRESSION"), Self::gzip),
             certificate: self.either(&own("CERTIFICATE"), &shared("CERTIFICATE"), Self::path),
-            identity: self.identity(&own, &shared),
+            identity: self.identity(own, shared),
             delay: batched
                 .then(|| self.millis(&format!("{batch}_SCHEDULE_DELAY")))
                 .flatten(),

@@ -34,7 +34,8 @@ impl Resolver<'_> {
         let refused = written
             .node
             .is_some_and(|node| self.tree.has_refused_part(node));
-        if !(1..=MAX_BUCKETS).contains(&bounds.len()) && !(refused && bounds.is_empty()) {
+        let least = usize::from(!refused);
+        if !(least..=MAX_BUCKETS).contains(&bounds.len()) {
             let fault = Fault::new(format!("{} buckets", bounds.len()));
             self.fault(written.node, fault.hint("1 to 32 are possible"));
         }
