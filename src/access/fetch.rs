@@ -7,10 +7,14 @@ use http::{Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, RootCertStore};
 use tokio::time::timeout;
 
 use super::keys::MAX_SIZE;
-use crate::net::outbound::{Failure, connect, system_trust};
+use crate::{
+    net::outbound::{Failure, connect},
+    tls::{self, Expected},
+};
 
 /// For the whole of it: name, connection, handshake, response.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -23,7 +27,7 @@ pub(super) async fn fetch(url: &Uri) -> Result<Bytes, Failure> {
 }
 
 async fn attempt(url: &Uri) -> Result<Bytes, Failure> {
-    let stream = connect(url, None, system_trust).await?;
+    let stream = connect(url, None, client_config).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let request = Request::get(url.path_and_query().map_or("/", |path| path.as_str()))
         .header(
@@ -51,4 +55,17 @@ async fn attempt(url: &Uri) -> Result<Bytes, Failure> {
             get.await
         }
     }
+}
+
+/// Trusts what the system trusts, read anew each time, since that may change too. Such a file may also
+/// hold the one certificate of the server itself, which is no authority: rustls's own verifier takes
+/// that, where ours, made for workloads, does not.
+fn client_config(_: Expected) -> Result<ClientConfig, Failure> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let config = ClientConfig::builder_with_provider(tls::provider())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(config)
 }

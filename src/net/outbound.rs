@@ -1,17 +1,17 @@
 //! Connections to servers that are named by a URL: of keys, of collectors. No pool, no balancer, no
 //! metric: what is fetched or told here is not the traffic that Pillion is for.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use http::{Uri, uri::Scheme};
-use rustls::{ClientConfig, pki_types::ServerName};
+use rustls::{CertificateError, ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
 };
 use tokio_rustls::TlsConnector;
 
-use crate::tls::{self, Expected, Trust, client::rustls_config};
+use crate::tls::{self, Expected};
 
 /// Why there is no connection, or no answer, for a person.
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -48,16 +48,17 @@ pub(crate) async fn connect(
     let connector = TlsConnector::from(Arc::new(config));
     match connector.connect(name, dial().await?).await {
         Ok(stream) => Ok(Box::new(stream)),
-        Err(error) => Err(match tls::Fault::of_io(&error) {
-            Some(fault) => fault.to_string().into(),
-            None => error.into(),
-        }),
+        Err(error) => Err(why(error)),
     }
 }
 
-/// What a server of the internet is met with: the system's authorities, read anew each time, since
-/// they may change too.
-pub(crate) fn system_trust(expected: Expected) -> Result<ClientConfig, Failure> {
-    let oldest = crate::config::model::TlsVersion::V1_2;
-    Ok(rustls_config(oldest, Trust::system()?, expected, None))
+/// What our own verifier found is told in its words; rustls's are good enough for the rest.
+fn why(error: io::Error) -> Failure {
+    let found = error.get_ref().and_then(|error| error.downcast_ref());
+    match (found, tls::Fault::of_io(&error)) {
+        (Some(rustls::Error::InvalidCertificate(CertificateError::Other(_))), Some(fault)) => {
+            fault.to_string().into()
+        }
+        _ => error.into(),
+    }
 }
