@@ -214,6 +214,10 @@ fn put(output: &mut File, mut bytes: &[u8], shared: &Shared) -> io::Result<()> {
             Ok(written) => bytes = &bytes[written..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && !shared.has_output() => {
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "a thread of its own, for this alone"
+                )]
                 thread::sleep(PIPE_WAIT);
             }
             Err(error) => return Err(error),
