@@ -39,6 +39,9 @@ const OWN: usize = 3;
 /// Families whose series begin with their first event, and some more.
 const EVENTS: usize = 20;
 
+/// Series of what there is one of in a process, before they were counted.
+const PROCESS: usize = 100;
+
 impl Registry {
     /// For workers numbered from 0 up to, without, `workers`.
     pub fn new(workers: usize) -> Arc<Self> {
@@ -66,12 +69,10 @@ impl Registry {
         self.keep();
     }
 
-    /// Takes the places of what is never left out, before anything else asks for them.
+    /// Takes the places of what is never left out, before anything else asks for them. How many that
+    /// are the first scrape finds out: the kernel is not asked at a start.
     fn keep(&self) {
-        let mut nobody = Nobody;
-        let mut scrape = Scrape::new(&mut nobody, usize::MAX, self.since);
-        self.describe_process(&mut scrape);
-        self.keep_for(scrape.shown);
+        self.keep_for(PROCESS);
     }
 
     /// `process`: series of what there is one of.
@@ -191,15 +192,6 @@ impl Registry {
             room.refused(),
         );
     }
-}
-
-/// To count series.
-struct Nobody;
-
-impl Visitor for Nobody {
-    fn family(&mut self, _: &Family<'_>) {}
-
-    fn series(&mut self, _: &[Label<'_>], _: Value<'_>, _: u64) {}
 }
 
 #[cfg(test)]
