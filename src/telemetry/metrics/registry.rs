@@ -7,7 +7,7 @@ use super::{
     UpstreamMetrics,
     common::Common,
     exemplar::now,
-    family::{Family, Label, Value, Visitor},
+    family::{Value, Visitor},
     group::Group,
     points::Points,
     room::Share,
