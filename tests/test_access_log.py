@@ -142,7 +142,7 @@ def test_only_errors_slow_ones_and_a_share(pillion, echo):
 
 def test_connections_are_filtered_too(pillion, echo):
     proxy = pillion(tcp_config(echo.address, accessLog={"format": "text", "template": "{protocol} {bytes_sent} {path}",
-                                                        "filter": {"slowerThan": "1ms"}}))
+                                                        "filter": {"slowerThan": "1us"}}))
     with RawClient(proxy.address("tcp")) as client:
         client.send_request("GET", "/held?gate=g")
         echo.wait_heads(1)
@@ -245,7 +245,7 @@ def test_records_at_a_collector(pillion, echo, protocol):
 
 def test_connections_and_unsampled_requests_have_records(pillion, echo):
     with Collector() as collector:
-        config = http_config(echo.address, accessLog={"filter": {"slowerThan": "1ms"}}, otlp=collector.config)
+        config = http_config(echo.address, accessLog={"filter": {"slowerThan": "1us"}}, otlp=collector.config)
         config["listeners"].append({"name": "tcp", "address": "127.0.0.1:0", "protocol": "tcp", "upstream": "app"})
         proxy = pillion(config, env={"OTEL_LOGS_EXPORTER": "otlp"})
         for name, path in (("web", "/slow?gate=a"), ("tcp", "/slow?gate=b")):

@@ -408,9 +408,11 @@ def test_another_expectation_is_put_to_open_connections(pillion, pki):
 
 
 def test_clients_that_a_stricter_listener_would_refuse_are_drained(pillion, echo, pki):
+    identity = pki.workload("server").config  # once: a new certificate would replace connections too
+
     def asking(**tls) -> dict:
         listeners = [*http_config(echo.address)["listeners"], *tcp_config(echo.address)["listeners"]]
-        return http_config(echo.address, identity=pki.workload("server").config, trust=[pki.trust],
+        return http_config(echo.address, identity=identity, trust=[pki.trust],
                            listeners=[{**listener, "tls": tls} for listener in listeners], drain={"deadline": "3s"})
 
     proxy = pillion(asking(mode="permissive", clientCertificates="optional"))

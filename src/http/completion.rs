@@ -15,7 +15,7 @@ use crate::{
     policy::{Held, Note, Trail},
     protect::FaultKind,
     snapshot::RoutePlan,
-    telemetry::{Record, access_log::Protocol, metrics::Done, trace::Place},
+    telemetry::{Record, TraceRef, access_log::Protocol, metrics::Done, trace::Place},
 };
 
 /// Travels with a response to its last byte. Dropped before [`Completion::done`] or
@@ -94,7 +94,6 @@ impl Completion {
     pub fn matched(&mut self, route: &Arc<RoutePlan>, deadline: Option<Instant>) {
         route.metrics.request_started(self.0.client.worker.id);
         self.0.record.route = Some(Arc::clone(&route.name));
-        self.0.record.pattern.clone_from(&route.pattern);
         self.0.route = Some(Arc::clone(route));
         self.0.deadline = deadline;
     }
@@ -247,13 +246,12 @@ impl Completion {
             place
         });
         let sampled = place.filter(Place::is_recorded);
-        let trace = sampled
-            .and(record.trace)
-            .map(|trace| (trace.trace_id, trace.span_id));
+        let trace = sampled.and(record.trace).map(TraceRef::ids);
+        let status = record.status.map_or(0, |status| status.as_u16());
         if let Some(route) = &inner.route {
             let done = Done {
                 method: record.method.as_ref().unwrap_or(&Method::GET),
-                status: record.status.map_or(0, |status| status.as_u16()),
+                status,
                 grpc_status: record.grpc_status,
                 reason: record.reason,
                 protocol: record.protocol,
@@ -272,7 +270,6 @@ impl Completion {
                 .refused_head(worker.id, reason, trace);
         }
         if let Some(peer) = &inner.client.peer {
-            let status = record.status.map_or(0, |status| status.as_u16());
             peer.request_done(worker.id, status);
         }
         let logged = worker.access_log.is_enabled();
@@ -289,6 +286,7 @@ impl Completion {
             tracer.write(&place, record, spans, &inner.client, route);
         }
         if logged {
+            record.pattern = inner.route.as_ref().and_then(|route| route.pattern.clone());
             if !record.evidence.iter().any(Note::is_failure) {
                 record.evidence.clear();
             }

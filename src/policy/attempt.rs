@@ -17,7 +17,7 @@ use http::{Method, Version};
 use tokio::time::Instant;
 
 use super::{
-    Answer, Held, Line, Outcome, Terms, Then,
+    Answer, Held, Line, Outcome, Terms,
     retry::{self, Asked, Class, Withheld},
     trail::Mark,
 };
@@ -326,40 +326,41 @@ fn judge(
     let mut is_open = false;
     let status = response.head.status;
     let code = status.as_u16();
-    let (outcome, failed) = if is_grpc {
+    let outcome = if is_grpc {
         let mut grpc_status = grpc::status(&response.head.fields);
         if grpc_status.is_none() && may_follow {
             grpc_status = peek(&mut response.body);
         }
         match grpc_status {
-            Some(code) => in_flight.settle(retry::verdict_of_grpc(code), now),
-            None => is_open = true,
+            Some(grpc) => {
+                in_flight.settle(retry::verdict_of_grpc(grpc), now);
+                Outcome::Grpc {
+                    code: grpc,
+                    status: code,
+                    failed: policy.grpc_codes.contains(grpc),
+                }
+            }
+            None => {
+                is_open = true;
+                Outcome::Status {
+                    code,
+                    failed: false,
+                }
+            }
         }
-        let failed = grpc_status.is_some_and(|code| policy.grpc_codes.contains(code));
-        let outcome = match grpc_status {
-            Some(grpc) => Outcome::Grpc {
-                code: grpc,
-                status: code,
-                failed,
-            },
-            None => Outcome::Status { code, failed },
-        };
-        (outcome, failed)
     } else {
         in_flight.settle(retry::verdict_of_status(status), now);
         let failed = code >= 400 && policy.codes.binary_search(&code).is_ok();
-        (Outcome::Status { code, failed }, failed)
+        Outcome::Status { code, failed }
     };
     course.ended(&in_flight, outcome);
+    let failed = outcome.is_failure();
     if failed && !may_follow {
-        let withheld = if last {
+        terms.withheld(if last {
             Withheld::Attempts
         } else {
             Withheld::Unsafe
-        };
-        terms.trail.then(Then::Withheld(withheld));
-        let metrics = &terms.upstream.metrics;
-        metrics.retry_withheld(terms.client.worker.id, withheld);
+        });
     }
     let asked = (failed && may_follow)
         .then(|| retry::asked(&response.head.fields, SystemTime::now()))

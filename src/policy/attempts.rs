@@ -156,13 +156,9 @@ impl History {
                     next
                 }
                 Err(withheld) => {
-                    if failed.class != Class::Final {
-                        terms.trail.then(Then::Withheld(withheld));
-                    }
                     self.tell_race(terms, &failed, false);
                     if failed.class != Class::Final {
-                        let metrics = &terms.upstream.metrics;
-                        metrics.retry_withheld(terms.client.worker.id, withheld);
+                        terms.withheld(withheld);
                     }
                     return self.give_up(terms, *failed);
                 }

@@ -25,6 +25,7 @@ use std::{
 use http::HeaderName;
 use tokio::time::Instant;
 
+use self::retry::Withheld;
 pub use self::{
     alarm::Timers,
     deadline::missed,
@@ -80,6 +81,13 @@ pub struct Terms<'a> {
 impl Terms<'_> {
     fn is_idempotent(&self, request: &Request) -> bool {
         retry::is_idempotent(self.retry, &request.head, self.grpc)
+    }
+
+    /// No attempt follows the one that failed last, for this reason.
+    fn withheld(&self, cause: Withheld) {
+        self.trail.then(Then::Withheld(cause));
+        let metrics = &self.upstream.metrics;
+        metrics.retry_withheld(self.client.worker.id, cause);
     }
 
     /// The host that the request is sent with, if it is not the one that it came with.

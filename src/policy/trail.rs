@@ -19,7 +19,7 @@ use super::{Answer, Held, Terms, retry::Withheld};
 use crate::{
     error::Reason,
     http::message::Request,
-    telemetry::{Record, trace::Place},
+    telemetry::{Record, TraceRef, trace::Place},
     tls::Proven,
     upstream::{Endpoint, EndpointId, InFlight, Upstream},
 };
@@ -214,7 +214,7 @@ impl Trail {
                     host: terms.host(request),
                     secure: terms.upstream.tls.is_some(),
                 }),
-                ..Note::new(terms, mark, Some(endpoint))
+                ..Note::new(&terms.upstream.config.name, mark, Some(endpoint))
             });
         }
         mark
@@ -231,7 +231,8 @@ impl Trail {
     ) {
         let mut notes = self.notes.borrow_mut();
         let at = mark.at.unwrap_or_else(|| {
-            notes.push(Note::new(terms, mark, Some(endpoint)));
+            let upstream = &terms.upstream.config.name;
+            notes.push(Note::new(upstream, mark, Some(endpoint)));
             notes.len() - 1
         });
         let note = &mut notes[at];
@@ -250,8 +251,7 @@ impl Trail {
         let place = self.place.get().filter(|place| !place.is_tentative())?;
         let notes = self.notes.borrow();
         let span_id = notes.get(at)?.span_id?;
-        let trace_id = u128::from_be_bytes(place.trace_id().to_bytes());
-        Some((trace_id, u64::from_be_bytes(span_id.to_bytes())))
+        Some(TraceRef::new(place.trace_id(), span_id, true).ids())
     }
 
     /// The response that the client has the head of broke off at its endpoint.
@@ -267,20 +267,16 @@ impl Trail {
             return;
         };
         let upstream = self.upstream.borrow().clone().unwrap_or_default();
-        notes.push(Note {
+        let mark = Mark {
             number: self.attempts.get(),
-            span_id: None,
-            upstream,
-            endpoint: Some(Arc::clone(in_flight.endpoint())),
             start: self.sent_at.get().unwrap_or(now),
+            at: None,
+        };
+        notes.push(Note {
             end: Some(now),
-            outcome: Outcome::UnderWay,
             broke: Some(reason),
-            sent: None,
-            line: Line::default(),
             endpoint_takes: in_flight.endpoint().is_available(),
-            left: None,
-            then: None,
+            ..Note::new(&upstream, mark, Some(in_flight.endpoint()))
         });
     }
 
@@ -295,7 +291,7 @@ impl Trail {
             outcome: Outcome::Failed(reason),
             end: Some(now),
             left: left(terms),
-            ..Note::new(terms, mark, None)
+            ..Note::new(&terms.upstream.config.name, mark, None)
         });
     }
 
@@ -357,11 +353,11 @@ impl Trail {
 }
 
 impl Note {
-    fn new(terms: &Terms<'_>, mark: Mark, endpoint: Option<&Arc<Endpoint>>) -> Self {
+    fn new(upstream: &Arc<str>, mark: Mark, endpoint: Option<&Arc<Endpoint>>) -> Self {
         Self {
             number: mark.number,
             span_id: None,
-            upstream: Arc::clone(&terms.upstream.config.name),
+            upstream: Arc::clone(upstream),
             endpoint: endpoint.cloned(),
             start: mark.start,
             end: None,

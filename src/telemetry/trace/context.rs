@@ -70,11 +70,8 @@ impl Incoming {
     /// Where it came from, for a process that doesn't trace.
     pub fn reference(&self) -> Option<TraceRef> {
         let (trace_id, span_id) = self.parent?;
-        Some(TraceRef {
-            trace_id: u128::from_be_bytes(trace_id.to_bytes()),
-            span_id: u64::from_be_bytes(span_id.to_bytes()),
-            sampled: self.sampled.unwrap_or(false),
-        })
+        let sampled = self.sampled.unwrap_or(false);
+        Some(TraceRef::new(trace_id, span_id, sampled))
     }
 
     pub const fn is_random(&self) -> bool {

@@ -29,6 +29,21 @@ pub struct TraceRef {
     pub sampled: bool,
 }
 
+impl TraceRef {
+    pub(crate) fn new(trace_id: TraceId, span_id: SpanId, sampled: bool) -> Self {
+        Self {
+            trace_id: u128::from_be_bytes(trace_id.to_bytes()),
+            span_id: u64::from_be_bytes(span_id.to_bytes()),
+            sampled,
+        }
+    }
+
+    /// As exemplars have them.
+    pub(crate) const fn ids(self) -> (u128, u64) {
+        (self.trace_id, self.span_id)
+    }
+}
+
 /// Where a request stands in a trace.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
@@ -168,11 +183,7 @@ impl Place {
             Some(parent) if !self.is_recorded() => parent,
             _ => self.own,
         };
-        TraceRef {
-            trace_id: u128::from_be_bytes(self.trace_id.to_bytes()),
-            span_id: u64::from_be_bytes(span_id.to_bytes()),
-            sampled: self.sampled,
-        }
+        TraceRef::new(self.trace_id, span_id, self.sampled)
     }
 }
 

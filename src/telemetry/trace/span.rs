@@ -166,7 +166,7 @@ impl Story<'_> {
             "tls.server.subject",
         );
 
-        let (status, grpc, mut error) = match note.outcome {
+        let (status, mut grpc, mut error) = match note.outcome {
             Outcome::Status { code, .. } => {
                 let error = (code >= 400).then(|| code.to_string().into());
                 (Some(code), None, error)
@@ -176,12 +176,11 @@ impl Story<'_> {
             Outcome::Cut => (None, None, Some(Cow::Borrowed("cut"))),
             Outcome::UnderWay => (None, None, None),
         };
-        let mut grpc = grpc;
         if stands && error.is_none() {
             // How the call, or the body, came to its end is known only now.
             grpc = grpc.or(record.grpc_status);
-            let broke = note.broke;
-            error = broke
+            error = note
+                .broke
                 .map(|reason| reason.name().into())
                 .or_else(|| grpc.and_then(grpc_error));
         }
