@@ -87,8 +87,12 @@ def test_as_upstream(pillion, echo, peer_directory, name):
     with start(peer_directory, echo.address, **options) as peer:
         proxy = pillion(http_config(peer.address, upstream=upstream))
         exercise(proxy.address())
-        allowed = (None, "", "response_incomplete", "upstream_reset")
-        assert not [line for line in proxy.access_log() if line["reason"] not in allowed]
+        # HAProxy ends a stream with END_STREAM now and then where its own upstream broke off: less content than
+        # was told, which RFC 9113 section 8.1.1 calls malformed.
+        cut = ("response_incomplete", "upstream_reset", "upstream_protocol")
+        unexpected = [line for line in proxy.access_log()
+                      if line["reason"] and not ("cut=" in line["path"] and line["reason"] in cut)]
+        assert not unexpected, json.dumps(unexpected, indent=1)
 
 
 BEFORE = {
