@@ -36,6 +36,7 @@ pub mod cli;
 pub mod config;
 pub mod discovery;
 pub mod error;
+mod hex;
 pub mod http;
 pub mod listener;
 pub mod net;

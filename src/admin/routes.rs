@@ -16,7 +16,7 @@ use super::{
     negotiate::negotiate,
     page::{self, Page},
 };
-use crate::telemetry::metrics::Format;
+use crate::{hex, telemetry::metrics::Format};
 
 /// A filter of the log is short.
 const MAX_BODY: usize = 4 * 1024;
@@ -193,22 +193,7 @@ fn parameter(query: &str, name: &str) -> Option<String> {
 }
 
 fn decode(value: &str) -> String {
-    let digit = |byte: u8| char::from(byte).to_digit(16);
-    let mut bytes = Vec::with_capacity(value.len());
-    let mut rest = value.as_bytes();
-    while let [first, after @ ..] = rest {
-        if let [b'%', high, low, after @ ..] = rest
-            && let (Some(high), Some(low)) = (digit(*high), digit(*low))
-        {
-            // Two digits of four bits.
-            bytes.push((high << 4 | low) as u8);
-            rest = after;
-        } else {
-            bytes.push(*first);
-            rest = after;
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
+    String::from_utf8_lossy(&hex::decoded(value.as_bytes())).into_owned()
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Reply {

@@ -19,7 +19,10 @@ use rustls::pki_types::{CertificateDer, DnsName, UnixTime};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 use zeroize::Zeroizing;
 
-use crate::tls::{Certificate, Date, SpiffeId, TrustDomain, pem};
+use crate::{
+    hex,
+    tls::{Certificate, Date, SpiffeId, TrustDomain, pem},
+};
 
 /// In the name of every authority that this command makes, by which it knows what it may replace.
 const ORGANIZATION: &str = "Pillion dev-ca";
@@ -194,7 +197,7 @@ impl Authority {
         let mut params = CertificateParams::default();
         let serial: String = params.key_identifier(&pair)[..4]
             .iter()
-            .map(|byte| format!("{byte:02x}"))
+            .flat_map(|&byte| hex::lower(byte).map(char::from))
             .collect();
         params.distinguished_name = Default::default();
         params

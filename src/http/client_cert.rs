@@ -13,7 +13,7 @@ use super::{
     headers,
     name::{self, Kind},
 };
-use crate::{config::model::ForwardedClientCert, tls::Certificate};
+use crate::{config::model::ForwardedClientCert, hex, tls::Certificate};
 
 /// One element: what `peer` has shown to `own`.
 pub(super) fn element(own: Option<&Certificate>, peer: &Certificate) -> String {
@@ -23,7 +23,7 @@ pub(super) fn element(own: Option<&Certificate>, peer: &Certificate) -> String {
     }
     text.push_str("Hash=");
     for byte in peer.fingerprint {
-        let _ = write!(text, "{byte:02x}");
+        text.extend(hex::lower(byte).map(char::from));
     }
     text.push_str(";Subject=\"");
     for char in peer.subject.chars() {

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use crate::{
     config::model::{Backslash, EscapedSlash, PathPolicy},
     error::{Error, Reason},
+    hex::{self, escape},
 };
 
 /// The canonical form of a path (without its query), borrowed if it is canonical already.
@@ -167,10 +168,7 @@ fn read(source: &[u8], policy: PathPolicy) -> Result<(Unit, usize), PathError> {
         b'/' => Ok((Unit::Slash, 1)),
         b'\\' => Ok((backslash()?, 1)),
         b'%' => {
-            let byte = source
-                .get(1..3)
-                .and_then(hex_pair)
-                .ok_or(PathError::InvalidEscape)?;
+            let (byte, _) = hex::escaped(source).ok_or(PathError::InvalidEscape)?;
             let unit = match (byte, policy.escaped_slash) {
                 (0, _) => return Err(PathError::Forbidden),
                 (b'/' | b'\\', EscapedSlash::Reject) => return Err(PathError::EscapedSlash),
@@ -201,18 +199,6 @@ const PLAIN: [bool; 256] = {
 /// RFC 3986 section 2.3.
 const fn unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
-}
-
-const fn escape(byte: u8) -> [u8; 3] {
-    const HEX: [u8; 16] = *b"0123456789ABCDEF";
-    [b'%', HEX[(byte >> 4) as usize], HEX[(byte & 15) as usize]]
-}
-
-/// The byte that two hexadecimal digits spell.
-pub(super) fn hex_pair(digits: &[u8]) -> Option<u8> {
-    let &[high, low] = digits else { return None };
-    let value = |digit: u8| char::from(digit).to_digit(16);
-    u8::try_from(value(high)? << 4 | value(low)?).ok()
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::path::hex_pair;
+use crate::hex;
 
 /// The parameters of a query string (without its `?`) in order, as they are spelled; one without
 /// `=` has the empty value. Empty pieces (`a=1&&b=2`) are none.
@@ -52,19 +52,13 @@ fn is_plain(spelled: &str) -> bool {
 fn bytes(spelled: &str) -> impl Iterator<Item = u8> {
     let mut rest = spelled.as_bytes();
     std::iter::from_fn(move || {
-        let (&byte, tail) = rest.split_first()?;
-        rest = tail;
-        Some(match byte {
-            b'+' => b' ',
-            b'%' => match tail.get(..2).and_then(hex_pair) {
-                Some(escaped) => {
-                    rest = &tail[2..];
-                    escaped
-                }
-                None => b'%',
-            },
-            byte => byte,
-        })
+        let (&first, after) = rest.split_first()?;
+        let (byte, after) = match first {
+            b'+' => (b' ', after),
+            first => hex::escaped(rest).unwrap_or((first, after)),
+        };
+        rest = after;
+        Some(byte)
     })
 }
 

@@ -10,6 +10,8 @@ use std::borrow::Cow;
 use memchr::{memchr, memchr_iter, memchr2, memchr3, memmem, memrchr};
 use serde::Serialize;
 
+use crate::hex;
+
 /// Stands in the place of a value.
 pub const REDACTED: &[u8] = b"REDACTED";
 
@@ -215,21 +217,7 @@ fn length_bit(length: usize) -> u64 {
 
 /// A name as the application reads it. What is no escape stands for itself.
 fn decoded(name: &[u8]) -> Vec<u8> {
-    let digit = |byte: u8| char::from(byte).to_digit(16);
-    let mut out = Vec::with_capacity(name.len());
-    let mut rest = name;
-    while let Some((&first, after)) = rest.split_first() {
-        rest = after;
-        if let (b'%', [high, low, after @ ..]) = (first, after)
-            && let (Some(high), Some(low)) = (digit(*high), digit(*low))
-        {
-            // Two digits are a byte.
-            out.push((high << 4 | low) as u8);
-            rest = after;
-        } else {
-            out.push(first);
-        }
-    }
+    let mut out = hex::decoded(name);
     // Spaces around a name are none of it for some servers.
     let plus_or_space = |byte: &u8| matches!(byte, b'+' | b' ');
     let start = out.iter().take_while(|byte| plus_or_space(byte)).count();

@@ -12,6 +12,7 @@ use x509_parser::{
 };
 
 use super::{sha256, spiffe::SpiffeId};
+use crate::hex;
 
 /// The smallest RSA key that is believed, in bits: smaller ones have been within reach for years.
 const MIN_RSA: usize = 2048;
@@ -118,7 +119,7 @@ impl Certificate {
                 .collect(),
             subject: text(parsed.subject()),
             issuer: text(parsed.issuer()),
-            serial: hex(parsed.raw_serial()),
+            serial: serial(parsed.raw_serial()),
             not_before: unix(validity.not_before),
             not_after: unix(validity.not_after),
             fingerprint: sha256([der]),
@@ -298,15 +299,15 @@ fn identity(parsed: &X509Certificate<'_>) -> Result<Option<SpiffeId>, Unfit> {
     }
 }
 
-fn hex(bytes: &[u8]) -> Box<str> {
+fn serial(bytes: &[u8]) -> Box<str> {
     // A leading zero byte is the sign of a positive number, not part of it.
     let bytes = match bytes {
         [0, rest @ ..] if !rest.is_empty() => rest,
         bytes => bytes,
     };
     let mut text = String::with_capacity(2 * bytes.len());
-    for byte in bytes.iter().take(32) {
-        text.push_str(&format!("{byte:02x}"));
+    for &byte in bytes.iter().take(32) {
+        text.extend(hex::lower(byte).map(char::from));
     }
     text.into()
 }

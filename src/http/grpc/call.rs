@@ -5,9 +5,12 @@ use std::{fmt, ops::Deref};
 
 use zeroize::Zeroizing;
 
-use crate::http::{
-    fields::Fields,
-    name::{GRPC_MESSAGE, GRPC_STATUS},
+use crate::{
+    hex,
+    http::{
+        fields::Fields,
+        name::{GRPC_MESSAGE, GRPC_STATUS},
+    },
 };
 
 /// Largest message, in bytes. What most implementations of gRPC allow if nothing else is said.
@@ -161,28 +164,11 @@ const NAMES: [&str; 17] = [
 
 /// The text of `grpc-message`, percent-decoded, and fit for a line of a log.
 fn decode(encoded: &[u8]) -> Box<str> {
-    let mut bytes = Vec::with_capacity(encoded.len());
-    let mut rest = encoded;
-    while let [byte, after @ ..] = rest {
-        let escaped = match rest {
-            [b'%', high, low, after @ ..] => hex(*high)
-                .zip(hex(*low))
-                .map(|(high, low)| (high << 4 | low, after)),
-            _ => None,
-        };
-        let (byte, after) = escaped.unwrap_or((*byte, after));
-        bytes.push(byte);
-        rest = after;
-    }
-    String::from_utf8_lossy(&bytes)
+    String::from_utf8_lossy(&hex::decoded(encoded))
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect::<String>()
         .into()
-}
-
-fn hex(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).map(|digit| digit as u8)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ pub(crate) mod call;
 use std::time::Duration;
 
 use super::{fields::Fields, name};
+use crate::hex;
 
 /// Status codes that say something of who answered.
 pub const UNKNOWN: u8 = 2;
@@ -107,7 +108,7 @@ pub fn message(text: &str) -> String {
         if (b' '..=b'~').contains(&byte) && byte != b'%' {
             encoded.push(char::from(byte));
         } else {
-            encoded.push_str(&format!("%{byte:02X}"));
+            encoded.extend(hex::escape(byte).map(char::from));
         }
     }
     encoded

@@ -11,6 +11,7 @@ use std::{
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{
+    hex,
     http::outbox::Outbox,
     net::{Stream, pipe::Pipe},
 };
@@ -87,7 +88,7 @@ fn put_hex(out: &mut BytesMut, mut value: usize) {
     let mut at = digits.len();
     loop {
         at -= 1;
-        digits[at] = b"0123456789abcdef"[value & 15];
+        digits[at] = hex::DIGITS[value & 15];
         value >>= 4;
         if value == 0 {
             break;

@@ -3,7 +3,7 @@
 
 use std::{io::Write, os::unix::ffi::OsStrExt};
 
-use crate::config::model::Address;
+use crate::{config::model::Address, hex};
 
 /// Of a longer value only this many bytes are shown, and `...`; a line stays below what log
 /// collectors cut.
@@ -62,7 +62,7 @@ fn escape_chunks(out: &mut Vec<u8>, value: &[u8], style: Style) {
             Style::Text => chunk
                 .invalid()
                 .iter()
-                .for_each(|&byte| hex(out, b"\\x", &[byte])),
+                .for_each(|&byte| put_hex(out, b"\\x", &[byte])),
         }
     }
 }
@@ -76,8 +76,10 @@ fn escape_char(out: &mut Vec<u8>, character: char, style: Style) {
         // Controls, C1 and the line and paragraph separators included. All are below U+10000.
         _ if character.is_control() || matches!(character, '\u{2028}' | '\u{2029}') => {
             match style {
-                Style::Json => hex(out, b"\\u", &(character as u16).to_be_bytes()),
-                Style::Text => encoded.iter().for_each(|&byte| hex(out, b"\\x", &[byte])),
+                Style::Json => put_hex(out, b"\\u", &(character as u16).to_be_bytes()),
+                Style::Text => encoded
+                    .iter()
+                    .for_each(|&byte| put_hex(out, b"\\x", &[byte])),
             }
         }
         _ => out.extend_from_slice(encoded),
@@ -85,12 +87,10 @@ fn escape_char(out: &mut Vec<u8>, character: char, style: Style) {
 }
 
 /// Appends the prefix and two digits a byte.
-pub(super) fn hex(out: &mut Vec<u8>, prefix: &[u8], bytes: &[u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+pub(super) fn put_hex(out: &mut Vec<u8>, prefix: &[u8], bytes: &[u8]) {
     out.extend_from_slice(prefix);
     for &byte in bytes {
-        out.push(DIGITS[usize::from(byte >> 4)]);
-        out.push(DIGITS[usize::from(byte & 15)]);
+        out.extend_from_slice(&hex::lower(byte));
     }
 }
 

@@ -7,7 +7,7 @@ use http::HeaderName;
 
 use super::{
     Line,
-    escape::{Style, address, escape, hex},
+    escape::{Style, address, escape, put_hex},
     evidence,
 };
 use crate::config::model::{AccessLog, Address};
@@ -132,7 +132,7 @@ impl Object<'_> {
         self.key(key);
         match value {
             Some(value) => {
-                hex(self.0, b"\"", &value);
+                put_hex(self.0, b"\"", &value);
                 self.0.push(b'"');
             }
             None => self.0.extend_from_slice(b"null"),

@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 
 use super::{
     Line,
-    escape::{Style, address, escape, hex},
+    escape::{Style, address, escape, put_hex},
     evidence,
     json::millis,
 };
@@ -264,11 +264,11 @@ impl Key {
             Self::RequestId => text(out, record.request_id()),
             Self::UserAgent => text(out, record.user_agent.as_deref()),
             Self::TraceId => match record.trace {
-                Some(trace) => hex(out, b"", &trace.trace_id.to_be_bytes()),
+                Some(trace) => put_hex(out, b"", &trace.trace_id.to_be_bytes()),
                 None => out.push(b'-'),
             },
             Self::SpanId => match record.trace.filter(|trace| trace.sampled) {
-                Some(span) => hex(out, b"", &span.span_id.to_be_bytes()),
+                Some(span) => put_hex(out, b"", &span.span_id.to_be_bytes()),
                 None => out.push(b'-'),
             },
             Self::Evidence => {

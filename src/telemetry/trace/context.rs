@@ -8,6 +8,7 @@ use opentelemetry::{SpanId, TraceFlags, TraceId};
 use super::TraceRef;
 use crate::{
     config::model::Propagator,
+    hex,
     http::{
         fields::Fields,
         name::{self, Kind},
@@ -89,15 +90,15 @@ impl Outgoing {
                 }
                 Propagator::B3 => {
                     let mut text = [b'-'; 51];
-                    hex(self.trace_id.to_bytes(), &mut text[..32]);
-                    hex(self.span_id.to_bytes(), &mut text[33..49]);
+                    put_hex(self.trace_id.to_bytes(), &mut text[..32]);
+                    put_hex(self.span_id.to_bytes(), &mut text[33..49]);
                     text[50] = self.b3_decision();
                     fields.insert(&name::B3, &text);
                 }
                 Propagator::B3Multi => {
                     let (mut trace_id, mut span_id) = ([0; 32], [0; 16]);
-                    hex(self.trace_id.to_bytes(), &mut trace_id);
-                    hex(self.span_id.to_bytes(), &mut span_id);
+                    put_hex(self.trace_id.to_bytes(), &mut trace_id);
+                    put_hex(self.span_id.to_bytes(), &mut span_id);
                     fields.remove(&name::X_B3_PARENT_SPAN_ID);
                     fields.insert(&name::X_B3_TRACE_ID, &trace_id);
                     fields.insert(&name::X_B3_SPAN_ID, &span_id);
@@ -116,9 +117,9 @@ impl Outgoing {
 
     fn traceparent(&self) -> [u8; 55] {
         let mut text = *b"00-................................-................-00";
-        hex(self.trace_id.to_bytes(), &mut text[3..35]);
-        hex(self.span_id.to_bytes(), &mut text[36..52]);
-        hex([self.flags()], &mut text[53..]);
+        put_hex(self.trace_id.to_bytes(), &mut text[3..35]);
+        put_hex(self.span_id.to_bytes(), &mut text[36..52]);
+        put_hex([self.flags()], &mut text[53..]);
         text
     }
 
@@ -252,26 +253,15 @@ fn unhex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
     }
     let mut bytes = [0; N];
     for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+        *byte = hex::pair(pair[0], pair[1])?;
     }
     Some(bytes)
 }
 
-const fn digit(byte: u8) -> Option<u8> {
-    match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10),
-        b'A'..=b'F' => Some(byte - b'A' + 10),
-        _ => None,
-    }
-}
-
 /// Writes bytes into twice as many digits.
-fn hex<const N: usize>(bytes: [u8; N], text: &mut [u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+fn put_hex<const N: usize>(bytes: [u8; N], text: &mut [u8]) {
     for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
-        pair[0] = DIGITS[usize::from(byte >> 4)];
-        pair[1] = DIGITS[usize::from(byte & 15)];
+        pair.copy_from_slice(&hex::lower(byte));
     }
 }
 
