@@ -1,9 +1,13 @@
 //! The id that follows a request through every hop and every log.
 
 use super::{fields::Fields, name};
+use crate::hex;
 
 /// An id that was brought is kept up to this many bytes.
 const LONGEST: usize = 128;
+
+/// Where in a UUID's text each byte's two digits stand, around the hyphens.
+const PLACES: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
 
 /// The value of `X-Request-Id`: what the client brought, or a new one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,16 +27,12 @@ impl RequestId {
 
     /// Made of 128 random bits.
     pub fn new(high: u64, low: u64) -> Self {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        // Where each byte's two digits go, around the hyphens.
-        const PLACES: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
         let bits = (u128::from(high) << 64 | u128::from(low)) & !(0xf << 76) & !(0x3 << 62)
             | (0x4 << 76)
             | (0x2 << 62);
         let mut text = [b'-'; 36];
         for (at, byte) in PLACES.into_iter().zip(bits.to_be_bytes()) {
-            text[at] = DIGITS[usize::from(byte >> 4)];
-            text[at + 1] = DIGITS[usize::from(byte & 15)];
+            [text[at], text[at + 1]] = hex::lower(byte);
         }
         Self::New(text)
     }
@@ -47,19 +47,14 @@ impl RequestId {
     /// Its 128 bits, if it is a UUID: what relates the log lines of a request at several hops where
     /// nothing else does.
     pub fn bits(&self) -> Option<u128> {
-        let text = std::str::from_utf8(self.as_bytes()).ok()?;
-        if text.len() != 36
-            || [8, 13, 18, 23]
-                .iter()
-                .any(|&at| text.as_bytes()[at] != b'-')
-        {
+        let text: &[u8; 36] = self.as_bytes().try_into().ok()?;
+        if [8, 13, 18, 23].iter().any(|&at| text[at] != b'-') {
             return None;
         }
-        let digits = text.split('-').try_fold(0_u128, |bits, part| {
-            let digits = u64::from_str_radix(part, 16).ok()?;
-            Some(bits << (4 * part.len()) | u128::from(digits))
+        let bits = PLACES.into_iter().try_fold(0, |bits, at| {
+            Some(bits << 8 | u128::from(hex::pair(text[at], text[at + 1])?))
         });
-        digits.filter(|&bits| bits != 0)
+        bits.filter(|&bits| bits != 0)
     }
 
     pub fn is_new(&self) -> bool {
@@ -95,6 +90,7 @@ mod tests {
             &b"abc"[..],
             b"01234567-89ab-4def-8123-456789abcde",
             b"0123456789ab-4def-8123-456789abcdef-",
+            b"+1234567-89ab-4def-8123-456789abcdef",
         ] {
             assert_eq!(RequestId::Brought(other.into()).bits(), None);
         }

@@ -168,8 +168,10 @@ fn headers_and_resources_are_percent_decoded() {
     assert_eq!(&*otel.resource["service.name"], "shop");
     assert_eq!(&*otel.resource["team"], "\u{fc}ber, all");
     assert_eq!(otel.warnings.len(), 1);
-    let broken = read(&[("OTEL_RESOURCE_ATTRIBUTES", "a=1,b=%zz")]);
-    assert!(broken.resource.is_empty() && broken.warnings.len() == 1);
+    for broken in ["a=1,b=%zz", "a=1,b=%+F", "a=1,b=%4"] {
+        let broken = read(&[("OTEL_RESOURCE_ATTRIBUTES", broken)]);
+        assert!(broken.resource.is_empty() && broken.warnings.len() == 1);
+    }
 }
 
 #[test]

@@ -2,7 +2,10 @@
 
 use std::{fmt::Display, path::PathBuf, str::FromStr, time::Duration};
 
-use crate::config::{env::Environment, report::quote};
+use crate::{
+    config::{env::Environment, report::quote},
+    hex,
+};
 
 pub(super) struct Reader<'a> {
     pub(super) env: Environment<'a>,
@@ -92,19 +95,16 @@ pub(super) fn pairs(text: &str) -> impl Iterator<Item = Option<(&str, String)>> 
     })
 }
 
-/// Percent-decoded.
+/// Percent-decoded; `None` where a `%` begins no escape.
 fn decoded(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let (digits, after) = rest.split_at_checked(2)?;
-        let digits = std::str::from_utf8(digits).ok()?;
-        bytes.push(u8::from_str_radix(digits, 16).ok()?);
+    while let [first, after @ ..] = rest {
+        let (byte, after) = match first {
+            b'%' => hex::escaped(rest)?,
+            &first => (first, after),
+        };
+        bytes.push(byte);
         rest = after;
     }
     String::from_utf8(bytes).ok()
