@@ -5,6 +5,7 @@ use std::{fmt, ops::Deref};
 
 use zeroize::Zeroizing;
 
+use super::camel_name;
 use crate::{
     hex,
     http::{
@@ -131,7 +132,7 @@ impl Status {
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match NAMES.get(self.code as usize) {
+        match camel_name(self.code) {
             Some(name) => f.write_str(name)?,
             None => write!(f, "status {}", self.code)?,
         }
@@ -141,26 +142,6 @@ impl fmt::Display for Status {
         }
     }
 }
-
-const NAMES: [&str; 17] = [
-    "OK",
-    "Cancelled",
-    "Unknown",
-    "InvalidArgument",
-    "DeadlineExceeded",
-    "NotFound",
-    "AlreadyExists",
-    "PermissionDenied",
-    "ResourceExhausted",
-    "FailedPrecondition",
-    "Aborted",
-    "OutOfRange",
-    "Unimplemented",
-    "Internal",
-    "Unavailable",
-    "DataLoss",
-    "Unauthenticated",
-];
 
 /// The text of `grpc-message`, percent-decoded, and fit for a line of a log.
 fn decode(encoded: &[u8]) -> Box<str> {

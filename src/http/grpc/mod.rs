@@ -71,28 +71,38 @@ pub fn status(fields: &Fields) -> Option<u8> {
     )
 }
 
+/// By status code: the name that specifications have, and the one that people read in errors.
+const NAMES: [(&str, &str); 17] = [
+    ("OK", "OK"),
+    ("CANCELLED", "Cancelled"),
+    ("UNKNOWN", "Unknown"),
+    ("INVALID_ARGUMENT", "InvalidArgument"),
+    ("DEADLINE_EXCEEDED", "DeadlineExceeded"),
+    ("NOT_FOUND", "NotFound"),
+    ("ALREADY_EXISTS", "AlreadyExists"),
+    ("PERMISSION_DENIED", "PermissionDenied"),
+    ("RESOURCE_EXHAUSTED", "ResourceExhausted"),
+    ("FAILED_PRECONDITION", "FailedPrecondition"),
+    ("ABORTED", "Aborted"),
+    ("OUT_OF_RANGE", "OutOfRange"),
+    ("UNIMPLEMENTED", "Unimplemented"),
+    ("INTERNAL", "Internal"),
+    ("UNAVAILABLE", "Unavailable"),
+    ("DATA_LOSS", "DataLoss"),
+    ("UNAUTHENTICATED", "Unauthenticated"),
+];
+
 /// The name of a status code.
 pub fn name(code: u8) -> &'static str {
-    const NAMES: [&str; 17] = [
-        "OK",
-        "CANCELLED",
-        "UNKNOWN",
-        "INVALID_ARGUMENT",
-        "DEADLINE_EXCEEDED",
-        "NOT_FOUND",
-        "ALREADY_EXISTS",
-        "PERMISSION_DENIED",
-        "RESOURCE_EXHAUSTED",
-        "FAILED_PRECONDITION",
-        "ABORTED",
-        "OUT_OF_RANGE",
-        "UNIMPLEMENTED",
-        "INTERNAL",
-        "UNAVAILABLE",
-        "DATA_LOSS",
-        "UNAUTHENTICATED",
-    ];
-    NAMES.get(usize::from(code)).copied().unwrap_or("UNKNOWN")
+    NAMES
+        .get(usize::from(code))
+        .map_or("UNKNOWN", |(name, _)| name)
+}
+
+/// The same as a word, `DataLoss`. `None`: nobody has defined this code.
+fn camel_name(code: u32) -> Option<&'static str> {
+    let (_, name) = NAMES.get(usize::try_from(code).ok()?)?;
+    Some(name)
 }
 
 /// Whether a call that ended so failed on the server's side, as OpenTelemetry sees it: UNKNOWN,
