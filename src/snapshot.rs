@@ -403,7 +403,11 @@ impl<'a> Compiler<'a> {
             retry: rule.retry.clone(),
             importance: rule.importance,
             sampling: rule.sampling,
-            told: told_of_route(&rule.name, rule.pattern().as_deref()),
+            told: told_of_route(
+                &rule.name,
+                rule.pattern().as_deref(),
+                self.config.span_value_length(),
+            ),
             pattern: rule.pattern(),
             fallback: rule
                 .fallback
@@ -442,7 +446,7 @@ impl<'a> Compiler<'a> {
             retry: Retry::default(),
             importance: Importance::default(),
             sampling: None,
-            told: told_of_route(listener, Some("/*")),
+            told: told_of_route(listener, Some("/*"), self.config.span_value_length()),
             pattern: Some("/*".into()),
             fallback: None,
             guard: None,

@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc
 import pytest
 from support.client import fetch
-from support.collector import Collector
+from support.collector import Collector, attributes
 from support.config import http_config
 from support.ports import free_port
 from support.rotel import Rotel
@@ -458,6 +458,22 @@ class TestEnvironment:
         )
         ask(proxy)
         collector.wait_spans(1)
+
+    def test_values_are_cut(self, pillion, echo, collect):
+        collector = collect("grpc")
+        proxy = self.start(
+            pillion, echo, {"accessLog": {"output": "otlp", "requestHeaders": ["x-long"]}},
+            OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, OTEL_BLRP_SCHEDULE_DELAY="20",
+            OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT="9", OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT="5",
+        )
+        fetch(proxy.address(), "GET", "/abcdefghijkl", {"X-Long": "abcdefghijkl"})
+        eventually(lambda: collector.logs, "log records")
+        logged = attributes(collector.logs[0].attributes)
+        assert (logged["url.path"], logged["http.request.header.x-long"]) == ("/abcdefgh", ["abcdefghi"])
+        (server,) = servers(collector.wait_spans(2))
+        assert server.attributes["url.path"] == "/abcd"
+        texts = [value for span in collector.spans for value in span.attributes.values() if isinstance(value, str)]
+        assert max(map(len, texts)) == 5
 
     def test_metrics_and_log_records_are_asked_for_by_name(self, pillion, echo, collect):
         collector = collect("grpc")

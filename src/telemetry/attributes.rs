@@ -7,13 +7,14 @@ use std::borrow::Cow;
 
 use crate::protobuf::{Writer, length_of, varint_length};
 
-/// Of a longer text the beginning is told: what clients send must not fill a collector.
-const LONGEST: usize = 4096;
+/// Of a longer text the beginning is told, in bytes: what clients send must not fill a collector.
+pub(crate) const LONGEST: usize = 4096;
 
 /// Writes attributes into one field of a message.
 pub(crate) struct Attributes<'a> {
     writer: Writer<'a>,
     field: u32,
+    longest: usize,
 }
 
 /// Attributes that were written beforehand.
@@ -45,8 +46,17 @@ impl Block {
 
 impl<'a> Attributes<'a> {
     pub(crate) fn new(out: &'a mut Vec<u8>, field: u32) -> Self {
-        let writer = Writer(out);
-        Self { writer, field }
+        Self {
+            writer: Writer(out),
+            field,
+            longest: LONGEST,
+        }
+    }
+
+    /// Cuts texts that have more characters than this, where that is less than [`LONGEST`].
+    pub(crate) fn limit(&mut self, characters: usize) -> &mut Self {
+        self.longest = characters.min(LONGEST);
+        self
     }
 
     /// What was written for the same field.
@@ -57,13 +67,9 @@ impl<'a> Attributes<'a> {
 
     #[inline(always)]
     pub(crate) fn text(&mut self, key: &str, value: &str) -> &mut Self {
-        let mut end = value.len().min(LONGEST);
-        while !value.is_char_boundary(end) {
-            end -= 1;
-        }
-        let value = &value.as_bytes()[..end];
+        let value = self.cut(value);
         let length = length_of(value.len());
-        self.pair(key, length, |any| any.bytes(TEXT, value))
+        self.pair(key, length, |any| any.bytes(TEXT, value.as_bytes()))
     }
 
     /// Of a text that may be none.
@@ -98,6 +104,7 @@ impl<'a> Attributes<'a> {
     /// A list of one text.
     pub(crate) fn list(&mut self, key: &str, value: &[u8]) -> &mut Self {
         let value = shown(value);
+        let value = self.cut(&value);
         let item = length_of(value.len());
         let array = length_of(item);
         self.pair(key, length_of(array), |any| {
@@ -110,7 +117,7 @@ impl<'a> Attributes<'a> {
     /// A text of several parts.
     pub(crate) fn parts<const N: usize>(&mut self, key: &str, parts: [&str; N]) -> &mut Self {
         let length: usize = parts.iter().map(|part| part.len()).sum();
-        if length > LONGEST {
+        if length > self.longest {
             return self.text(key, &parts.concat());
         }
         self.pair(key, length_of(length), |any| {
@@ -119,6 +126,14 @@ impl<'a> Attributes<'a> {
                 any.0.extend_from_slice(part.as_bytes());
             }
         })
+    }
+
+    #[inline(always)]
+    fn cut<'t>(&self, text: &'t str) -> &'t str {
+        match text.len() > self.longest {
+            true => beginning(text, self.longest),
+            false => text,
+        }
     }
 
     /// `length`: of what `value` writes.
@@ -132,6 +147,14 @@ impl<'a> Attributes<'a> {
         value(writer);
         self
     }
+}
+
+/// So many characters, and [`LONGEST`] bytes at most.
+#[cold]
+fn beginning(text: &str, characters: usize) -> &str {
+    let starts = text.char_indices().map(|(at, _)| at);
+    let ends = starts.chain([text.len()]).take_while(|&end| end <= LONGEST);
+    &text[..ends.take(characters + 1).last().unwrap_or(0)]
 }
 
 /// A text as it may stand in a message: UTF-8, and not too long. What is no UTF-8 becomes U+FFFD.
@@ -189,5 +212,32 @@ mod tests {
         let longer = format!("x{long}");
         let length = |text| written(|attributes| _ = attributes.text("k", text)).len();
         assert_eq!(length(&longer), length(&long) - 1);
+    }
+
+    #[test]
+    fn a_limit_counts_characters() {
+        let cut = |characters, text: &str| {
+            let limited = written(|attributes| _ = attributes.limit(characters).text("k", text));
+            let whole = |part: &&str| written(|attributes| _ = attributes.text("k", part));
+            let mut ends = (0..=text.len()).filter_map(|end| text.get(..end));
+            ends.find(|part| whole(part) == limited).unwrap().to_owned()
+        };
+        assert_eq!(cut(3, "abcd"), "abc");
+        assert_eq!(cut(4, "abcd"), "abcd");
+        assert_eq!(cut(2, "\u{e9}\u{e9}\u{e9}"), "\u{e9}\u{e9}");
+        assert_eq!(cut(3, "\u{e9}\u{e9}\u{e9}"), "\u{e9}\u{e9}\u{e9}");
+        assert_eq!(cut(usize::MAX, &"a".repeat(LONGEST + 1)).len(), LONGEST);
+        for limited in [
+            written(|attributes| _ = attributes.limit(2).parts("k", ["a", "bc"])),
+            written(|attributes| _ = attributes.limit(2).bytes("k", b"abc")),
+        ] {
+            assert_eq!(
+                limited,
+                written(|attributes| _ = attributes.text("k", "ab"))
+            );
+        }
+        let listed =
+            |characters| written(|attributes| _ = attributes.limit(characters).list("k", b"abc"));
+        assert_eq!(listed(2).len(), listed(3).len() - 1);
     }
 }

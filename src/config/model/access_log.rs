@@ -6,7 +6,7 @@ use http::HeaderName;
 use serde::{Serialize, Serializer};
 
 use super::display_all;
-use crate::telemetry::{Redaction, access_log::Template};
+use crate::telemetry::{Redaction, access_log::Template, attributes::LONGEST};
 
 /// One line a request.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -22,6 +22,10 @@ pub struct AccessLog {
     pub request_headers: Vec<HeaderName>,
     #[serde(serialize_with = "display_all")]
     pub response_headers: Vec<HeaderName>,
+    /// Characters of a log record's attribute; longer ones are cut.
+    /// The environment alone says so: no key to show.
+    #[serde(skip)]
+    pub value_length: usize,
     /// That of the whole configuration, where it is shown as well.
     #[serde(skip)]
     pub redaction: Arc<Redaction>,
@@ -37,6 +41,7 @@ impl Default for AccessLog {
             filter: None,
             request_headers: Vec::new(),
             response_headers: Vec::new(),
+            value_length: LONGEST,
             redaction: Arc::default(),
         }
     }

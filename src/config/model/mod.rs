@@ -25,7 +25,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use serde::{Serialize, Serializer};
 
-use crate::telemetry::Redaction;
+use crate::telemetry::{Redaction, attributes::LONGEST};
 
 pub use self::{
     access::*, access_log::*, balancing::*, checks::*, fallback::*, fault::*, health::*,
@@ -57,6 +57,14 @@ pub struct Config {
     /// Whose tokens `access` may ask for.
     pub jwt_providers: Vec<Arc<JwtProvider>>,
     pub upstreams: Vec<Arc<Upstream>>,
+}
+
+impl Config {
+    /// Characters that the value of a span's attribute may have.
+    pub fn span_value_length(&self) -> usize {
+        let tracing = self.tracing.as_ref();
+        tracing.map_or(LONGEST, |tracing| tracing.value_length)
+    }
 }
 
 /// Where the process answers about itself.

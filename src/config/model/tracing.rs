@@ -15,6 +15,10 @@ pub struct Tracing {
     /// ours.
     pub propagators: Vec<Propagator>,
     pub keep: Keep,
+    /// Characters of a span's attribute; longer ones are cut.
+    /// The environment alone says so: no key to show.
+    #[serde(skip)]
+    pub value_length: usize,
 }
 
 /// What is kept of requests that were not sampled.

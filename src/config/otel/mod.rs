@@ -27,7 +27,7 @@ use super::{
     report::quote,
     secret::may_hold_secret,
 };
-use crate::telemetry::otlp::Signal;
+use crate::telemetry::{attributes::LONGEST, otlp::Signal};
 
 /// Metrics are not sent more often.
 pub(super) const MIN_METRIC_INTERVAL: Duration = Duration::from_secs(1);
@@ -73,6 +73,8 @@ pub(super) struct Of {
     pub(super) queue_items: Option<usize>,
     pub(super) batch_items: Option<usize>,
     pub(super) export_timeout: Option<Duration>,
+    /// Characters of an attribute's value.
+    value_length: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,6 +138,12 @@ impl Otel {
             Signal::Metrics => &self.metrics,
             Signal::Logs => &self.logs,
         }
+    }
+
+    /// Characters that an attribute's value may have.
+    pub(super) fn value_length(&self, signal: Signal) -> usize {
+        let written = self.of(signal).value_length;
+        written.map_or(LONGEST, |written| written.min(LONGEST))
     }
 
     /// The variable by which the environment wants a signal not exported.

@@ -52,7 +52,18 @@ impl Reader<'_> {
                 .then(|| self.positive(&format!("{batch}_MAX_EXPORT_BATCH_SIZE")))
                 .flatten(),
             export_timeout: self.millis(&format!("{batch}_EXPORT_TIMEOUT")),
+            value_length: self.value_length(signal),
         }
+    }
+
+    /// Metrics know no such limit.
+    fn value_length(&mut self, signal: Signal) -> Option<usize> {
+        let own = match signal {
+            Signal::Traces => "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT",
+            Signal::Logs => "OTEL_LOGRECORD_ATTRIBUTE_VALUE_LENGTH_LIMIT",
+            Signal::Metrics => return None,
+        };
+        self.either(own, "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", Self::positive)
     }
 
     fn exporter(&mut self, name: &str, signal: Signal) -> Option<Exporter> {

@@ -43,6 +43,21 @@ fn a_collector_is_wish_enough_for_spans_alone() {
 }
 
 #[test]
+fn values_are_limited_by_signal() {
+    let lengths = |variables: &[(&str, &str)]| {
+        let otel = read(variables);
+        [Signal::Traces, Signal::Logs].map(|signal| otel.value_length(signal))
+    };
+    assert_eq!(lengths(&[]), [4096, 4096]);
+    let all = ("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "100");
+    assert_eq!(lengths(&[all]), [100, 100]);
+    let spans = ("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "7");
+    let records = ("OTEL_LOGRECORD_ATTRIBUTE_VALUE_LENGTH_LIMIT", "99999");
+    assert_eq!(lengths(&[all, spans, records]), [7, 4096]);
+    assert_eq!(lengths(&[(all.0, "0")]), [4096, 4096]);
+}
+
+#[test]
 fn exporters_can_be_forbidden() {
     let base = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4317");
     let off = read(&[base, ("OTEL_TRACES_EXPORTER", "none")]);

@@ -92,6 +92,7 @@ impl Resolver<'_> {
             filter: raw.filter.as_ref().map(|filter| self.log_filter(filter)),
             request_headers,
             response_headers,
+            value_length: self.otel.value_length(Signal::Logs),
             redaction: Arc::clone(redaction),
         }
     }

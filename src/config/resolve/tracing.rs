@@ -41,6 +41,7 @@ impl Resolver<'_> {
                 errors: written.keep.errors,
                 slower_than: written.keep.slower_than.0,
             },
+            value_length: self.otel.value_length(Signal::Traces),
         })
     }
 

@@ -55,6 +55,7 @@ pub(super) fn write(out: &mut Vec<u8>, line: &Line<'_>, end: u64, config: &Acces
         }
     }
     let mut attributes = Attributes::new(out, ATTRIBUTES);
+    attributes.limit(config.value_length);
     request(&mut attributes, line);
     network(&mut attributes, record);
     outcome(&mut attributes, record);

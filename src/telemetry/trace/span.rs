@@ -57,6 +57,8 @@ pub(super) struct Story<'a> {
     pub(super) start: u64,
     /// The host that the client asked for.
     pub(super) host: Option<&'a str>,
+    /// Characters that a value may have.
+    pub(super) value_length: usize,
 }
 
 impl Story<'_> {
@@ -72,6 +74,7 @@ impl Story<'_> {
         );
 
         let mut attributes = Attributes::new(out, ATTRIBUTES);
+        attributes.limit(self.value_length);
         self.request(&mut attributes);
         attributes
             .block(self.connection)
@@ -142,6 +145,7 @@ impl Story<'_> {
         self.begin(out, ids, SpanKind::Client, (start, end));
 
         let mut attributes = Attributes::new(out, ATTRIBUTES);
+        attributes.limit(self.value_length);
         self.request(&mut attributes);
         self.sent(&mut attributes, note);
         if note.number > 1 {
@@ -152,7 +156,8 @@ impl Story<'_> {
         }
         attributes.text("pillion.upstream", &note.upstream);
         if let Some(endpoint) = &note.endpoint {
-            attributes.block(endpoint.told.get_or_init(|| told_of_endpoint(endpoint)));
+            let told = || told_of_endpoint(endpoint, self.value_length);
+            attributes.block(endpoint.told.get_or_init(told));
         }
         if let Some(reused) = note.line.reused {
             let version = if note.line.http2 { "2" } else { "1.1" };
@@ -305,9 +310,10 @@ const LONGEST_NAME: usize = 256;
 const USUAL: usize = 768;
 
 /// What is the same for all requests of a client's connection.
-pub(crate) fn told_of_connection(client: &Client) -> Block {
+pub(crate) fn told_of_connection(client: &Client, value_length: usize) -> Block {
     let secured = client.conn.secured.as_ref();
     Block::new(ATTRIBUTES, |attributes| {
+        attributes.limit(value_length);
         attributes.text(semconv::URL_SCHEME, client.scheme());
         if let Address::Tcp(address) = client.conn.source() {
             socket(attributes, &client.address_text, address.port());
@@ -318,16 +324,18 @@ pub(crate) fn told_of_connection(client: &Client) -> Block {
 }
 
 /// What is the same for all requests of a rule.
-pub(crate) fn told_of_route(name: &str, pattern: Option<&str>) -> Block {
+pub(crate) fn told_of_route(name: &str, pattern: Option<&str>, value_length: usize) -> Block {
     Block::new(ATTRIBUTES, |attributes| {
         attributes
+            .limit(value_length)
             .text("pillion.route", name)
             .some_text(semconv::HTTP_ROUTE, pattern);
     })
 }
 
-fn told_of_endpoint(endpoint: &Endpoint) -> Block {
+fn told_of_endpoint(endpoint: &Endpoint, value_length: usize) -> Block {
     Block::new(ATTRIBUTES, |attributes| {
+        attributes.limit(value_length);
         if let Target::Tcp { address, .. } = &endpoint.target {
             socket(attributes, &address.ip().to_string(), address.port());
         }

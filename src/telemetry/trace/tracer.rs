@@ -37,20 +37,24 @@ impl Tracer {
     ) {
         let clock = self.clock.get().refreshed(record.start + record.duration);
         self.clock.set(clock);
-        let redact = client
-            .worker
-            .with_snapshot(|snapshot| Arc::clone(&snapshot.config.redact));
+        let (redact, value_length) = client.worker.with_snapshot(|snapshot| {
+            let config = &snapshot.config;
+            (Arc::clone(&config.redact), config.span_value_length())
+        });
         let host = record.authority().map(shown);
         let story = Story {
             place,
             record,
             state,
-            connection: client.told.get_or_init(|| told_of_connection(client)),
+            connection: client
+                .told
+                .get_or_init(|| told_of_connection(client, value_length)),
             peer: client.address.is_some().then_some(&*client.address_text),
             route,
             redaction: &redact,
             start: clock.unix_nanos(record.start),
             host: host.as_deref(),
+            value_length,
         };
         self.outlet.push(|out| story.server(out));
         for (at, note) in record.evidence.iter().enumerate() {
