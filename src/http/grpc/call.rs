@@ -18,8 +18,8 @@ use crate::{
 pub(crate) const MAX_MESSAGE: usize = 4 << 20;
 /// Of a status's text so much is kept, in bytes as they came.
 const MAX_TEXT: usize = 300;
-/// Before each message: whether it is compressed, and its length.
-const PREFIX: usize = 5;
+/// Bytes before each message: whether it is compressed, and its length.
+pub(crate) const PREFIX: usize = 5;
 
 /// A message that may hold private keys: wiped when it is dropped, and without `Debug`.
 #[derive(Default)]

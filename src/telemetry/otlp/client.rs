@@ -9,6 +9,7 @@ use rustls::{ClientConfig, pki_types::UnixTime};
 use super::{Signal, grpc, http, retry::Verdict};
 use crate::{
     config::model::{Export, OtlpProtocol, OtlpTls, TlsVersion},
+    http::grpc::call::PREFIX,
     net::outbound::{Failure, Wire, connect},
     protobuf::{Fields, Malformed, Value},
     tls::{Bundle, Credential, Expected, Trust, client::rustls_config},
@@ -126,7 +127,7 @@ impl Request {
         let mut plain = Vec::new();
         if export.protocol == OtlpProtocol::Grpc && !export.gzip {
             // So that it needs not be moved.
-            plain.extend_from_slice(&[0; grpc::PREFIX]);
+            plain.extend_from_slice(&[0; PREFIX]);
         }
         write(&mut plain);
         let mut content = plain;
@@ -147,7 +148,7 @@ impl Request {
 fn compressed(plain: &[u8], framed: bool) -> Vec<u8> {
     let mut out = Vec::with_capacity(plain.len() / 4);
     if framed {
-        out.extend_from_slice(&[0; grpc::PREFIX]);
+        out.extend_from_slice(&[0; PREFIX]);
     }
     let mut encoder = GzEncoder::new(out, Compression::fast());
     encoder

@@ -12,7 +12,7 @@ use crate::{
     http::{
         fields::Fields,
         grpc::{
-            call::{Deframer, Status},
+            call::{Deframer, PREFIX, Status},
             is_grpc,
         },
         h2::{
@@ -23,9 +23,6 @@ use crate::{
     },
     net::outbound::Wire,
 };
-
-/// Before a message: whether it is compressed, and its length.
-pub(super) const PREFIX: usize = 5;
 
 /// Largest header list of an answer, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
