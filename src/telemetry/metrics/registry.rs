@@ -58,25 +58,22 @@ impl Registry {
             since: now(),
             common,
         });
-        registry.keep();
+        registry.keep(PROCESS);
         registry
     }
 
-    /// Takes other settings, for a configuration that then asks for every handle it has. Handles that are asked for from now on are made for these: where their
-    /// buckets are others, they begin anew.
+    /// Takes other settings, for a configuration that then asks for every handle it has. Handles
+    /// that are asked for from now on are made for these: where their buckets are others, they begin
+    /// anew.
     pub fn configure(&self, config: &model::Metrics) {
         self.common.configure(config);
-        self.keep();
+        self.keep(PROCESS);
     }
 
-    /// Takes the places of what is never left out, before anything else asks for them. How many that
-    /// are the first scrape finds out: the kernel is not asked at a start.
-    fn keep(&self) {
-        self.keep_for(PROCESS);
-    }
-
-    /// `process`: series of what there is one of.
-    fn keep_for(&self, process: usize) {
+    /// Takes the places of what is never left out, before anything else asks for them. `process`:
+    /// series of what there is one of, [`PROCESS`] until the first scrape has counted them: the
+    /// kernel is not asked at a start.
+    fn keep(&self, process: usize) {
         let settings = self.common.settings();
         let overflow = ListenerMetrics::places(&settings)
             + RouteMetrics::places(&settings)
@@ -166,7 +163,7 @@ impl Registry {
         let mut scrape = Scrape::new(visitor, limit.saturating_sub(OWN), self.since);
         self.describe_process(&mut scrape);
         // Certificates come and go.
-        self.keep_for(scrape.shown);
+        self.keep(scrape.shown);
         if self.common.settings().enabled {
             self.listeners.describe(&mut scrape);
             self.access.describe(&mut scrape);
