@@ -24,6 +24,7 @@ use self::variables::Reader;
 use super::{
     env::Environment,
     model::{KeyPair, OtlpProtocol},
+    raw::Propagator,
     report::quote,
     secret::may_hold_secret,
 };
@@ -100,14 +101,6 @@ pub(super) struct Sampler {
     pub(super) parent_based: bool,
     /// From 0 to 1.
     pub(super) ratio: f64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Propagator {
-    TraceContext,
-    Baggage,
-    B3,
-    B3Multi,
 }
 
 impl Otel {

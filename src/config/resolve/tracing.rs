@@ -28,15 +28,14 @@ impl Resolver<'_> {
             self.overruled(Signal::Traces);
         }
         let on = wanted.unwrap_or_else(|| raw.is_some()) && written.enabled;
+        let named = self.otel.propagators.as_ref();
+        let named = named.unwrap_or(&propagators.value);
         on.then(|| Tracing {
             sampling: self
                 .otel
                 .sampler
                 .map_or_else(|| sampling(written.sampling), of_environment),
-            propagators: match &self.otel.propagators {
-                Some(named) => named.iter().filter_map(named_propagator).collect(),
-                None => propagators.value.iter().filter_map(propagator).collect(),
-            },
+            propagators: named.iter().filter_map(propagator).collect(),
             keep: Keep {
                 errors: written.keep.errors,
                 slower_than: written.keep.slower_than.0,
@@ -57,21 +56,13 @@ impl Resolver<'_> {
     }
 }
 
+/// `None`: baggage is passed on anyway.
 const fn propagator(written: &raw::Propagator) -> Option<Propagator> {
     match written {
         raw::Propagator::TraceContext => Some(Propagator::TraceContext),
         raw::Propagator::Baggage => None,
         raw::Propagator::B3 => Some(Propagator::B3),
         raw::Propagator::B3Multi => Some(Propagator::B3Multi),
-    }
-}
-
-const fn named_propagator(named: &otel::Propagator) -> Option<Propagator> {
-    match named {
-        otel::Propagator::TraceContext => Some(Propagator::TraceContext),
-        otel::Propagator::Baggage => None,
-        otel::Propagator::B3 => Some(Propagator::B3),
-        otel::Propagator::B3Multi => Some(Propagator::B3Multi),
     }
 }
 
