@@ -9,12 +9,12 @@ use super::{
     cells::{ByReason, Count, PerWorker},
     common::Common,
     exemplar::now,
-    family::Value,
+    family::{Kind, Value},
     group::OVERFLOW,
     ledger::Ledger,
     room::Share,
     route::{STATUSES, class_of},
-    scrape::Series,
+    scrape::{Families, Series},
 };
 use crate::{
     error::Reason,
@@ -43,7 +43,7 @@ struct Cells {
 const PLACES: usize = STATUSES.len() + STATES.len() + 2;
 
 /// The family by reason.
-pub(super) const FAILURES: &str = "pillion_endpoint_failures";
+const FAILURES: &str = "pillion_endpoint_failures";
 
 /// Values of the `state` label.
 pub(crate) const STATES: [&str; 4] = ["available", "open", "ejected", "unhealthy"];
@@ -119,20 +119,6 @@ impl EndpointMetrics {
     }
 }
 
-/// What is told of endpoints that there is no room for, of all upstreams.
-pub(super) fn show_other_results(others: Option<&EndpointMetrics>, series: &mut Series<'_, '_>) {
-    if let Some(others) = others {
-        others.show_results(OVERFLOW, series);
-    }
-}
-
-/// The same.
-pub(super) fn show_other_failures(others: Option<&EndpointMetrics>, series: &mut Series<'_, '_>) {
-    if let Some(others) = others {
-        others.show_failures(OVERFLOW, series);
-    }
-}
-
 /// Those of one upstream that have been tried.
 #[derive(Debug)]
 pub(super) struct Endpoints {
@@ -186,9 +172,9 @@ impl Endpoints {
         EndpointMetrics::new(&self.common, Some(places))
     }
 
-    /// Those that have been tried and are still wanted, each with its state. Others may be held for
-    /// a while, by connections or by who has not looked at the newest configuration.
-    fn live(&self) -> Vec<(Arc<Endpoint>, &'static str)> {
+    /// Those that are still wanted. Others may be held for a while, by connections or by who has not
+    /// looked at the newest configuration.
+    pub(super) fn live(&self) -> Live {
         let board = lock(&self.board).upgrade();
         let states = board.map(|board| board.states());
         let states: HashMap<EndpointId, &str> = states.into_iter().flatten().collect();
@@ -203,34 +189,86 @@ impl Endpoints {
             .collect();
         let mut live: Vec<_> = tried.into_iter().filter_map(state).collect();
         live.sort_unstable_by(|(one, _), (other, _)| one.label.cmp(&other.label));
-        live
+        Live(live)
+    }
+}
+
+/// Endpoints of one upstream as a scrape finds them, by name, each with its state.
+#[derive(Debug)]
+pub(super) struct Live(Vec<(Arc<Endpoint>, &'static str)>);
+
+impl Live {
+    pub(super) fn describe(families: &mut Families<'_, '_, Self>) {
+        // Those that there is no room for, of all upstreams.
+        let others = families.common.other_endpoints.get();
+        families.family(
+            "pillion_endpoint_requests",
+            Kind::Counter,
+            "Attempts, by class of status; failed: those that brought no response.",
+            |live, series| live.show_results(series),
+        );
+        families.rest(|series| {
+            if let Some(others) = others {
+                others.show_results(OVERFLOW, series);
+            }
+        });
+        families.family(
+            FAILURES,
+            Kind::Counter,
+            "Attempts that brought no response, by reason.",
+            |live, series| live.show_failures(series),
+        );
+        families.rest(|series| {
+            if let Some(others) = others {
+                others.show_failures(OVERFLOW, series);
+            }
+        });
+        families.rest_of_events(FAILURES, ["endpoint", "reason"]);
+        families.family(
+            "pillion_endpoint_requests_active",
+            Kind::Gauge,
+            "Attempts running now, and their responses' bodies.",
+            |live, series| live.show_active(series),
+        );
+        families.family(
+            "pillion_endpoint_latency_seconds",
+            Kind::Gauge,
+            "The time to the head of a response, as the balancer estimates it.",
+            |live, series| live.show_latency(series),
+        );
+        families.family(
+            "pillion_endpoint_state",
+            Kind::Gauge,
+            "1 for the state that an endpoint is in, of those that `pillion_upstream_endpoints` counts.",
+            |live, series| live.show_states(series),
+        );
     }
 
     fn each(&self, mut show: impl FnMut(&str, &EndpointMetrics)) {
-        for (endpoint, _) in self.live() {
+        for (endpoint, _) in &self.0 {
             if let Some(metrics) = endpoint.metrics.get() {
                 show(&endpoint.label, metrics);
             }
         }
     }
 
-    pub(super) fn show_results(&self, series: &mut Series<'_, '_>) {
+    fn show_results(&self, series: &mut Series<'_, '_>) {
         self.each(|name, metrics| metrics.show_results(name, series));
     }
 
-    pub(super) fn show_failures(&self, series: &mut Series<'_, '_>) {
+    fn show_failures(&self, series: &mut Series<'_, '_>) {
         self.each(|name, metrics| metrics.show_failures(name, series));
     }
 
-    pub(super) fn show_active(&self, series: &mut Series<'_, '_>) {
-        for (endpoint, _) in self.live() {
+    fn show_active(&self, series: &mut Series<'_, '_>) {
+        for (endpoint, _) in &self.0 {
             let active = Value::level(endpoint.active().into());
             series.put(&[("endpoint", &*endpoint.label)], active);
         }
     }
 
-    pub(super) fn show_latency(&self, series: &mut Series<'_, '_>) {
-        for (endpoint, _) in self.live() {
+    fn show_latency(&self, series: &mut Series<'_, '_>) {
+        for (endpoint, _) in &self.0 {
             if let Some(latency) = endpoint.latency() {
                 let latency = Value::Float(latency.as_secs_f64());
                 series.put(&[("endpoint", &*endpoint.label)], latency);
@@ -238,11 +276,11 @@ impl Endpoints {
         }
     }
 
-    pub(super) fn show_states(&self, series: &mut Series<'_, '_>) {
-        for (endpoint, state) in self.live() {
+    fn show_states(&self, series: &mut Series<'_, '_>) {
+        for (endpoint, state) in &self.0 {
             for each in STATES {
                 let labels = [("endpoint", &*endpoint.label), ("state", each)];
-                series.put(&labels, Value::level(u64::from(each == state)));
+                series.put(&labels, Value::level(u64::from(each == *state)));
             }
         }
     }

@@ -86,6 +86,7 @@ impl<T: Scraped> Group<T> {
             scrape,
             common: &self.common,
             objects: &objects,
+            labels: T::labels,
         });
     }
 

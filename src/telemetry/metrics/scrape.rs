@@ -109,6 +109,8 @@ pub(super) struct Families<'a, 's, T> {
     pub(super) scrape: &'a mut Scrape<'s>,
     pub(super) common: &'a Common,
     pub(super) objects: &'a [Object<T>],
+    /// The labels that an object's name stands for.
+    pub(super) labels: fn(&str) -> Vec<Label<'_>>,
 }
 
 /// One of a kind, for a scrape.
@@ -152,7 +154,7 @@ impl Series<'_, '_> {
     }
 }
 
-impl<T: Scraped> Families<'_, '_, T> {
+impl<T> Families<'_, '_, T> {
     /// A family; `each` puts the series of one object.
     pub(super) fn family(
         &mut self,
@@ -179,11 +181,32 @@ impl<T: Scraped> Families<'_, '_, T> {
             self.scrape.since = object.since;
             let mut series = Series {
                 scrape: self.scrape,
-                own: &T::labels(&object.name),
+                own: &(self.labels)(&object.name),
             };
             each(object, &mut series);
         }
         self.scrape.since = since;
+    }
+
+    /// Families of what `look` finds in each object: once, not for each family again.
+    pub(super) fn within<V>(
+        &mut self,
+        look: impl Fn(&T) -> V,
+        describe: impl FnOnce(&mut Families<'_, '_, V>),
+    ) {
+        let found = self.objects.iter().map(|object| Object {
+            name: Arc::clone(&object.name),
+            metrics: Arc::new(look(&object.metrics)),
+            ledger: Arc::clone(&object.ledger),
+            since: object.since,
+            epoch: object.epoch,
+        });
+        describe(&mut Families {
+            scrape: self.scrape,
+            common: self.common,
+            objects: &found.collect::<Vec<_>>(),
+            labels: self.labels,
+        });
     }
 
     /// What the family at hand tells of all that found no place.
@@ -191,7 +214,7 @@ impl<T: Scraped> Families<'_, '_, T> {
         let since = self.scrape.since;
         rest(&mut Series {
             scrape: self.scrape,
-            own: &T::labels(OVERFLOW),
+            own: &(self.labels)(OVERFLOW),
         });
         self.scrape.since = since;
     }

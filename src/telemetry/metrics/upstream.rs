@@ -8,7 +8,7 @@ use super::{
     cells::{ByFault, ByReason, Count, Entered, Level, PerWorker},
     common::{Common, Settings, Timed},
     durations::Durations,
-    endpoint::{self, EndpointMetrics, Endpoints},
+    endpoint::{EndpointMetrics, Endpoints, Live},
     family::{Kind, Value},
     health::HealthMetrics,
     route,
@@ -451,41 +451,7 @@ impl Scraped for UpstreamMetrics {
                 rows.filter(|&(_, count)| count > 0).collect()
             },
         );
-        families.family(
-            "pillion_endpoint_requests",
-            Kind::Counter,
-            "Attempts, by class of status; failed: those that brought no response.",
-            |metrics, series| metrics.endpoints.show_results(series),
-        );
-        let others = families.common.other_endpoints.get().cloned();
-        families.rest(|series| endpoint::show_other_results(others.as_deref(), series));
-        families.family(
-            endpoint::FAILURES,
-            Kind::Counter,
-            "Attempts that brought no response, by reason.",
-            |metrics, series| metrics.endpoints.show_failures(series),
-        );
-        let others = families.common.other_endpoints.get().cloned();
-        families.rest(|series| endpoint::show_other_failures(others.as_deref(), series));
-        families.rest_of_events(endpoint::FAILURES, ["endpoint", "reason"]);
-        families.family(
-            "pillion_endpoint_requests_active",
-            Kind::Gauge,
-            "Attempts running now, and their responses' bodies.",
-            |metrics, series| metrics.endpoints.show_active(series),
-        );
-        families.family(
-            "pillion_endpoint_latency_seconds",
-            Kind::Gauge,
-            "The time to the head of a response, as the balancer estimates it.",
-            |metrics, series| metrics.endpoints.show_latency(series),
-        );
-        families.family(
-            "pillion_endpoint_state",
-            Kind::Gauge,
-            "1 for the state that an endpoint is in, of those that `pillion_upstream_endpoints` counts.",
-            |metrics, series| metrics.endpoints.show_states(series),
-        );
+        families.within(|metrics| metrics.endpoints.live(), Live::describe);
         families.gauges(
             "pillion_upstream_endpoints",
             "Endpoints now, by whether they take requests: `available`, `open` (the breaker), `ejected` or `unhealthy` (by checks alone).",
