@@ -63,7 +63,7 @@ impl Worker {
             events: Arc::clone(&shared.workers[id].events),
             rng: RefCell::new(fastrand::Rng::new()),
             access_log: access_log.exporting(shared.otlp.outlet(Signal::Logs)),
-            tracer: Tracer::new(shared.otlp.outlet(Signal::Traces)),
+            tracer: Tracer::new(shared.otlp.outlet(Signal::Traces), shared.otlp.trace()),
             timers: Timers::default(),
             pools: Pools::new(id, Rc::clone(&tls)),
             tls,

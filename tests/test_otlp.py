@@ -392,6 +392,25 @@ def test_nothing_runs_where_nothing_is_exported(pillion, echo, collector):
     assert "pillion-export" in threads(proxy)
 
 
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_exports_that_come_by_here_are_not_traced(pillion, echo, collect, transport):
+    """An ambassador in front of the collector, which traces everything."""
+    collector, port = collect(transport), free_port()
+    config = traced(echo.address, {**collector.config, "endpoint": f"http://127.0.0.1:{port}"})
+    config["listeners"].append({"name": "out", "address": f"127.0.0.1:{port}", "upstream": "collector"})
+    protocol = "http2" if transport == "grpc" else "http1"
+    config["upstreams"].append(
+        {"name": "collector", "endpoints": [f"127.0.0.1:{collector.port}"], "protocol": protocol})
+    proxy = pillion({**config, "accessLog": {"enabled": True}})
+    for number in range(1, 6):
+        ask(proxy)
+        collector.wait_spans(2 * number)
+    passed = eventually(lambda: [line for line in proxy.access_log() if line["listener"] == "out"], "exports that came by")
+    assert not any(line["span_id"] for line in passed)
+    assert {span.attributes.get("url.path") for span in servers(collector.spans)} == {"/"}
+    assert len(collector.spans) == 10
+
+
 class TestEnvironment:
     """It goes before the file."""
 

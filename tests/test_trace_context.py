@@ -12,7 +12,7 @@ from support.upstream import header
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED, UNSAMPLED = f"00-{TRACE}-{SPAN}-01", f"00-{TRACE}-{SPAN}-00"
-TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-0([01])")
+TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-0([0-3])")
 #: Where spans go that no test here asks for.
 NOWHERE = {"endpoint": f"http://127.0.0.1:{free_port()}"}
 
@@ -39,7 +39,7 @@ def sent(proxy, *headers, target="/") -> dict:
 
 def context(account) -> tuple[str, str, bool]:
     match = TRACEPARENT.fullmatch(header(account, "traceparent"))
-    return match[1], match[2], match[3] == "1"
+    return match[1], match[2], match[3] in "13"
 
 
 def test_a_trace_begins_here(shared):
@@ -77,8 +77,15 @@ def test_always_and_never_are_asked_nothing(shared):
 
 
 def test_flags_that_are_not_ours_go_on(shared):
-    account = sent(shared(), ("traceparent", f"00-{TRACE}-{SPAN}-03"))
-    assert header(account, "traceparent").endswith("-03")
+    for flags in ("03", "01"):
+        account = sent(shared(), ("traceparent", f"00-{TRACE}-{SPAN}-{flags}"))
+        assert header(account, "traceparent").endswith(f"-{flags}")
+
+
+def test_an_id_of_our_own_is_called_random(shared):
+    """Trace Context level 2, section 3.2.2.5."""
+    assert header(sent(shared()), "traceparent").endswith("-03")
+    assert header(sent(shared(sampling="0%")), "traceparent").endswith("-02")
 
 
 @pytest.mark.parametrize("broken", [
@@ -126,6 +133,21 @@ def test_b3_may_leave_things_open(shared):
     assert header(sent(proxy, ("b3", "1")), "b3").endswith("-1"), "and makes a trace begin"
     assert header(sent(proxy, ("b3", f"{TRACE}-{SPAN}-d")), "b3").endswith("-d"), "debug"
     assert header(sent(proxy, ("traceparent", SAMPLED)), "traceparent") == SAMPLED, "not spoken here"
+
+
+@pytest.mark.parametrize("spoken", ["b3", "b3multi"])
+@pytest.mark.parametrize("decision", "01")
+def test_one_form_of_b3_reads_the_other_and_keeps_it_true(shared, spoken, decision):
+    proxy = shared(propagators=[spoken])
+    if spoken == "b3":
+        came = [("X-B3-TraceId", TRACE), ("X-B3-SpanId", SPAN), ("X-B3-Sampled", decision)]
+    else:
+        came = [("b3", f"{TRACE}-{SPAN}-{decision}")]
+    account = sent(proxy, *came)
+    trace, span, sampled = header(account, "b3").split("-")
+    assert (trace, sampled) == (TRACE, decision) and (span == SPAN) == (decision == "0")
+    multi = [header(account, f"x-b3-{name}") for name in ["traceid", "spanid", "sampled"]]
+    assert multi == [trace, span, sampled]
 
 
 def test_the_first_form_that_is_there_is_read(shared):

@@ -1,6 +1,8 @@
 """Spans as a collector gets them: every parent, attribute and status."""
 
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
@@ -136,7 +138,7 @@ def test_retries_stand_side_by_side(traced, collector):
     assert 0 < attempts[0].attributes["pillion.deadline.left_ms"] <= 15_000
     for attempt in attempts:
         within(server, attempt)
-    told = [re.match("00-(.*)-(.*)-01", attempt.header("traceparent")).groups() for attempt in app.attempts]
+    told = [re.match("00-(.*)-(.*)-03", attempt.header("traceparent")).groups() for attempt in app.attempts]
     assert told == [(server.trace_id, span.span_id) for span in attempts]
     evidence = proxy.access(path="/retried")["evidence"]
     assert [(each["endpoint"], each["outcome"]) for each in evidence[:2]] == [(where[0], "upstream_reset"), (where[1], "status_503")]
@@ -151,6 +153,27 @@ def test_a_hedge_is_a_sibling_and_who_loses_is_cut(traced, collector):
     assert slow.attributes["error.type"] == "cut" and slow.status == "unset"
     assert quick.attributes["http.request.resend_count"] == 1 and quick.status == "unset"
     assert server.status == "unset" and server.attributes["http.response.status_code"] == 200
+
+
+@pytest.mark.parametrize("sampling", ["0%", "100%"])
+def test_what_followed_is_said_of_the_attempt_that_failed_last(traced, collector, sampling):
+    go = threading.Event()
+
+    def resets_late(connection):
+        assert go.wait(20)
+        resets(connection)
+
+    with Fleet(resets_late, answers(503), count=2) as app, ThreadPoolExecutor() as pool:
+        rule = {"backendRefs": [{"name": "app"}], "retry": {"attempts": 2, "hedge": {"delay": "20ms"}}}
+        config = http_config(*app.addresses, routes=[{"rules": [rule]}], upstream=CALM)
+        proxy = traced(config, sampling=sampling)
+        asked = pool.submit(fetch, proxy.address(), target="/both")
+        eventually(lambda: proxy.metrics().value("pillion_endpoint_requests_total", result="5xx") == 1, "the hedge's answer")
+        go.set()
+        assert asked.result(20).status in (502, 503)
+    evidence = proxy.access(path="/both")["evidence"]
+    told = [(each["attempt"], each["outcome"], each["then"]) for each in evidence]
+    assert told == [(1, "upstream_reset", "attempts"), (2, "status_503", None)]
 
 
 @pytest.mark.parametrize("reason, status", [("connect_failed", 503), ("upstream_reset", 502)])

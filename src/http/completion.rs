@@ -70,7 +70,9 @@ impl Completion {
 
     /// Finds the request's place in a trace.
     pub fn trace(&mut self, tracing: &Tracing, fields: &Fields) {
-        let place = Place::begin(tracing, fields, &mut self.0.client.worker.rng.borrow_mut());
+        let worker = &self.0.client.worker;
+        let exports = worker.tracer.exports;
+        let place = Place::begin(tracing, exports, fields, &mut worker.rng.borrow_mut());
         self.place(place, fields);
     }
 

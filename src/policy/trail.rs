@@ -39,6 +39,8 @@ pub struct Trail {
     /// `tracestate`, of a request that is recorded.
     state: RefCell<Option<Box<[u8]>>>,
     notes: RefCell<Vec<Note>>,
+    /// Where the failure is that was noted last.
+    failed: Cell<Option<usize>>,
 }
 
 /// What one attempt met.
@@ -235,6 +237,9 @@ impl Trail {
             notes.push(Note::new(upstream, mark, Some(endpoint)));
             notes.len() - 1
         });
+        if outcome.is_failure() {
+            self.failed.set(Some(at));
+        }
         let note = &mut notes[at];
         note.outcome = outcome;
         note.line = line;
@@ -287,7 +292,9 @@ impl Trail {
             start: now,
             at: None,
         };
-        self.notes.borrow_mut().push(Note {
+        let mut notes = self.notes.borrow_mut();
+        self.failed.set(Some(notes.len()));
+        notes.push(Note {
             outcome: Outcome::Failed(reason),
             end: Some(now),
             left: left(terms),
@@ -298,7 +305,8 @@ impl Trail {
     /// What followed the failure that was noted last.
     pub(super) fn then(&self, then: Then) {
         let mut notes = self.notes.borrow_mut();
-        if let Some(note) = notes.iter_mut().rfind(|note| note.outcome.is_failure()) {
+        let failed = self.failed.get().and_then(|at| notes.get_mut(at));
+        if let Some(note) = failed {
             note.then = Some(then);
         }
     }
@@ -349,6 +357,8 @@ impl Trail {
         record.upstream_duration = self.took.get();
         record.attempts = self.attempts.get();
         record.evidence = self.notes.take();
+        // Of a request that is not recorded they stand in the order in which they ended.
+        record.evidence.sort_by_key(|note| note.number);
     }
 }
 

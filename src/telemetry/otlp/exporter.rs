@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use opentelemetry::TraceId;
 use tokio::{
     runtime::{Builder, LocalOptions},
     sync::{mpsc, watch},
@@ -63,6 +64,12 @@ impl Exporter {
         Outlet::new(Arc::clone(&self.inlets[signal as usize]))
     }
 
+    /// The trace that the exports are in: if they come by here on their way to the collector, they
+    /// are known by it.
+    pub fn trace(&self) -> TraceId {
+        self.origin.trace()
+    }
+
     /// Does as this configuration says from now on. What waits of a signal that is switched off is
     /// sent to where it went before.
     pub fn apply(&self, config: &Config) {
@@ -76,8 +83,10 @@ impl Exporter {
                 tracing::error!(%error, "cannot start the exporter: telemetry is not sent");
                 return;
             }
+            let mut sent = export.clone();
+            sent.headers.extend(self.origin.unsampled());
             let way = Some(Way {
-                export: Arc::new(export.clone()),
+                export: Arc::new(sent),
                 resource: self.origin.resource(&config.otlp.resource),
             });
             self.plans[signal as usize].send_if_modified(|plan| {

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, fs, sync::Arc};
 
+use http::{HeaderName, HeaderValue};
+use opentelemetry::{SpanId, TraceId};
 use opentelemetry_semantic_conventions::{
     attribute::{SERVICE_INSTANCE_ID, TELEMETRY_SDK_VERSION},
     resource::{HOST_NAME, PROCESS_PID, SERVICE_NAME, TELEMETRY_SDK_LANGUAGE, TELEMETRY_SDK_NAME},
@@ -12,8 +14,8 @@ use super::envelope::{Resource, Value};
 /// What stays the same for as long as the process lives.
 #[derive(Debug)]
 pub(super) struct Origin {
-    /// A random UUID.
-    instance: String,
+    /// Random.
+    instance: u128,
     host: Option<String>,
 }
 
@@ -21,16 +23,36 @@ impl Origin {
     pub(super) fn new() -> Self {
         let host = fs::read_to_string("/proc/sys/kernel/hostname").ok();
         Self {
-            instance: uuid(fastrand::u128(..)),
+            instance: fastrand::u128(1..),
             host: host.map(|host| host.trim().to_owned()),
         }
     }
 
+    /// The trace of this process' exports.
+    pub(super) fn trace(&self) -> TraceId {
+        TraceId::from_bytes(self.instance.to_be_bytes())
+    }
+
+    /// What tells everybody on the way to a collector that an export is not to be traced.
+    pub(super) fn unsampled(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+        let trace = self.trace();
+        let span = SpanId::from_bytes(1u64.to_be_bytes());
+        let told = [
+            ("traceparent", format!("00-{trace}-{span}-00")),
+            ("b3", format!("{trace}-{span}-0")),
+        ];
+        told.into_iter().filter_map(|(name, value)| {
+            let value = HeaderValue::try_from(value).ok()?;
+            Some((HeaderName::from_static(name), value))
+        })
+    }
+
     /// The resource with these attributes, which go before its own.
     pub(super) fn resource(&self, written: &BTreeMap<Arc<str>, Arc<str>>) -> Resource {
+        let instance = uuid(self.instance);
         let mut own = vec![
             (SERVICE_NAME, Value::Text("unknown_service:pillion")),
-            (SERVICE_INSTANCE_ID, Value::Text(&self.instance)),
+            (SERVICE_INSTANCE_ID, Value::Text(&instance)),
             (TELEMETRY_SDK_NAME, Value::Text("pillion")),
             (TELEMETRY_SDK_LANGUAGE, Value::Text("rust")),
             (

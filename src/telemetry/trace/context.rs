@@ -11,7 +11,7 @@ use crate::{
     hex,
     http::{
         fields::Fields,
-        name::{self, Kind},
+        name::{self, Kind, Name},
     },
 };
 
@@ -39,6 +39,14 @@ pub struct Outgoing {
     pub random: bool,
 }
 
+/// Any of these says something of a trace.
+const X_B3: [Name; 4] = [
+    name::X_B3_TRACE_ID,
+    name::X_B3_SPAN_ID,
+    name::X_B3_SAMPLED,
+    name::X_B3_FLAGS,
+];
+
 /// "The trace id was made at random, all of it" (Trace Context level 2, section 3.2.2.5).
 const RANDOM: u8 = 2;
 
@@ -51,21 +59,18 @@ impl Incoming {
         }
         forms.iter().find_map(|form| match form {
             Propagator::TraceContext => trace_context(fields),
-            Propagator::B3 => b3(fields.get(&name::B3)?),
-            Propagator::B3Multi => b3_multi(fields),
+            // Whichever of them is written, both are read ("B3 Extract" of OpenTelemetry's
+            // propagators).
+            Propagator::B3 | Propagator::B3Multi => {
+                let single = fields.get(&name::B3).and_then(b3);
+                single.or_else(|| b3_multi(fields))
+            }
         })
     }
 
     /// The same with nothing to go by but what may be there.
     pub fn read_any(fields: &Fields) -> Option<Self> {
-        Self::read(
-            fields,
-            &[
-                Propagator::TraceContext,
-                Propagator::B3,
-                Propagator::B3Multi,
-            ],
-        )
+        Self::read(fields, &[Propagator::TraceContext, Propagator::B3])
     }
 
     /// Where it came from, for a process that doesn't trace.
@@ -89,29 +94,44 @@ impl Outgoing {
                     fields.insert(&name::TRACEPARENT, &self.traceparent());
                 }
                 Propagator::B3 => {
-                    let mut text = [b'-'; 51];
-                    put_hex(self.trace_id.to_bytes(), &mut text[..32]);
-                    put_hex(self.span_id.to_bytes(), &mut text[33..49]);
-                    text[50] = self.b3_decision();
-                    fields.insert(&name::B3, &text);
+                    self.write_b3(fields);
+                    // What came in the other form must not say otherwise.
+                    if X_B3.iter().any(|name| fields.get(name).is_some()) {
+                        self.write_b3_multi(fields);
+                    }
                 }
                 Propagator::B3Multi => {
-                    let (mut trace_id, mut span_id) = ([0; 32], [0; 16]);
-                    put_hex(self.trace_id.to_bytes(), &mut trace_id);
-                    put_hex(self.span_id.to_bytes(), &mut span_id);
-                    fields.remove(&name::X_B3_PARENT_SPAN_ID);
-                    fields.insert(&name::X_B3_TRACE_ID, &trace_id);
-                    fields.insert(&name::X_B3_SPAN_ID, &span_id);
-                    if self.debug {
-                        // It implies that it is sampled, and must not stand beside that.
-                        fields.remove(&name::X_B3_SAMPLED);
-                        fields.insert(&name::X_B3_FLAGS, b"1");
-                    } else {
-                        fields.remove(&name::X_B3_FLAGS);
-                        fields.insert(&name::X_B3_SAMPLED, &[self.b3_decision()]);
+                    self.write_b3_multi(fields);
+                    if fields.get(&name::B3).is_some() {
+                        self.write_b3(fields);
                     }
                 }
             }
+        }
+    }
+
+    fn write_b3(&self, fields: &mut Fields) {
+        let mut text = [b'-'; 51];
+        put_hex(self.trace_id.to_bytes(), &mut text[..32]);
+        put_hex(self.span_id.to_bytes(), &mut text[33..49]);
+        text[50] = self.b3_decision();
+        fields.insert(&name::B3, &text);
+    }
+
+    fn write_b3_multi(&self, fields: &mut Fields) {
+        let (mut trace_id, mut span_id) = ([0; 32], [0; 16]);
+        put_hex(self.trace_id.to_bytes(), &mut trace_id);
+        put_hex(self.span_id.to_bytes(), &mut span_id);
+        fields.remove(&name::X_B3_PARENT_SPAN_ID);
+        fields.insert(&name::X_B3_TRACE_ID, &trace_id);
+        fields.insert(&name::X_B3_SPAN_ID, &span_id);
+        if self.debug {
+            // It implies that it is sampled, and must not stand beside that.
+            fields.remove(&name::X_B3_SAMPLED);
+            fields.insert(&name::X_B3_FLAGS, b"1");
+        } else {
+            fields.remove(&name::X_B3_FLAGS);
+            fields.insert(&name::X_B3_SAMPLED, &[self.b3_decision()]);
         }
     }
 

@@ -54,11 +54,18 @@ pub struct Place {
     sampled: bool,
     /// Recorded all the same, until it is known how it went.
     tentative: bool,
+    /// An export of this very process: spans of it would be exported, and so on for ever.
+    own_export: bool,
 }
 
 impl Place {
-    /// Reads what the request brings, or begins a trace.
-    pub fn begin(tracing: &Tracing, fields: &Fields, rng: &mut fastrand::Rng) -> Self {
+    /// Reads what the request brings, or begins a trace. `exports`: the trace of our own exports.
+    pub fn begin(
+        tracing: &Tracing,
+        exports: TraceId,
+        fields: &Fields,
+        rng: &mut fastrand::Rng,
+    ) -> Self {
         let incoming = Incoming::read(fields, &tracing.propagators);
         let trace_id = match incoming.and_then(|incoming| incoming.parent) {
             Some((trace_id, _)) => trace_id,
@@ -70,6 +77,7 @@ impl Place {
             own: span_id(rng),
             sampled: false,
             tentative: false,
+            own_export: trace_id == exports,
         };
         place.decide(tracing.sampling, tracing);
         place
@@ -79,8 +87,9 @@ impl Place {
     pub fn decide(&mut self, sampling: Sampling, tracing: &Tracing) {
         let parent = self.incoming.and_then(|incoming| incoming.sampled);
         let trace_id = u128::from_be_bytes(self.trace_id.to_bytes());
-        self.sampled = sampling.takes(parent, trace_id);
-        self.tentative = !self.sampled && tracing.keep.is_on() && sampling != Sampling::NEVER;
+        self.sampled = !self.own_export && sampling.takes(parent, trace_id);
+        let may_keep = tracing.keep.is_on() && sampling != Sampling::NEVER;
+        self.tentative = !self.sampled && !self.own_export && may_keep;
     }
 
     /// It is known how the request went: whether one that was not sampled is kept all the same.
@@ -164,7 +173,11 @@ impl Place {
             span_id,
             sampled: self.sampled,
             debug: incoming.is_some_and(|incoming| incoming.debug),
-            random: incoming.is_some_and(Incoming::is_random),
+            // An id of our own is.
+            random: match incoming {
+                Some(incoming) if incoming.parent.is_some() => incoming.is_random(),
+                _ => true,
+            },
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::{cell::Cell, sync::Arc};
 
+use opentelemetry::TraceId;
+
 use super::{Place, span::Story, told_of_connection};
 use crate::{
     http::Client,
@@ -13,13 +15,16 @@ use crate::{
 #[derive(Debug)]
 pub struct Tracer {
     pub outlet: Outlet,
+    /// The trace that exports of this process are in.
+    pub exports: TraceId,
     clock: Cell<Clock>,
 }
 
 impl Tracer {
-    pub fn new(outlet: Outlet) -> Self {
+    pub fn new(outlet: Outlet, exports: TraceId) -> Self {
         Self {
             outlet,
+            exports,
             clock: Cell::new(Clock::now()),
         }
     }
