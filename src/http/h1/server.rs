@@ -103,7 +103,7 @@ pub(super) struct Inbound {
 }
 
 impl Inbound {
-    fn new(wire: Wire) -> Self {
+    pub(super) fn new(wire: Wire) -> Self {
         Self {
             wire,
             decoder: Decoder::new(Framing::None),
@@ -482,6 +482,6 @@ async fn refuse(inbound: &RefCell<Inbound>, client: &Rc<Client>, error: Error) {
             output.data(body.clone());
         }
     }
-    linger(inbound).await;
-    reply.completion.done();
+    let completion = reply.completion;
+    linger(inbound, || completion.done()).await;
 }
