@@ -109,6 +109,16 @@ def test_each_reload_is_one_line_and_counted(pillion):
     assert len(accepted) == 1
 
 
+def test_a_gauge_tells_whether_what_was_asked_for_is_live(pillion):
+    proxy = pillion(saying("one"))
+    accepted = lambda: proxy.metrics().value("pillion_config_last_reload_accepted")
+    assert accepted() == 1, "the start was"
+    assert proxy.reload("listeners: nonsense\n").status == 422
+    assert accepted() == 0
+    proxy.must_reload(saying("two"))
+    assert accepted() == 1
+
+
 def test_changes_that_don_t_stop_are_live_all_the_same(pillion):
     """A debounce that waits for silence would never fire."""
     proxy = pillion(saying("0"))

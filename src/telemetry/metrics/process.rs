@@ -1,7 +1,7 @@
 //! What there is one of in a process.
 
 use std::{
-    sync::atomic::{AtomicU8, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed},
     time::SystemTime,
 };
 
@@ -24,6 +24,7 @@ pub struct ProcessMetrics {
     generation: Gauge,
     reloads_accepted: Counter,
     reloads_rejected: Counter,
+    last_accepted: AtomicBool,
     accept_errors: Counter,
     access_log_dropped: Counter,
     access_log_filtered: Counter,
@@ -47,6 +48,7 @@ impl ProcessMetrics {
             generation: Gauge::default(),
             reloads_accepted: Counter::default(),
             reloads_rejected: Counter::default(),
+            last_accepted: AtomicBool::new(true),
             accept_errors: Counter::default(),
             access_log_dropped: Counter::default(),
             access_log_filtered: Counter::default(),
@@ -65,11 +67,13 @@ impl ProcessMetrics {
     pub fn reload_accepted(&self, generation: u64) {
         self.set_generation(generation);
         self.reloads_accepted.inc();
+        self.last_accepted.store(true, Relaxed);
     }
 
     /// A reload was refused; the generation stays.
     pub fn reload_rejected(&self) {
         self.reloads_rejected.inc();
+        self.last_accepted.store(false, Relaxed);
     }
 
     /// `accept` failed, most often for want of file descriptors.
@@ -136,6 +140,12 @@ impl ProcessMetrics {
                 ("rejected", self.reloads_rejected.get()),
             ],
         );
+        scrape.gauge(
+            "pillion_config_last_reload_accepted",
+            "1 while what is live is what the newest reload asked for, or the start; 0 from a reload that is \
+             rejected until one is accepted.",
+            Value::Integer(self.last_accepted.load(Relaxed).into()),
+        );
         let state = self.lifecycle.load(Relaxed);
         scrape.gauges(
             "pillion_lifecycle_state",
@@ -188,6 +198,7 @@ mod tests {
             r#"pillion_config_reloads_total{result="accepted"} 0"#,
             r#"pillion_config_reloads_total{result="rejected"} 0"#,
             "pillion_config_generation 0",
+            "pillion_config_last_reload_accepted 1",
             "pillion_workers 2",
             r#"pillion_lifecycle_state{state="running"} 1"#,
             "# TYPE pillion_build_info gauge",
@@ -216,6 +227,7 @@ mod tests {
             r#"pillion_config_reloads_total{result="accepted"} 1"#,
             r#"pillion_config_reloads_total{result="rejected"} 1"#,
             "pillion_config_generation 2",
+            "pillion_config_last_reload_accepted 0",
             "pillion_accept_errors_total 1",
             "pillion_access_log_dropped_total 7",
             "pillion_drain_cut_connections_total 3",
