@@ -5,16 +5,18 @@ import os
 import re
 import signal
 
+import grpc
 import pytest
 from support.client import RawClient, chunked, fetch
 from support.collector import Collector, attributes, plain
 from support.config import http_config, tcp_config
+from support.grpc_app import SERVICE, GrpcApp, GrpcClient
 from support.ports import free_port
-from support.wait import eventually
+from support.wait import TIMEOUT, eventually
 from support.wire import Closed
 
 KEYS = {"start_time", "listener", "route", "upstream", "endpoint", "method", "authority", "path", "protocol", "status",
-        "flags", "reason", "detail", "bytes_received", "bytes_sent", "duration_ms", "upstream_ms", "peer", "peer_identity",
+        "grpc_status", "flags", "reason", "detail", "bytes_received", "bytes_sent", "duration_ms", "upstream_ms", "peer", "peer_identity",
         "request_id", "user_agent", "trace_id", "span_id", "evidence"}
 
 
@@ -30,6 +32,7 @@ def test_a_line_tells_everything(pillion, echo):
     assert line["user_agent"] == "tester/1"
     assert line["peer"].startswith("127.0.0.1")
     assert not line["reason"] and line["evidence"] == []
+    assert line["grpc_status"] is None
     assert line["duration_ms"] >= 0
     assert line["start_time"][:2] == "20"
 
@@ -80,6 +83,45 @@ def test_hostile_text_stays_one_line_of_json(pillion, echo):
         json.loads(text)
 
 
+def test_a_refused_head_has_its_line_while_the_client_stays(pillion, echo, connect):
+    proxy = pillion(http_config(echo.address))
+    client = connect(proxy.address())
+    client.send(b"BAD\r\n\r\n")
+    assert client.read_response("GET").status == 400
+    line = proxy.access(status=400)
+    assert line["reason"] == "bad_request" and line["bytes_sent"] > 0
+
+
+def grpc_line(proxy, method: str) -> dict:
+    return proxy.access(path=f"/{SERVICE}/{method}")
+
+
+def test_how_calls_of_grpc_ended(pillion):
+    with GrpcApp() as app:
+        proxy = pillion(http_config(app.address, upstream={"protocol": "http2"}))
+        with GrpcClient(proxy.address()) as client:
+            client.unary(b"x", timeout=TIMEOUT)
+            # A status in trailers after messages, and one in a head that is all there is.
+            with pytest.raises(grpc.RpcError):
+                list(client.fail_late(b"", timeout=TIMEOUT))
+            with pytest.raises(grpc.RpcError):
+                client.fail(b"", timeout=TIMEOUT)
+        ends = {"Unary": grpc.StatusCode.OK, "FailLate": grpc.StatusCode.DATA_LOSS,
+                "Fail": grpc.StatusCode.FAILED_PRECONDITION}
+        for method, status in ends.items():
+            line = grpc_line(proxy, method)
+            assert (line["status"], line["grpc_status"]) == (200, status.value[0]), line
+            assert (line["flags"], line["reason"]) == ("-", None), "it is the application's own word"
+
+
+def test_what_callers_of_grpc_were_told_by_pillion(pillion):
+    proxy = pillion(http_config(f"127.0.0.1:{free_port()}", upstream={"protocol": "http2", "breaker": "off"}))
+    with GrpcClient(proxy.address()) as client, pytest.raises(grpc.RpcError):
+        client.unary(b"x", timeout=TIMEOUT)
+    line = grpc_line(proxy, "Unary")
+    assert (line["status"], line["grpc_status"], line["reason"]) == (200, 14, "connect_failed")
+
+
 def test_failed_requests_have_lines_too(pillion, echo):
     proxy = pillion(http_config(echo.address, timeouts={"request": "300ms"}))
     assert fetch(proxy.address(), "GET", "/slow?gate=g").status == 504
@@ -112,6 +154,16 @@ def test_a_template(pillion, echo):
     eventually(lambda: proxy.access_log.text)
     (line,) = proxy.access_log.text
     assert re.fullmatch(r'\{GET "/t\?size=7" 200 - b\\"lue 7\} [0-9a-f]{32}', line), line
+
+
+def test_calls_of_grpc_in_text(pillion):
+    with GrpcApp() as app:
+        proxy = pillion(http_config(app.address, upstream={"protocol": "http2"}, accessLog={
+            "format": "text", "template": "{path} {status} {grpc_status} {reason}"}))
+        with GrpcClient(proxy.address()) as client, pytest.raises(grpc.RpcError):
+            list(client.fail_late(b"", timeout=TIMEOUT))
+        eventually(lambda: proxy.access_log.text)
+        assert proxy.access_log.text == [f"/{SERVICE}/FailLate 200 15 -"]
 
 
 def test_a_template_with_a_mistake(pillion, echo):

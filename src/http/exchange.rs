@@ -133,6 +133,10 @@ pub fn refused_head(
     if error.reason != Reason::ClientClosed {
         completion.answered(&response.head);
     }
+    if is_grpc {
+        completion.record().grpc = true;
+        completion.ended(grpc::status(&response.head.fields));
+    }
     Reply {
         response,
         completion,

@@ -34,6 +34,7 @@ pub(super) fn write(out: &mut Vec<u8>, line: &Line<'_>, config: &AccessLog) {
     object.text("path", line.path().as_deref());
     object.text("protocol", Some(record.protocol.name().as_bytes()));
     object.number("status", record.status.map(|status| status.as_u16().into()));
+    object.number("grpc_status", record.grpc_status.map(u64::from));
     object.text("flags", Some(record.flags().as_bytes()));
     object.text(
         "reason",
@@ -183,7 +184,7 @@ pub(super) fn millis(out: &mut Vec<u8>, duration: Duration) {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use http::Uri;
+    use http::{StatusCode, Uri};
     use serde_json::{Value, json};
 
     use super::{super::tests::*, *};
@@ -227,6 +228,7 @@ pub(super) mod tests {
                 "path": "/items?id=1",
                 "protocol": "HTTP/1.1",
                 "status": 502,
+                "grpc_status": null,
                 "flags": "UC",
                 "reason": "upstream_closed",
                 "detail": "closed before a response",
@@ -270,6 +272,7 @@ pub(super) mod tests {
             "method",
             "path",
             "status",
+            "grpc_status",
             "reason",
             "detail",
             "upstream_ms",
@@ -277,6 +280,22 @@ pub(super) mod tests {
         ] {
             assert_eq!(line[key], Value::Null, "{key}");
         }
+    }
+
+    #[test]
+    fn a_call_of_grpc_ends_with_a_status_of_its_own() {
+        let mut record = minimal();
+        record.status = Some(StatusCode::OK);
+        record.grpc_status = Some(15);
+        let line = written(&record);
+        assert_eq!(
+            (&line["status"], &line["grpc_status"]),
+            (&json!(200), &json!(15))
+        );
+        assert_eq!(
+            (&line["flags"], &line["reason"]),
+            (&json!("-"), &Value::Null)
+        );
     }
 
     #[test]

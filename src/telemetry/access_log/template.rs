@@ -20,7 +20,7 @@ use crate::error::Reason;
 const DEFAULT: &str = "[{start_time}] \"{method} {path} {protocol}\" {status} {flags} \
     {bytes_received} {bytes_sent} {duration_ms} {upstream_ms} \"{peer}\" \"{user_agent}\" \
     \"{request_id}\" \"{authority}\" \"{endpoint}\" {listener} {route} {upstream} {reason} \
-    \"{detail}\" {trace_id}";
+    \"{detail}\" {trace_id} {grpc_status}";
 
 /// Longest template, in bytes.
 const MAX_TEMPLATE: usize = 16 * 1024;
@@ -79,6 +79,7 @@ keys! {
     Path "path"
     Protocol "protocol"
     Status "status"
+    GrpcStatus "grpc_status"
     Flags "flags"
     Reason "reason"
     Detail "detail"
@@ -238,6 +239,10 @@ impl Key {
                 let status = record.status.as_ref();
                 text(out, status.map(|status| status.as_str().as_bytes()));
             }
+            Self::GrpcStatus => match record.grpc_status {
+                Some(code) => number(out, code.into()),
+                None => out.push(b'-'),
+            },
             Self::Flags => text(out, Some(record.flags().as_bytes())),
             Self::Reason => text(out, record.reason.map(Reason::name).map(str::as_bytes)),
             Self::Detail => {
@@ -315,7 +320,7 @@ mod tests {
             written(Template::standard(), &full()),
             "[1970-01-01T00:00:00.000Z] \"GET /items?id=1 HTTP/1.1\" 502 UC 5 7 12.345 2.000 \
              \"10.0.0.1:4242\" \"curl/8\" \"abc\" \"shop.example\" \"127.0.0.1:9000\" web shop/0 \
-             app upstream_closed \"closed before a response\" 0af7651916cd43dd8448eb211c80319c\n"
+             app upstream_closed \"closed before a response\" 0af7651916cd43dd8448eb211c80319c -\n"
         );
     }
 
@@ -324,7 +329,7 @@ mod tests {
         assert_eq!(
             written(Template::standard(), &minimal()),
             "[1970-01-01T00:00:00.000Z] \"- - HTTP/1.1\" - - 0 0 0.000 - \"-\" \"-\" \"-\" \"-\" \
-             \"-\" web - - - \"-\" -\n"
+             \"-\" web - - - \"-\" - -\n"
         );
         let all: String = KEYS
             .iter()
@@ -349,6 +354,13 @@ mod tests {
             of("{request_header:X-Tenant} {response_header:x-none}"),
             "blue -\n"
         );
+    }
+
+    #[test]
+    fn a_call_of_grpc_ends_with_a_status_of_its_own() {
+        let mut record = full();
+        record.grpc_status = Some(15);
+        assert!(written(Template::standard(), &record).ends_with(" 15\n"));
     }
 
     #[test]
