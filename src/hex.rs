@@ -17,10 +17,10 @@ pub(crate) const fn digit(byte: u8) -> Option<u8> {
 /// The byte that two digits spell.
 #[inline]
 pub(crate) const fn pair(high: u8, low: u8) -> Option<u8> {
-    match (digit(high), digit(low)) {
-        (Some(high), Some(low)) => Some(high << 4 | low),
-        _ => None,
-    }
+    // One after the other: a test of both at once costs more.
+    let Some(high) = digit(high) else { return None };
+    let Some(low) = digit(low) else { return None };
+    Some(high << 4 | low)
 }
 
 /// The two digits of a byte, in lower case.

@@ -281,7 +281,7 @@ fn unhex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
 /// Writes bytes into twice as many digits.
 fn put_hex<const N: usize>(bytes: [u8; N], text: &mut [u8]) {
     for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
-        pair.copy_from_slice(&hex::lower(byte));
+        [pair[0], pair[1]] = hex::lower(byte);
     }
 }
 
