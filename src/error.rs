@@ -191,6 +191,38 @@ impl fmt::Display for Reason {
     }
 }
 
+/// What a response of Pillion's own comes of where nothing failed: a rule says so. Told like a
+/// [`Reason`], and never counted as a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Made {
+    DirectResponse,
+    Redirect,
+    /// In place of a response that the rule's fallback is for.
+    FallbackResponse,
+}
+
+impl Made {
+    pub const ALL: [Self; 3] = [Self::DirectResponse, Self::Redirect, Self::FallbackResponse];
+
+    /// The stable name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::DirectResponse => "direct_response",
+            Self::Redirect => "redirect",
+            Self::FallbackResponse => "fallback_response",
+        }
+    }
+
+    /// `Proxy-Status`, without `error` as there was none (RFC 9209 section 2.1).
+    pub const fn proxy_status(self) -> &'static str {
+        match self {
+            Self::DirectResponse => "pillion; details=\"direct_response\"",
+            Self::Redirect => "pillion; details=\"redirect\"",
+            Self::FallbackResponse => "pillion; details=\"fallback_response\"",
+        }
+    }
+}
+
 /// Whether the request may be sent again without the application seeing it twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Replay {
@@ -316,6 +348,11 @@ mod tests {
     fn names_are_unique_and_index_matches() {
         let names: HashSet<_> = Reason::ALL.iter().map(|reason| reason.name()).collect();
         assert_eq!(names.len(), Reason::COUNT);
+        for made in Made::ALL {
+            assert!(!names.contains(made.name()));
+            let details = format!("pillion; details=\"{}\"", made.name());
+            assert_eq!(made.proxy_status(), details);
+        }
         for (index, reason) in Reason::ALL.iter().enumerate() {
             assert_eq!(reason.index(), index);
         }

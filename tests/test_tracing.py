@@ -399,6 +399,32 @@ def test_what_broke_off_and_what_is_not_repeated_is_evidence(traced, collector, 
     assert [each["then"] for each in proxy.access(path="/thrice")["evidence"]] == ["retried", "retried", "attempts"]
 
 
+def test_what_a_rule_answers_is_told_everywhere(traced, collector, moody):
+    """Nothing failed, and still it is Pillion's own."""
+    direct = {"type": "DirectResponse", "directResponse": {"statusCode": 503, "body": "closed"}}
+    redirect = {"type": "RequestRedirect", "requestRedirect": {"scheme": "https"}}
+    fallback = {"on": [500], "response": {"statusCode": 200, "body": "[]"}}
+    rules = [
+        {"name": "direct_response", "matches": [{"path": {"value": "/direct"}}], "filters": [direct]},
+        {"name": "redirect", "matches": [{"path": {"value": "/there"}}], "filters": [redirect]},
+        {"name": "fallback_response", "backendRefs": [{"name": "app"}], "fallback": fallback},
+    ]
+    proxy = traced(http_config(f"127.0.0.1:{moody(500).port}", routes=[{"rules": rules}], upstream=CALM))
+    for target, reason, status in [
+        ("/direct", "direct_response", 503), ("/there", "redirect", 302), ("/other", "fallback_response", 200)
+    ]:
+        response = fetch(proxy.address(), "POST", target)
+        assert (response.status, response.header("x-pillion-reason")) == (status, reason)
+        assert response.header("proxy-status") == f'pillion; details="{reason}"'
+        server, _ = spans_of(collector, target, int(reason == "fallback_response"))
+        assert (server.attributes["pillion.reason"], server.attributes.get("error.type")) == (
+            reason, "503" if status == 503 else None)
+        line = proxy.access(path=target)
+        assert (line["reason"], line["flags"]) == (reason, "-")
+        assert proxy.metrics().value("pillion_http_responses_made_total", route=reason, reason=reason) == 1
+    assert not proxy.metrics().value("pillion_http_requests_failed_total")
+
+
 def test_a_head_that_can_t_be_read_has_a_span(traced, collector, echo):
     proxy = traced(http_config(f"127.0.0.1:{echo.port}", http={"maxHeadSize": "8KiB"}))
     with RawClient(proxy.address()) as client:

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     access::Standing,
     config::model::{Sampling, Tracing},
-    error::{Error, Origin, Reason},
+    error::{Error, Made, Origin, Reason},
     policy::{Held, Note, Trail},
     protect::FaultKind,
     snapshot::RoutePlan,
@@ -158,6 +158,15 @@ impl Completion {
             Some(source) => format!("{}: {source}", error.detail),
             None => error.detail.to_string(),
         });
+    }
+
+    /// A rule answers the request.
+    pub fn made(&mut self, made: Made) {
+        let inner = &mut *self.0;
+        inner.record.made = Some(made);
+        if let Some(route) = &inner.route {
+            route.metrics.answered_here(inner.client.worker.id, made);
+        }
     }
 
     /// The request has met a fault that was injected.

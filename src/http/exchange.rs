@@ -23,7 +23,7 @@ use super::{
     faults,
     fields::Fields,
     grpc, headers, http_plan,
-    local::{finish_headers, leave_out_body, redirected, refusal, respond, tell_reason},
+    local::{finish_headers, leave_out_body, redirected, refusal, respond, tell_made, tell_reason},
     message::{Request, RequestHead, Response, Upgrade},
     name::{self, Kind},
     pace::{Pace, Pacing},
@@ -33,7 +33,7 @@ use super::{
 use crate::{
     access::Policy,
     config::model::HttpListener,
-    error::{Error, Reason, Result},
+    error::{Error, Made, Reason, Result},
     policy::{self, Call, Deadline, Terms},
     router::{self, Lookup},
     snapshot::{Forward, ListenerPlan, PlannedAction, RoutePlan},
@@ -246,15 +246,17 @@ async fn serve(
         }
     }
     match &route.action {
-        PlannedAction::Respond(direct) => Ok(respond(&route, direct)),
-        PlannedAction::Redirect(redirect) => redirected(
-            &route,
-            redirect,
-            (plan, client.scheme()),
-            &host,
-            request,
-            prefix,
-        ),
+        PlannedAction::Respond(direct) => {
+            let mut response = respond(&route, direct);
+            tell_made(Made::DirectResponse, completion, &mut response.head.fields);
+            Ok(response)
+        }
+        PlannedAction::Redirect(redirect) => {
+            let from = (plan, client.scheme());
+            let mut response = redirected(&route, redirect, from, &host, request, prefix)?;
+            tell_made(Made::Redirect, completion, &mut response.head.fields);
+            Ok(response)
+        }
         PlannedAction::Forward(forward) => {
             let fields = &request.head.fields;
             let deadline = head_deadline(&route, total, fields, start);
@@ -458,8 +460,10 @@ async fn forwarded(
                     answer
                 }
                 Resorted::Here(mut response, note) => {
-                    if let Note::For(error) = &note {
-                        tell_reason(error, completion, &mut response.head.fields);
+                    let fields = &mut response.head.fields;
+                    match &note {
+                        Note::For(error) => tell_reason(error, completion, fields),
+                        Note::Instead(_) => tell_made(Made::FallbackResponse, completion, fields),
                     }
                     note.tell(completion);
                     return Ok(response);

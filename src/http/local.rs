@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     config::model::{Address, DirectResponse, Redirect},
-    error::{Error, Origin, Reason, Result},
+    error::{Error, Made, Origin, Reason, Result},
     router,
     snapshot::{ListenerPlan, RoutePlan},
 };
@@ -123,6 +123,13 @@ pub(super) fn tell_reason(error: &Error, completion: &Completion, fields: &mut F
         &name::PROXY_STATUS,
         proxy_status(error, completion).as_bytes(),
     );
+}
+
+/// The same of one that a rule wants.
+pub(super) fn tell_made(made: Made, completion: &mut Completion, fields: &mut Fields) {
+    fields.append(&name::X_PILLION_REASON, made.name().as_bytes());
+    fields.append(&name::PROXY_STATUS, made.proxy_status().as_bytes());
+    completion.made(made);
 }
 
 /// What a client without a valid token is asked for (RFC 6750 section 3).

@@ -36,10 +36,7 @@ pub(super) fn write(out: &mut Vec<u8>, line: &Line<'_>, config: &AccessLog) {
     object.number("status", record.status.map(|status| status.as_u16().into()));
     object.number("grpc_status", record.grpc_status.map(u64::from));
     object.text("flags", Some(record.flags().as_bytes()));
-    object.text(
-        "reason",
-        record.reason.map(|reason| reason.name().as_bytes()),
-    );
+    object.text("reason", record.reason_name().map(str::as_bytes));
     let detail = record.detail.as_bytes();
     object.text("detail", (!detail.is_empty()).then_some(detail));
     object.number("bytes_received", Some(record.bytes_received));

@@ -133,9 +133,9 @@ fn body(line: &Line<'_>) -> Vec<u8> {
         body.push(b' ');
         body.extend_from_slice(status.as_str().as_bytes());
     }
-    if let Some(reason) = record.reason {
+    if let Some(reason) = record.reason_name() {
         body.push(b' ');
-        body.extend_from_slice(reason.name().as_bytes());
+        body.extend_from_slice(reason.as_bytes());
     }
     body
 }
@@ -220,9 +220,7 @@ fn outcome(attributes: &mut Attributes<'_>, record: &Record) {
     attributes
         .number("pillion.attempts", record.attempts.into())
         .text("pillion.flags", &record.flags());
-    if let Some(reason) = record.reason {
-        attributes.text("pillion.reason", reason.name());
-    }
+    attributes.some_text("pillion.reason", record.reason_name());
     if !record.detail.is_empty() {
         attributes.text("pillion.detail", &record.detail);
     }

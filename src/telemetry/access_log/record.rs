@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::Headers;
 use crate::{
     config::model::Address,
-    error::Reason,
+    error::{Made, Reason},
     http::{grpc, request_id::RequestId},
     policy::Note,
     telemetry::TraceRef,
@@ -43,7 +43,10 @@ pub struct Record {
     pub grpc: bool,
     /// How that call ended, if it came so far.
     pub grpc_status: Option<u8>,
+    /// Why it failed, if it did in our hands.
     pub reason: Option<Reason>,
+    /// By which kind of rule the response is our own.
+    pub made: Option<Made>,
     /// A fault that was injected made it slower.
     pub slowed: bool,
     /// What a person on call needs beyond the reason.
@@ -91,6 +94,7 @@ impl Record {
             grpc: false,
             grpc_status: None,
             reason: None,
+            made: None,
             slowed: false,
             detail: Cow::Borrowed(""),
             bytes_received: 0,
@@ -116,6 +120,12 @@ impl Record {
             (Some(reason), false) => reason.flag().into(),
             (Some(reason), true) => format!("DI,{}", reason.flag()).into(),
         }
+    }
+
+    /// Why the response is Pillion's own, or not whole: a failure, or a rule.
+    pub fn reason_name(&self) -> Option<&'static str> {
+        let failed = self.reason.map(Reason::name);
+        failed.or_else(|| self.made.map(Made::name))
     }
 
     /// What went wrong, as `error.type` of OpenTelemetry's conventions: the reason, a status that is

@@ -14,7 +14,6 @@ use super::{
     evidence,
     json::millis,
 };
-use crate::error::Reason;
 
 /// The order that Envoy's users know; then what Envoy's line lacks.
 const DEFAULT: &str = "[{start_time}] \"{method} {path} {protocol}\" {status} {flags} \
@@ -244,7 +243,7 @@ impl Key {
                 None => out.push(b'-'),
             },
             Self::Flags => text(out, Some(record.flags().as_bytes())),
-            Self::Reason => text(out, record.reason.map(Reason::name).map(str::as_bytes)),
+            Self::Reason => text(out, record.reason_name().map(str::as_bytes)),
             Self::Detail => {
                 let detail = record.detail.as_bytes();
                 text(out, (!detail.is_empty()).then_some(detail));

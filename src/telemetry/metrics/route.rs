@@ -14,7 +14,9 @@ use super::{
     scrape::{Event, Families, Scraped, Series},
 };
 use crate::{
-    error::Reason, http::fallback::FallbackKind, protect::FaultKind,
+    error::{Made, Reason},
+    http::fallback::FallbackKind,
+    protect::FaultKind,
     telemetry::access_log::Protocol,
 };
 
@@ -57,6 +59,7 @@ struct Cells {
     response_bytes: Count,
     faults: [Count; FaultKind::ALL.len()],
     fallbacks: [Count; FallbackKind::ALL.len()],
+    made: [Count; Made::ALL.len()],
 }
 
 /// Values of the `status` label. `none`: the exchange ended before a response began.
@@ -99,6 +102,11 @@ impl RouteMetrics {
         self.cells.of(worker).fallbacks[kind as usize].increment();
     }
 
+    /// A rule answered a request by itself.
+    pub fn answered_here(&self, worker: usize, made: Made) {
+        self.cells.of(worker).made[made as usize].increment();
+    }
+
     /// Requests running now.
     pub fn active(&self) -> u64 {
         self.cells.level(|cells| &cells.requests)
@@ -121,6 +129,16 @@ impl RouteMetrics {
             ([kind.name()], count)
         };
         let all = FallbackKind::ALL.into_iter().map(count);
+        all.filter(|&(_, count)| count > 0).collect()
+    }
+
+    /// The same.
+    fn made(&self) -> Vec<([&'static str; 1], u64)> {
+        let count = |made: Made| {
+            let count = self.cells.sum(|cells| &cells.made[made as usize]);
+            ([made.name()], count)
+        };
+        let all = Made::ALL.into_iter().map(count);
         all.filter(|&(_, count)| count > 0).collect()
     }
 
@@ -232,9 +250,16 @@ impl Scraped for RouteMetrics {
         }
         families.traced(
             "pillion_http_requests_failed",
-            "Requests that Pillion answered by itself or ended early, by reason.",
+            "Requests that Pillion answered with an error of its own or ended early, by reason.",
             ["reason"],
             Self::failed,
+        );
+        families.events(
+            "pillion_http_responses_made",
+            "Responses that rules made in place of an upstream, by reason: direct_response, redirect, \
+             fallback_response.",
+            ["reason"],
+            Self::made,
         );
         families.events(
             "pillion_http_faults_injected",

@@ -120,13 +120,11 @@ impl Story<'_> {
         if !record.detail.is_empty() {
             attributes.text("pillion.detail", &record.detail);
         }
+        attributes.some_text("pillion.reason", record.reason_name());
         let Some(error) = record.error_type() else {
             return;
         };
         attributes.text(semconv::ERROR_TYPE, &error);
-        if let Some(reason) = record.reason {
-            attributes.text("pillion.reason", reason.name());
-        }
         // That a client left, or asked for what it may not have, is its own affair.
         if !record.reason.is_some_and(Reason::is_clients) {
             failed(out, &shown(record.detail.as_bytes()));
