@@ -215,8 +215,41 @@ def test_a_wait_beyond_all_clocks_ends_no_exporter(pillion, echo, collect, trans
     proxy = pillion(traced(echo.address, collector.config))
     ask(proxy)
     wait_counted(proxy, "dropped_total", cause="failed")
+    other = collect(transport)
+    proxy.must_reload(traced(echo.address, other.config))
     ask(proxy)
-    collector.wait_spans(1)
+    other.wait_spans(1)
+
+
+@pytest.mark.parametrize(("transport", "status"), [("grpc", grpc.StatusCode.UNAVAILABLE), ("http", 429)])
+def test_a_collector_that_asked_for_it_is_left_alone(pillion, echo, collect, transport, status):
+    collector, other = collect(transport), collect(transport)
+    collector.refuse(status, retry_after=1800)
+    batch = {"delay": "10ms", "maxBytes": "16KiB", "queue": "32KiB"}
+    proxy = pillion(traced(echo.address, {**collector.config, "batch": batch}))
+    ask(proxy)
+    # The rest is longer than this batch lives.
+    wait_counted(proxy, "dropped_total", cause="failed")
+    # Those behind it wait where there is room.
+    eventually(lambda: ask(proxy, 50) or counted(proxy, "dropped_total", cause="queue_full"))
+    assert (len(collector.refused), len(collector.received)) == (1, 0)
+    # Another collector has asked for nothing.
+    proxy.must_reload(traced(echo.address, {**other.config, "batch": batch}))
+    other.wait_spans(10)
+    assert (len(collector.refused), len(collector.received)) == (1, 0)
+
+
+def test_a_drain_does_not_wait_for_a_collector_to_have_rested(pillion, echo, collector):
+    collector.refuse(grpc.StatusCode.UNAVAILABLE if collector.protocol == "grpc" else 503, retry_after=1800)
+    proxy = pillion(traced(echo.address, collector.config))
+    ask(proxy)
+    wait_counted(proxy, "dropped_total", cause="failed")
+    ask(proxy)
+    eventually(lambda: counted(proxy, "queue_bytes") > 0)
+    proxy.signal(signal.SIGTERM)
+    assert proxy.wait_exit() == 0
+    # It is asked once more: this process does not come again.
+    assert len(servers(collector.spans)) == 1
 
 
 def test_an_answer_that_never_comes_is_asked_for_again(pillion, echo, collector):

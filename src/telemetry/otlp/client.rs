@@ -144,6 +144,11 @@ impl Request {
     }
 }
 
+/// Whether a connection that was made for one is good for the other.
+pub(super) fn same_place(one: &Export, other: &Export) -> bool {
+    one.endpoint == other.endpoint && one.protocol == other.protocol && one.tls == other.tls
+}
+
 /// With room for a frame's prefix, if there is to be one.
 fn compressed(plain: &[u8], framed: bool) -> Vec<u8> {
     let mut out = Vec::with_capacity(plain.len() / 4);
@@ -211,13 +216,14 @@ fn line(text: &str) -> Box<str> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::io::Read;
 
     use super::*;
     use crate::config;
 
-    fn export(text: &str) -> Export {
+    /// By what is written below `otlp`.
+    pub(in super::super) fn export(text: &str) -> Export {
         let text = format!(
             "otlp: {{ {text} }}\nlisteners: [{{ address: 127.0.0.1:1, upstream: a }}]\n\
              upstreams: [{{ name: a, endpoints: [127.0.0.1:2] }}]"

@@ -17,6 +17,7 @@ mod outlet;
 mod queue;
 mod retry;
 mod sender;
+mod throttle;
 
 pub use exporter::Exporter;
 pub use outlet::Outlet;

@@ -11,8 +11,6 @@ use crate::protobuf::{Fields, Malformed, Value};
 /// The first wait and the longest one, before chance makes them shorter.
 const FIRST: Duration = Duration::from_millis(250);
 const LONGEST: Duration = Duration::from_secs(5);
-/// The longest wait that a collector may ask for: beyond, a clock could not be added to.
-const MOST_ASKED: Duration = Duration::from_secs(60 * 60);
 
 /// What a failure means for the same request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,14 +41,14 @@ pub(super) const fn of_http(status: StatusCode, after: Option<Duration>) -> Verd
     }
 }
 
-/// How long to wait before the next try, of which `failed` have failed: doubling, and something
-/// between a half and all of that by chance, so that a fleet does not come at once.
-pub(super) fn wait(failed: u32, asked: Option<Duration>, random: u32) -> Duration {
+/// How long to wait before the next try, of which `failed` have failed, if the collector did not
+/// say: doubling, and something between a half and all of that by chance, so that a fleet does not
+/// come at once.
+pub(super) fn wait(failed: u32, random: u32) -> Duration {
     let most = FIRST
         .saturating_mul(1 << failed.saturating_sub(1).min(10))
         .min(LONGEST);
-    let grown = most / 2 + (most / 2).mul_f64(f64::from(random) / f64::from(u32::MAX));
-    asked.map_or(grown, |asked| asked.min(MOST_ASKED).max(grown))
+    most / 2 + (most / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
 }
 
 /// How long one try may take of what is `left`: so much that another one has time. A connection that
@@ -155,7 +153,7 @@ mod tests {
     #[test]
     fn waits_double_up_to_a_bound_and_scatter() {
         let bounds = |failed| {
-            let range = (wait(failed, None, 0), wait(failed, None, u32::MAX));
+            let range = (wait(failed, 0), wait(failed, u32::MAX));
             (range.0.as_millis(), range.1.as_millis())
         };
         assert_eq!(bounds(1), (125, 250));
@@ -163,12 +161,6 @@ mod tests {
         assert_eq!(bounds(5), (2000, 4000));
         assert_eq!(bounds(6), (2500, 5000));
         assert_eq!(bounds(u32::MAX), (2500, 5000));
-        let asked = Some(Duration::from_secs(60));
-        assert_eq!(wait(1, asked, 0), Duration::from_secs(60));
-        let hour = Duration::from_secs(3600);
-        assert_eq!(wait(1, Some(Duration::MAX), 0), hour);
-        let short = Some(Duration::ZERO);
-        assert_eq!(wait(1, short, 0), Duration::from_millis(125));
     }
 
     #[test]

@@ -4,15 +4,16 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout_at},
 };
 
 use super::{
     Signal,
-    client::{Client, Partial, Refusal, Request},
+    client::{Client, Partial, Refusal, Request, same_place},
     envelope::Resource,
     queue::{Batch, Inlet},
     retry::{self, Verdict},
+    throttle::Throttle,
 };
 use crate::{
     config::model::{Export, OtlpBatch},
@@ -46,6 +47,8 @@ pub(super) struct Sender {
     inlet: Arc<Inlet>,
     batches: mpsc::Receiver<Batch>,
     plan: watch::Receiver<Plan>,
+    /// Not before: a collector said so.
+    throttle: Throttle,
     /// Came too late for the export that was gathered.
     carried: Option<Batch>,
     /// What is being sent.
@@ -78,6 +81,7 @@ impl Sender {
             inlet,
             batches,
             plan,
+            throttle: Throttle::default(),
             carried: None,
             in_hand: Sum::default(),
             client: None,
@@ -110,16 +114,28 @@ impl Sender {
         self.plan.borrow().ending || self.plan.has_changed().is_err()
     }
 
+    /// Until when the collector wants to be left alone. An end leaves no time for that.
+    fn rests(&self) -> Option<Instant> {
+        let plan = self.plan.borrow();
+        self.throttle
+            .until(&plan.way.as_ref()?.export, Instant::now())
+    }
+
     /// The next batch; `None` when the process ends and there is none. The connection is kept alive
-    /// meanwhile, for a while.
+    /// meanwhile, for a while. Where a collector is to be left alone batches stay where the queue's
+    /// bounds are.
     async fn next(&mut self) -> Option<Batch> {
-        if let Some(batch) = self.carried.take() {
-            return Some(batch);
-        }
         let idle = sleep(IDLE);
         tokio::pin!(idle);
         loop {
-            if self.is_ending() {
+            let ending = self.is_ending();
+            let rests = self.rests().filter(|_| !ending);
+            if rests.is_none()
+                && let Some(batch) = self.carried.take()
+            {
+                return Some(batch);
+            }
+            if ending {
                 return self.batches.try_recv().ok();
             }
             let client = &mut self.client;
@@ -130,11 +146,12 @@ impl Sender {
                 }
             });
             let over = tokio::select! {
-                batch = self.batches.recv() => return batch,
+                batch = self.batches.recv(), if rests.is_none() => return batch,
                 changed = self.plan.changed() => {
                     drop(changed);
                     false
                 }
+                () = sleep_until(rests.unwrap_or_else(Instant::now)), if rests.is_some() => false,
                 () = rest => true,
                 () = &mut idle, if holds => true,
             };
@@ -217,16 +234,25 @@ impl Sender {
                 self.inlet.metrics.export(ExportResult::Failed);
                 return Fate::Hopeless;
             }
-            let again = Instant::now() + retry::wait(failed, asked, self.rng.u32(..));
-            if again >= deadline {
+            let now = Instant::now();
+            if let Some(rest) = asked {
+                self.throttle.ask(&way.export, rest, now);
+            }
+            let again = now + retry::wait(failed, self.rng.u32(..));
+            let mut until = self.rests().map_or(again, |rests| rests.max(again));
+            if until >= deadline {
                 break DropCause::Failed;
             }
             // A reload may lead elsewhere, and an end leaves no time.
-            if let Ok(Ok(())) = timeout_at(again, self.plan.changed()).await
+            while let Ok(Ok(())) = timeout_at(until, self.plan.changed()).await
                 && let Some(newer) = self.way()
             {
                 way = newer;
                 request = self::request(&way, batches);
+                match self.rests() {
+                    Some(rests) if !self.is_ending() => until = rests,
+                    _ => break,
+                }
             }
             self.inlet.metrics.export(ExportResult::Retried);
         };
@@ -374,11 +400,6 @@ fn request(way: &Way, batches: &[Batch]) -> Request {
     Request::new(&way.export, |out| way.resource.wrap(batches, out))
 }
 
-/// Whether a connection that was made for one is good for the other.
-fn same_place(one: &Export, other: &Export) -> bool {
-    one.endpoint == other.endpoint && one.protocol == other.protocol && one.tls == other.tls
-}
-
 /// What an export has room for still.
 struct Room {
     bytes: usize,
@@ -411,8 +432,10 @@ impl Room {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::config;
+    use super::{
+        super::{client::tests::export, origin::Origin},
+        *,
+    };
     use crate::telemetry::{Registry, metrics::Format};
 
     const BATCH: OtlpBatch = OtlpBatch {
@@ -426,24 +449,65 @@ mod tests {
     #[test]
     fn another_collector_or_another_error_is_news() {
         let start = Instant::now();
-        let trouble = |port: u16, error: &str, seconds| {
-            let text = format!(
-                "otlp: {{ endpoint: \"http://a:{port}\" }}\n\
-                 listeners: [{{ address: 127.0.0.1:1, upstream: a }}]\n\
-                 upstreams: [{{ name: a, endpoints: [127.0.0.1:2] }}]"
-            );
-            let loaded = config::parse("test.yaml", &text, &|_| None).unwrap();
-            Trouble {
-                export: Arc::new(loaded.config.otlp.traces),
-                error: error.to_owned(),
-                told: start + Duration::from_secs(seconds),
-            }
+        let trouble = |port: u16, error: &str, seconds| Trouble {
+            export: Arc::new(export(&format!("endpoint: \"http://a:{port}\""))),
+            error: error.to_owned(),
+            told: start + Duration::from_secs(seconds),
         };
         let told = trouble(1, "refused", 0);
         assert!(told.covers(&trouble(1, "refused", 1000)));
         assert!(told.covers(&trouble(1, "no answer", 59)));
         assert!(!told.covers(&trouble(1, "no answer", 60)));
         assert!(!told.covers(&trouble(2, "refused", 1)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_collector_that_asked_for_it_is_left_alone() {
+        let registry = Registry::new(1);
+        let (inlet, batches) = Inlet::new(Arc::clone(registry.otlp().of(Signal::Traces)));
+        inlet.open(&BATCH);
+        let way = |text: &str| Way {
+            export: Arc::new(export(text)),
+            resource: Origin::new().resource(&Default::default()),
+        };
+        let (here, elsewhere) = (way("timeout: 1s"), way("endpoint: \"http://b:1\""));
+        let plan = |way: &Way, ending| Plan {
+            way: Some(way.clone()),
+            ending,
+        };
+        let (plans, plan_seen) = watch::channel(plan(&here, false));
+        let mut sender = Sender::new(Signal::Traces, Arc::clone(&inlet), batches, plan_seen);
+        let rest = Duration::from_secs(30);
+        let hand_over = || {
+            let bytes = vec![0; 10];
+            inlet.hand_over(Batch { bytes, items: 1 });
+        };
+
+        let begun = Instant::now();
+        sender.throttle.ask(&here.export, rest, begun);
+        hand_over();
+        sender.carried = sender.batches.try_recv().ok();
+        hand_over();
+        assert!(sender.next().await.is_some() && sender.next().await.is_some());
+        assert_eq!(begun.elapsed(), rest);
+
+        // Another timeout makes no other collector of it.
+        let begun = Instant::now();
+        sender.throttle.ask(&here.export, rest, begun);
+        hand_over();
+        plans.send_replace(plan(&way(""), false));
+        assert!(sender.next().await.is_some());
+        assert_eq!(begun.elapsed(), rest);
+
+        let begun = Instant::now();
+        sender.throttle.ask(&here.export, rest, begun);
+        hand_over();
+        plans.send_replace(plan(&elsewhere, false));
+        assert!(sender.next().await.is_some());
+        plans.send_replace(plan(&here, true));
+        hand_over();
+        assert!(sender.next().await.is_some() && sender.next().await.is_none());
+        assert_eq!(begun.elapsed(), Duration::ZERO);
     }
 
     #[test]
