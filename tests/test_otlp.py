@@ -320,6 +320,13 @@ def test_a_slow_collector_costs_requests_nothing(pillion, echo, collector):
     eventually(lambda: counted(proxy, "queue_bytes") == 0)
 
 
+def test_a_small_queue_is_handed_over_in_parts(pillion, echo, collector):
+    batch = {"delay": "10m", "maxBytes": "16KiB", "queue": "16KiB"}
+    proxy = pillion(traced(echo.address, {**collector.config, "batch": batch}))
+    eventually(lambda: ask(proxy, 5) or len(collector.received) >= 3)
+    assert max(received.message.ByteSize() for received in collector.received) < 16 << 10
+
+
 def test_what_waits_is_sent_at_the_drain(pillion, echo, collector):
     proxy = pillion(traced(echo.address, {**collector.config, "batch": {"delay": "10m"}}))
     ask(proxy, 10)
@@ -571,6 +578,16 @@ class TestEnvironment:
         )
         ask(proxy, 100)
         wait_counted(proxy, "dropped_total", cause="queue_full")
+
+    def test_a_queue_of_few_spans(self, pillion, echo, collect):
+        collector = collect("grpc")
+        proxy = self.start(
+            pillion, echo, {"otlp": collector.config, "tracing": {"sampling": "always"}},
+            OTEL_BSP_SCHEDULE_DELAY="600000", OTEL_BSP_MAX_QUEUE_SIZE="10", OTEL_BSP_MAX_EXPORT_BATCH_SIZE="20",
+        )
+        eventually(lambda: ask(proxy, 5) or len(collector.spans) >= 20)
+        told = [line["message"] for line in proxy.logs() if "BATCH_SIZE" in line["message"]]
+        assert told and "taken for 10" in told[0]
 
     def test_the_sampler(self, pillion, echo, collect):
         collector = collect("grpc")

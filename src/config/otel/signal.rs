@@ -33,6 +33,12 @@ impl Reader<'_> {
             .endpoint(&own("ENDPOINT"), insecure, true)
             .or_else(|| self.endpoint(&shared("ENDPOINT"), insecure, false));
         let batched = signal != Signal::Metrics;
+        let queue_items = batched
+            .then(|| self.positive(&format!("{batch}_MAX_QUEUE_SIZE")))
+            .flatten();
+        let batch_items = batched
+            .then(|| self.batch_items(batch, queue_items))
+            .flatten();
         Of {
             exporter: self.exporter(&exporter_variable(signal), signal),
             endpoint,
@@ -45,18 +51,25 @@ impl Reader<'_> {
             delay: batched
                 .then(|| self.millis(&format!("{batch}_SCHEDULE_DELAY")))
                 .flatten(),
-            queue_items: batched
-                .then(|| self.positive(&format!("{batch}_MAX_QUEUE_SIZE")))
-                .flatten(),
-            batch_items: batched
-                .then(|| self.positive(&format!("{batch}_MAX_EXPORT_BATCH_SIZE")))
-                .flatten(),
+            queue_items,
+            batch_items,
             export_timeout: self.millis(&format!("{batch}_EXPORT_TIMEOUT")),
             value_length: self.value_length(signal),
         }
     }
 
     /// Metrics know no such limit.
+    /// No more than may wait, as the specification has it.
+    fn batch_items(&mut self, batch: &str, queue: Option<usize>) -> Option<usize> {
+        let name = format!("{batch}_MAX_EXPORT_BATCH_SIZE");
+        let items = self.positive(&name)?;
+        if let Some(queue) = queue.filter(|queue| *queue < items) {
+            let why = format!("{items} is more than {batch}_MAX_QUEUE_SIZE, and taken for {queue}");
+            self.warn(format!("{name}: {why}"));
+        }
+        Some(queue.map_or(items, |queue| items.min(queue)))
+    }
+
     fn value_length(&mut self, signal: Signal) -> Option<usize> {
         let own = match signal {
             Signal::Traces => "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT",

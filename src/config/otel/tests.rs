@@ -268,6 +268,23 @@ fn what_forbids_an_export_is_named() {
 }
 
 #[test]
+fn a_batch_is_no_larger_than_its_queue() {
+    let size = ("OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", "20");
+    let queue = |most| read(&[size, ("OTEL_BLRP_MAX_QUEUE_SIZE", most)]);
+    let small = queue("10");
+    assert_eq!(small.logs.batch_items, Some(10));
+    assert_eq!(
+        small.warnings,
+        [
+            "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE: 20 is more than OTEL_BLRP_MAX_QUEUE_SIZE, and taken for 10"
+        ]
+    );
+    assert_eq!(queue("20").logs.batch_items, Some(20));
+    assert_eq!(queue("20").warnings.len(), 0);
+    assert_eq!(read(&[size]).logs.batch_items, Some(20));
+}
+
+#[test]
 fn numbers_that_can_not_be_are_ignored_and_told() {
     let otel = read(&[
         ("OTEL_BSP_SCHEDULE_DELAY", "250"),

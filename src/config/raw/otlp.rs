@@ -100,8 +100,9 @@ pub(crate) struct OtlpTls {
 pub(crate) struct OtlpBatch {
     /// How long something waits for more at most. More than 0s.
     pub(crate) delay: At<Duration>,
-    /// How much is sent at once, in bytes before compression: 16KiB to 3MiB. More than a quarter of
-    /// a mebibyte makes nothing faster, and most collectors refuse 4 MiB.
+    /// How much is sent at once, in bytes before compression: 16KiB to 3MiB, and no more
+    /// than half of `queue` in any case. More than a quarter of a mebibyte makes nothing faster, and
+    /// most collectors refuse 4 MiB.
     pub(crate) max_bytes: At<Size>,
     /// How much of a signal may wait, over all workers, what is being sent included: at least
     /// `maxBytes`, at most 1GiB. What comes beyond is dropped, and counted.

@@ -1,14 +1,15 @@
 //! One worker's end.
 
-use std::{cell::RefCell, fmt, sync::Arc};
+use std::{
+    cell::{RefCell, RefMut},
+    fmt,
+    sync::Arc,
+};
 
 use tokio::sync::Notify;
 
 use super::queue::{Batch, Inlet};
 use crate::protobuf::Writer;
-
-/// A buffer of this many bytes goes to the exporter at once.
-const BATCH_BYTES: usize = 16 * 1024;
 
 /// The field of the items in `ScopeSpans`, `ScopeLogs` and `ScopeMetrics` alike.
 const ITEM: u32 = 2;
@@ -49,30 +50,31 @@ impl Outlet {
             return;
         }
         let mut pending = self.pending.borrow_mut();
+        let most = self.inlet.buffer_bytes();
         if pending.items == 0 {
             // Room for the item that goes beyond.
-            pending.bytes.reserve(BATCH_BYTES + BATCH_BYTES / 4);
+            pending.bytes.reserve(most + most / 4);
             self.begun.notify_one();
         }
         Writer(&mut pending.bytes).message(ITEM, |writer| encode(writer.0));
         pending.items += items;
-        let is_full = pending.bytes.len() >= BATCH_BYTES || pending.items >= self.inlet.max_items();
-        if is_full {
-            let batch = std::mem::take(&mut *pending);
-            drop(pending);
-            self.inlet.hand_over(batch);
+        if pending.bytes.len() >= most || pending.items >= self.inlet.buffer_items() {
+            self.hand_over(pending);
         }
     }
 
     /// Hands over what there is.
     pub fn flush(&self) {
-        let mut pending = self.pending.borrow_mut();
-        if pending.items == 0 {
-            return;
+        let pending = self.pending.borrow_mut();
+        if pending.items > 0 {
+            self.hand_over(pending);
         }
+    }
+
+    fn hand_over(&self, mut pending: RefMut<'_, Batch>) {
         // A copy where that is small: what waits is no larger than what it holds, and the buffer is
         // here for the next items.
-        let batch = match pending.bytes.len() < BATCH_BYTES / 2 {
+        let batch = match pending.bytes.len() < pending.bytes.capacity() / 2 {
             true => Batch {
                 bytes: pending.bytes.as_slice().into(),
                 items: std::mem::take(&mut pending.items),
@@ -119,14 +121,18 @@ mod tests {
     use crate::{
         config::model::OtlpBatch,
         protobuf::Fields,
-        telemetry::{Registry, metrics::Format, otlp::Signal},
+        telemetry::{
+            Registry,
+            metrics::Format,
+            otlp::{Signal, queue::BUFFER_BYTES},
+        },
     };
 
     const BATCH: OtlpBatch = OtlpBatch {
         delay: Duration::from_secs(1),
         max_bytes: 256 << 10,
         max_items: None,
-        queue_bytes: 100 << 10,
+        queue_bytes: 200 << 10,
         queue_items: None,
     };
 
@@ -149,7 +155,7 @@ mod tests {
         let (outlet, mut batches) = outlet(&registry, &BATCH);
         outlet.push(|out| out.extend_from_slice(b"first"));
         assert!(batches.try_recv().is_err());
-        outlet.push(|out| out.resize(out.len() + BATCH_BYTES, 7));
+        outlet.push(|out| out.resize(out.len() + BUFFER_BYTES, 7));
         let batch = batches.try_recv().unwrap();
         assert_eq!(batch.items, 2);
         let mut fields = Fields(&batch.bytes);
@@ -159,7 +165,7 @@ mod tests {
             (ITEM, &b"first"[..])
         );
         let second = fields.next().unwrap().unwrap();
-        assert_eq!(second.bytes().unwrap().len(), BATCH_BYTES);
+        assert_eq!(second.bytes().unwrap().len(), BUFFER_BYTES);
         assert!(fields.next().unwrap().is_none());
         outlet.push(|out| out.push(1));
         drop(outlet);
@@ -181,7 +187,7 @@ mod tests {
     fn what_does_not_fit_is_dropped_until_something_has_left() {
         let registry = Registry::new(1);
         let (outlet, mut batches) = outlet(&registry, &BATCH);
-        let fill = || outlet.push(|out| out.resize(out.len() + 40_000, 0));
+        let fill = || outlet.push(|out| out.resize(out.len() + 80_000, 0));
         fill();
         fill();
         assert!(!dropped(&registry));
@@ -198,17 +204,48 @@ mod tests {
         let registry = Registry::new(1);
         let batch = OtlpBatch {
             max_items: Some(2),
-            queue_items: Some(5),
+            queue_items: Some(17),
             ..BATCH
         };
         let (outlet, mut batches) = outlet(&registry, &batch);
-        (0..6).for_each(|_| outlet.push(|out| out.push(1)));
+        (0..18).for_each(|_| outlet.push(|out| out.push(1)));
         let handed: Vec<_> = std::iter::from_fn(|| batches.try_recv().ok()).collect();
         assert_eq!(
             handed.iter().map(|batch| batch.items).collect::<Vec<_>>(),
-            [2, 2]
+            [2; 8]
         );
         assert!(dropped(&registry));
+        let room = handed.iter().map(|batch| batch.bytes.capacity());
+        assert!(room.max() < Some(100));
+    }
+
+    #[test]
+    fn a_small_queue_takes_what_it_has_room_for() {
+        for (batch, push) in [
+            (
+                OtlpBatch {
+                    queue_items: Some(10),
+                    ..BATCH
+                },
+                1,
+            ),
+            (
+                OtlpBatch {
+                    max_bytes: 16 << 10,
+                    queue_bytes: 16 << 10,
+                    ..BATCH
+                },
+                1000,
+            ),
+        ] {
+            let registry = Registry::new(1);
+            let (outlet, mut batches) = outlet(&registry, &batch);
+            (0..10).for_each(|_| outlet.push(|out| out.resize(out.len() + push, 0)));
+            drop(outlet);
+            assert!(!dropped(&registry));
+            let handed = std::iter::from_fn(|| batches.try_recv().ok());
+            assert_eq!(handed.map(|batch| batch.items).sum::<u64>(), 10);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -18,6 +18,12 @@ use crate::{
 /// Batches that wait, however small they are.
 const MAX_BATCHES: usize = 4096;
 
+/// A worker's buffer of this many bytes goes to the exporter at once.
+pub(super) const BUFFER_BYTES: usize = 16 * 1024;
+
+/// And one that is this part of the queue: what is handed over is taken or dropped as a whole.
+const BUFFERS: usize = 8;
+
 /// Items, each framed as a field of the message that is to hold them.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
@@ -31,8 +37,9 @@ pub(super) struct Inlet {
     open: AtomicBool,
     /// Milliseconds.
     delay: AtomicU64,
-    /// Items of one export.
-    max_items: AtomicU64,
+    /// How large a worker's buffer may grow.
+    buffer_bytes: AtomicU64,
+    buffer_items: AtomicU64,
     queue_bytes: AtomicU64,
     queue_items: AtomicU64,
     /// Items that wait, or are being sent.
@@ -49,7 +56,8 @@ impl Inlet {
         let inlet = Self {
             open: AtomicBool::new(false),
             delay: AtomicU64::new(0),
-            max_items: AtomicU64::new(u64::MAX),
+            buffer_bytes: AtomicU64::new(BUFFER_BYTES as u64),
+            buffer_items: AtomicU64::new(u64::MAX),
             queue_bytes: AtomicU64::new(0),
             queue_items: AtomicU64::new(0),
             queued_items: AtomicU64::new(0),
@@ -63,7 +71,11 @@ impl Inlet {
         let items = |most: Option<usize>| most.map_or(u64::MAX, |most| most as u64);
         let delay = u64::try_from(batch.delay.as_millis()).unwrap_or(u64::MAX);
         self.delay.store(delay, Relaxed);
-        self.max_items.store(items(batch.max_items), Relaxed);
+        let part_bytes = BUFFER_BYTES.min(batch.queue_bytes / BUFFERS);
+        let part_items = batch.queue_items.map(|most| (most / BUFFERS).max(1));
+        let buffer_items = items(batch.max_items).min(items(part_items));
+        self.buffer_bytes.store(part_bytes as u64, Relaxed);
+        self.buffer_items.store(buffer_items, Relaxed);
         self.queue_bytes.store(batch.queue_bytes as u64, Relaxed);
         self.queue_items.store(items(batch.queue_items), Relaxed);
         self.open.store(true, Relaxed);
@@ -78,8 +90,14 @@ impl Inlet {
         self.open.load(Relaxed)
     }
 
-    pub(super) fn max_items(&self) -> u64 {
-        self.max_items.load(Relaxed)
+    /// Bytes at which a worker hands its buffer over.
+    pub(super) fn buffer_bytes(&self) -> usize {
+        self.buffer_bytes.load(Relaxed) as usize
+    }
+
+    /// Items at which it does.
+    pub(super) fn buffer_items(&self) -> u64 {
+        self.buffer_items.load(Relaxed)
     }
 
     /// How long a worker waits for a full buffer: half of the whole delay, the other half is the

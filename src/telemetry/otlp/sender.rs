@@ -407,12 +407,16 @@ struct Room {
 }
 
 impl Room {
+    /// At most half of the queue: while one half is sent there is room for the other.
     fn new(limits: Option<&OtlpBatch>) -> Self {
+        let Some(limits) = limits else {
+            return Self { bytes: 0, items: 0 };
+        };
+        let half = limits.queue_items.map(|most| most.div_ceil(2));
+        let items = [limits.max_items, half].into_iter().flatten().min();
         Self {
-            bytes: limits.map_or(0, |limits| limits.max_bytes),
-            items: limits
-                .and_then(|limits| limits.max_items)
-                .map_or(u64::MAX, |most| most as u64),
+            bytes: limits.max_bytes.min(limits.queue_bytes / 2),
+            items: items.map_or(u64::MAX, |most| most as u64),
         }
     }
 
