@@ -252,6 +252,28 @@ def test_a_drain_does_not_wait_for_a_collector_to_have_rested(pillion, echo, col
     assert len(servers(collector.spans)) == 1
 
 
+@pytest.mark.parametrize(("transport", "spoken"), [("grpc", "http/protobuf"), ("http", "grpc")])
+def test_the_wrong_protocol_is_suspected(pillion, echo, collect, transport, spoken):
+    collector = collect(transport)
+    proxy = pillion(traced(echo.address, {**collector.config, "protocol": spoken}))
+    ask(proxy)
+    told = proxy.logs.wait_for(lambda line: "cannot send telemetry" in line.get("message", ""))
+    looks = "grpc" if transport == "grpc" else "http/protobuf"
+    assert told["hint"] == f"is `otlp.protocol` right? this looks like {looks}", told
+
+
+def test_the_port_of_another_protocol_is_told(pillion, echo):
+    config = traced(echo.address, {"endpoint": "http://127.0.0.1:4318"})
+    proxy = pillion(config)
+    proxy.must_reload(config)
+
+    def told() -> list[str]:
+        return [line["message"] for line in proxy.logs() if "that is the port of http/protobuf" in line["message"]]
+
+    # At the start, and by the reload.
+    eventually(lambda: len(told()) == 2)
+
+
 def test_an_answer_that_never_comes_is_asked_for_again(pillion, echo, collector):
     collector.delay = 6
     proxy = pillion(traced(echo.address, {**collector.config, "timeout": "8s"}))

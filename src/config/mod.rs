@@ -15,8 +15,8 @@ mod decode;
 mod env;
 mod merge;
 pub mod model;
+mod notes;
 mod otel;
-mod overruled;
 mod raw;
 mod reference;
 mod report;
@@ -39,8 +39,8 @@ use sha1::{Digest, Sha1};
 
 use decode::At;
 pub use env::Environment;
+pub use notes::Notes;
 use otel::Otel;
-pub use overruled::Overruled;
 pub use reference::{reference, schema};
 use report::Problems;
 pub use report::{Problem, Report};
@@ -56,8 +56,7 @@ pub struct Loaded {
     pub hash: u64,
     /// What was ignored of the environment, for a person.
     pub warnings: Vec<String>,
-    /// What the environment switches off of it.
-    pub overruled: Vec<Overruled>,
+    pub notes: Notes,
 }
 
 /// Why there is no configuration.
@@ -98,12 +97,12 @@ fn build(sources: Vec<Source>, env: Environment<'_>) -> Result<Loaded, LoadError
         })
         .map(|raw: At<raw::Config>| resolve::resolve(&raw, &tree, &otel, &mut problems));
     match config {
-        Some((config, overruled)) if problems.is_empty() => Ok(Loaded {
+        Some((config, notes)) if problems.is_empty() => Ok(Loaded {
             config,
             files,
             hash,
             warnings: otel.warnings,
-            overruled,
+            notes,
         }),
         _ => Err(LoadError::Invalid(problems.into_report(&tree))),
     }

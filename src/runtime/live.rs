@@ -16,7 +16,7 @@ use super::{admin::AdminServers, security::Security, watch::fingerprint, workers
 use crate::{
     access::{self, Keeper},
     admin::ReloadRefused,
-    config::{self, LoadError, Loaded, Overruled, model::Config},
+    config::{self, LoadError, Loaded, model::Config},
     discovery::Discovery,
     listener::sockets::Sockets,
     snapshot::Snapshot,
@@ -68,13 +68,13 @@ impl Live {
         let Loaded {
             config,
             warnings,
-            overruled,
+            notes,
             ..
         } = config::load(&path)?;
         for warning in warnings {
             tracing::warn!("{warning}");
         }
-        overruled.iter().for_each(Overruled::tell);
+        notes.tell();
         let registry = Registry::new(workers);
         let log = LogWriter::start(&config.access_log, Arc::clone(registry.process()))
             .map_err(|error| StartError::Refused(not_opened(&config, &error)))?;
@@ -187,9 +187,7 @@ impl Live {
     async fn replace(&mut self) -> Result<u64, ReloadRefused> {
         // First the fingerprint: what changes while the files are read is another change.
         self.read = fingerprint(&self.path);
-        let Loaded {
-            config, overruled, ..
-        } = config::load(&self.path).map_err(not_loaded)?;
+        let Loaded { config, notes, .. } = config::load(&self.path).map_err(not_loaded)?;
         let log = self
             .log
             .prepare(&config.access_log)
@@ -221,7 +219,7 @@ impl Live {
         self.admin.commit(admin);
         shared.wake();
         self.sockets.commit(prepared, &snapshot, shared).await;
-        overruled.iter().for_each(Overruled::tell);
+        notes.tell();
         Ok(snapshot.generation)
     }
 }

@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn records_that_the_environment_keeps_from_being_exported_are_told_of() {
-        let overruled = |log, exporter| loaded(log, exporter).overruled;
+        let overruled = |log, exporter| loaded(log, exporter).notes.overruled;
         let told = overruled("{ output: otlp }", "none");
         assert_eq!((told.len(), &*told[0].by), (1, "OTEL_LOGS_EXPORTER"));
         assert_eq!(overruled("{ output: otlp }", ""), []);

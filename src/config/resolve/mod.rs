@@ -32,8 +32,8 @@ use self::tls::Security;
 use super::{
     decode::At,
     model::{self, Address},
+    notes::{Notes, Overruled},
     otel::Otel,
-    overruled::Overruled,
     raw,
     report::{Fault, Problems, quote},
     syntax,
@@ -48,14 +48,14 @@ pub(super) fn resolve(
     tree: &Tree,
     otel: &Otel,
     problems: &mut Problems,
-) -> (model::Config, Vec<Overruled>) {
+) -> (model::Config, Notes) {
     let raw = &root.value;
     let mut resolver = Resolver {
         tree,
         otel,
         problems,
         sockets: HashMap::new(),
-        overruled: Vec::new(),
+        notes: Notes::default(),
         untraced: raw.tracing.is_none()
             && otel.exports(Signal::Traces).is_none()
             // What is ignored of the environment may have been meant to switch it on, and keeps no
@@ -87,7 +87,7 @@ pub(super) fn resolve(
     let access = resolver.access(raw, &listeners);
     let jwt_providers = resolver.jwt_providers(&raw.jwt_providers.value);
     resolver.served(&raw.listeners.value, &listeners, &routes);
-    let overruled = std::mem::take(&mut resolver.overruled);
+    let mut notes = std::mem::take(&mut resolver.notes);
     let config = model::Config {
         admin,
         access_log,
@@ -108,7 +108,8 @@ pub(super) fn resolve(
         jwt_providers: jwt_providers.into_iter().map(Arc::new).collect(),
         upstreams: upstreams.into_iter().map(Arc::new).collect(),
     };
-    (config, overruled)
+    notes.doubts.extend(otlp::doubts(&config));
+    (config, notes)
 }
 
 struct Resolver<'a> {
@@ -118,8 +119,7 @@ struct Resolver<'a> {
     problems: &'a mut Problems,
     /// What is bound already, and where that was written.
     sockets: HashMap<Address, Option<NodeId>>,
-    /// What is on in the files, and off in the end.
-    overruled: Vec<Overruled>,
+    notes: Notes,
     /// Nobody has said a word of tracing but rules.
     untraced: bool,
 }
@@ -135,7 +135,8 @@ impl Resolver<'_> {
     /// Notes a signal that the files want exported, if the environment forbids it.
     fn overruled(&mut self, signal: Signal) {
         let by = self.otel.forbidden_by(signal);
-        self.overruled.extend(by.map(|by| Overruled { signal, by }));
+        let overruled = by.map(|by| Overruled { signal, by });
+        self.notes.overruled.extend(overruled);
     }
 
     /// Reads a value by a function of its text.

@@ -8,14 +8,14 @@ use super::Resolver;
 use crate::{
     config::{
         decode::At,
-        model::{Export, KeyPair, Otlp, OtlpBatch, OtlpProtocol, OtlpTls},
+        model::{Config, Export, KeyPair, Otlp, OtlpBatch, OtlpProtocol, OtlpTls},
         otel::{Of, collector_header, collector_url, no_collector},
         raw,
         report::Fault,
         syntax,
         units::Size,
     },
-    telemetry::otlp::Signal,
+    telemetry::otlp::{Signal, destination},
 };
 
 /// The bounds of `batch.maxBytes`: below, an export is mostly its frame; above, servers of gRPC
@@ -141,6 +141,32 @@ impl Resolver<'_> {
     }
 }
 
+/// Of what is exported: where collectors commonly speak another protocol than the one that was
+/// chosen.
+pub(super) fn doubts(config: &Config) -> Vec<String> {
+    let exports = Signal::ALL
+        .iter()
+        .filter_map(|&signal| destination(config, signal));
+    let mut doubts: Vec<String> = exports.filter_map(doubt).collect();
+    doubts.dedup();
+    doubts
+}
+
+fn doubt(export: &Export) -> Option<String> {
+    let other = match export.protocol {
+        OtlpProtocol::Grpc => OtlpProtocol::HttpProtobuf,
+        OtlpProtocol::HttpProtobuf => OtlpProtocol::Grpc,
+    };
+    let authority = export.endpoint.authority()?;
+    let suspect = authority.port_u16()? == default_endpoint(other).port_u16()?;
+    suspect.then(|| {
+        let (chosen, other) = (export.protocol.name(), other.name());
+        format!(
+            "telemetry goes to {authority} by {chosen}, but that is the port of {other}: is `otlp.protocol` right?"
+        )
+    })
+}
+
 impl Written {
     /// For one signal, with what the environment says of it.
     fn of(&self, signal: Signal, env: &Of) -> Export {
@@ -211,12 +237,39 @@ fn below(base: &Uri, signal: Signal) -> Uri {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config;
 
     #[test]
     fn signals_have_paths_of_their_own_below_a_base() {
         let below = |base| below(&Uri::from_static(base), Signal::Logs).to_string();
         assert_eq!(below("http://a:1"), "http://a:1/v1/logs");
         assert_eq!(below("https://a:1/otlp/"), "https://a:1/otlp/v1/logs");
+    }
+
+    #[test]
+    fn the_port_of_the_other_protocol_is_doubted() {
+        let doubts = |otlp: &str, on: &str| {
+            let text = format!(
+                "otlp: {{ {otlp} }}\n{on}\nlisteners: [{{ address: 127.0.0.1:1, upstream: a }}]\n\
+                 upstreams: [{{ name: a, endpoints: [127.0.0.1:2] }}]"
+            );
+            let loaded = config::parse("test.yaml", &text, &|_| None).unwrap();
+            loaded.notes.doubts
+        };
+        const BOTH: &str = "tracing: {}\nmetrics: { otlp: {} }";
+        let swapped = "endpoint: \"http://a:4318\"";
+        assert_eq!(
+            doubts(swapped, BOTH),
+            [
+                "telemetry goes to a:4318 by grpc, but that is the port of http/protobuf: is `otlp.protocol` right?"
+            ]
+        );
+        assert_eq!(doubts(swapped, "").len(), 0);
+        let swapped = "endpoint: \"http://a:4317\", protocol: http/protobuf";
+        assert_eq!(doubts(swapped, BOTH).len(), 1);
+        for good in ["", "protocol: http/protobuf", "endpoint: \"https://a\""] {
+            assert_eq!(doubts(good, BOTH).len(), 0);
+        }
     }
 
     #[test]

@@ -75,6 +75,9 @@ pub struct Fault {
 }
 
 impl Fault {
+    /// What comes first is no HTTP/2 at all.
+    pub const FOREIGN: Self = Self::protocol("the first frame is not SETTINGS");
+
     pub const fn new(code: Code, what: &'static str) -> Self {
         Self { code, what }
     }

@@ -125,7 +125,7 @@ impl<M: Default> Connection<M> {
     /// What must hold of every frame.
     fn check(&self, header: &Header) -> Result<(), Fault> {
         if !self.peer.settled && (header.kind != Kind::Settings || header.has(flag::ACK)) {
-            return Err(Fault::protocol("the first frame is not SETTINGS"));
+            return Err(Fault::FOREIGN);
         }
         if header.length > MAX_PAYLOAD {
             return Err(Fault::size("a frame larger than allowed"));

@@ -43,6 +43,7 @@ pub(super) struct Refusal {
     pub(super) why: Failure,
     pub(super) verdict: Verdict,
     lost: bool,
+    foreign: bool,
 }
 
 impl Refusal {
@@ -57,6 +58,7 @@ impl Refusal {
             why: why.into(),
             verdict,
             lost: false,
+            foreign: false,
         }
     }
 
@@ -66,6 +68,24 @@ impl Refusal {
             why: why.into(),
             verdict: Verdict::Later(None),
             lost: true,
+            foreign: false,
+        }
+    }
+
+    /// What answers there may speak another protocol.
+    pub(super) fn foreign(self) -> Self {
+        Self {
+            foreign: true,
+            ..self
+        }
+    }
+
+    /// What may be wrong, for a person.
+    pub(super) const fn hint(&self, spoken: OtlpProtocol) -> Option<&'static str> {
+        match spoken {
+            _ if !self.foreign => None,
+            OtlpProtocol::Grpc => Some("is `otlp.protocol` right? this looks like http/protobuf"),
+            OtlpProtocol::HttpProtobuf => Some("is `otlp.protocol` right? this looks like grpc"),
         }
     }
 }

@@ -16,8 +16,10 @@ use crate::{
             is_grpc,
         },
         h2::{
+            frame::Fault,
             send::Block,
             solo::{Event, Failure, Solo},
+            streams::Broken,
         },
         name::GRPC_STATUS_DETAILS,
     },
@@ -87,7 +89,7 @@ impl Client {
                 Ok(Event::Head(head)) if !is_grpc(&head.fields) => {
                     self.0.give_up();
                     let why = "the answer is not gRPC";
-                    return Err(Refusal::said(why, retry::Verdict::Final));
+                    return Err(Refusal::said(why, retry::Verdict::Final).foreign());
                 }
                 Ok(Event::Head(head)) => read(&head.fields),
                 Ok(Event::Content(piece)) => {
@@ -104,6 +106,9 @@ impl Client {
                         read(&trailers);
                     }
                     break;
+                }
+                Err(Failure::Broken(Broken::Fault(Fault::FOREIGN))) => {
+                    return Err(Refusal::lost("the answer is not HTTP/2").foreign());
                 }
                 Err(Failure::Broken(broken)) => return Err(Refusal::lost(broken)),
                 Err(failure) => return Err(Refusal::lost(failure.to_string())),

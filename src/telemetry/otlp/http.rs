@@ -53,7 +53,7 @@ impl Client {
             post(export, request).map_err(|error| Refusal::said(error, retry::Verdict::Final))?;
         self.sender.ready().await.map_err(Refusal::lost)?;
         let response = self.sender.send_request(request).await;
-        let (head, body) = response.map_err(Refusal::lost)?.into_parts();
+        let (head, body) = response.map_err(unanswered)?.into_parts();
         let body = Limited::new(body, MAX_ANSWER).collect().await;
         if !head.status.is_success() {
             let after = head.headers.get(header::RETRY_AFTER);
@@ -69,6 +69,14 @@ impl Client {
             true => partial(&body).unwrap_or_default(),
             false => Partial::default(),
         })
+    }
+}
+
+/// What can't be read at all is no HTTP/1.1.
+fn unanswered(error: hyper::Error) -> Refusal {
+    match error.is_parse() && !error.is_parse_too_large() {
+        true => Refusal::lost("the answer is not HTTP/1.1").foreign(),
+        false => Refusal::lost(error),
     }
 }
 

@@ -46,7 +46,7 @@ impl Signal {
 }
 
 /// Where a signal is exported to under this configuration; `None`: it is not.
-fn destination(config: &Config, signal: Signal) -> Option<&Export> {
+pub(crate) fn destination(config: &Config, signal: Signal) -> Option<&Export> {
     let (wanted, export) = match signal {
         Signal::Traces => (config.tracing.is_some(), &config.otlp.traces),
         Signal::Metrics => (config.metrics.otlp.is_some(), &config.otlp.metrics),

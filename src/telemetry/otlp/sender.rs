@@ -334,6 +334,7 @@ impl Sender {
             signal = self.signal.name(),
             endpoint = %export.endpoint,
             error = trouble.error,
+            hint = refusal.hint(export.protocol),
             "cannot send telemetry; what the collector does not take is dropped"
         );
         self.trouble = Some(trouble);
