@@ -570,6 +570,18 @@ class TestEnvironment:
             assert collector.resources(signal_name)[0]["service.name"] == "shop"
             eventually(lambda: proxy.metrics().value("pillion_otlp_exported_total", signal=signal_name))
 
+    @pytest.mark.parametrize("wanted", ["metrics", "logs"])
+    def test_a_collector_for_a_signal_is_enough(self, pillion, echo, collect, wanted):
+        collector = collect("grpc")
+        variables = {
+            f"OTEL_EXPORTER_OTLP_{wanted.upper()}_ENDPOINT": collector.endpoint,
+            "OTEL_METRIC_EXPORT_INTERVAL": "1000", "OTEL_BLRP_SCHEDULE_DELAY": "20",
+        }
+        proxy = self.start(pillion, echo, **variables)
+        ask(proxy)
+        eventually(lambda: getattr(collector, wanted), wanted)
+        assert {received.signal for received in collector.received} == {wanted}
+
     @pytest.mark.parametrize("variable", [{"OTEL_SDK_DISABLED": "true"}, {"OTEL_TRACES_EXPORTER": "none"}])
     def test_off_is_off(self, pillion, echo, collect, variable):
         collector = collect("grpc")

@@ -125,6 +125,15 @@ impl Otel {
         otel
     }
 
+    /// Of the variables that are set those that look as if they meant something here, for a person.
+    pub(super) fn unread(&self, set: impl IntoIterator<Item = String>) -> Vec<String> {
+        let names = set.into_iter();
+        let unread = names.filter(|name| name.starts_with("OTEL_") && !self.known.contains(name));
+        let unread: BTreeSet<String> = unread.collect();
+        let told = unread.iter().map(|name| format!("{name} is not read"));
+        told.collect()
+    }
+
     pub(super) const fn of(&self, signal: Signal) -> &Of {
         match signal {
             Signal::Traces => &self.traces,
@@ -149,14 +158,18 @@ impl Otel {
     }
 
     /// Whether the environment wants a signal exported. `None`: it leaves that to the files. Naming
-    /// a collector is wish enough for spans, which go nowhere else; metrics and logs have to be
-    /// asked for by name.
+    /// a collector for a signal is wish enough; one for all of them is for spans, which go nowhere
+    /// else, while metrics and logs have to be asked for by name.
     pub(super) fn exports(&self, signal: Signal) -> Option<bool> {
         let of = self.of(signal);
         match of.exporter {
             _ if self.disabled => Some(false),
             Some(exporter) => Some(exporter == Exporter::Otlp),
-            None => (signal == Signal::Traces && of.endpoint.is_some()).then_some(true),
+            None => {
+                let endpoint = of.endpoint.as_ref();
+                let meant = |endpoint: &Endpoint| endpoint.exact || signal == Signal::Traces;
+                endpoint.is_some_and(meant).then_some(true)
+            }
         }
     }
 }

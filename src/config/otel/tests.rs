@@ -43,6 +43,22 @@ fn a_collector_is_wish_enough_for_spans_alone() {
 }
 
 #[test]
+fn a_collector_for_a_signal_is_wish_enough_for_it() {
+    for (name, signal) in [
+        ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", Signal::Metrics),
+        ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", Signal::Logs),
+    ] {
+        let otel = read(&[(name, "http://c:4317")]);
+        for each in Signal::ALL {
+            assert_eq!(otel.exports(each), (each == signal).then_some(true));
+        }
+        let off = (signal::exporter_variable(signal), "none");
+        let otel = read(&[(name, "http://c:4317"), (&off.0, off.1)]);
+        assert_eq!(otel.exports(signal), Some(false));
+    }
+}
+
+#[test]
 fn values_are_limited_by_signal() {
     let lengths = |variables: &[(&str, &str)]| {
         let otel = read(variables);
