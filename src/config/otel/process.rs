@@ -50,7 +50,7 @@ impl Reader<'_> {
 
     pub(super) fn sampler(&mut self) -> Option<Sampler> {
         const NAME: &str = "OTEL_TRACES_SAMPLER";
-        let text = self.text(NAME)?;
+        let text = self.word(NAME)?;
         let (parent_based, root) = match text.strip_prefix("parentbased_") {
             Some(root) => (true, root),
             None => (false, text.as_str()),
@@ -78,7 +78,7 @@ impl Reader<'_> {
 
     pub(super) fn propagators(&mut self) -> Option<Vec<Propagator>> {
         const NAME: &str = "OTEL_PROPAGATORS";
-        let text = self.text(NAME)?;
+        let text = self.word(NAME)?;
         let mut propagators = Vec::new();
         for word in text.split(',').map(str::trim) {
             let propagator = match word {

@@ -84,7 +84,7 @@ impl Reader<'_> {
         let mut exporter = None;
         let mut unknown = Vec::new();
         for word in text.split(',').map(str::trim) {
-            match word {
+            match word.to_ascii_lowercase().as_str() {
                 "otlp" => exporter = Some(Exporter::Otlp),
                 "none" => exporter = exporter.or(Some(Exporter::None)),
                 "prometheus" if signal == Signal::Metrics => {
@@ -145,7 +145,7 @@ impl Reader<'_> {
     }
 
     fn protocol(&mut self, name: &str) -> Option<OtlpProtocol> {
-        let text = self.text(name)?;
+        let text = self.word(name)?;
         match text.as_str() {
             "grpc" => Some(OtlpProtocol::Grpc),
             "http/protobuf" => Some(OtlpProtocol::HttpProtobuf),
@@ -162,7 +162,7 @@ impl Reader<'_> {
     }
 
     fn gzip(&mut self, name: &str) -> Option<bool> {
-        let text = self.text(name)?;
+        let text = self.word(name)?;
         match text.as_str() {
             "gzip" => Some(true),
             "none" => Some(false),

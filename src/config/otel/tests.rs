@@ -59,6 +59,31 @@ fn a_collector_for_a_signal_is_wish_enough_for_it() {
 }
 
 #[test]
+fn words_are_taken_in_either_case() {
+    let otel = read(&[
+        ("OTEL_TRACES_SAMPLER", "ParentBased_ALWAYS_OFF"),
+        ("OTEL_PROPAGATORS", "B3,TraceContext"),
+        ("OTEL_METRICS_EXPORTER", "OTLP"),
+        ("OTEL_LOGS_EXPORTER", "NONE"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "HTTP/Protobuf"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "GZIP"),
+    ]);
+    assert_eq!(otel.warnings.len(), 0, "{:?}", otel.warnings);
+    let sampler = otel.sampler.unwrap();
+    assert_eq!((sampler.parent_based, sampler.ratio), (true, 0.0));
+    use Propagator::*;
+    assert_eq!(otel.propagators, Some(vec![B3, TraceContext]));
+    assert_eq!(otel.exports(Signal::Metrics), Some(true));
+    assert_eq!(otel.exports(Signal::Logs), Some(false));
+    assert_eq!(otel.traces.protocol, Some(OtlpProtocol::HttpProtobuf));
+    assert_eq!(otel.traces.gzip, Some(true));
+    assert_eq!(
+        read(&[("OTEL_PROPAGATORS", "NONE")]).propagators,
+        Some(vec![])
+    );
+}
+
+#[test]
 fn values_are_limited_by_signal() {
     let lengths = |variables: &[(&str, &str)]| {
         let otel = read(variables);

@@ -21,6 +21,11 @@ impl Reader<'_> {
         (!value.is_empty()).then(|| value.to_owned())
     }
 
+    /// A word that is one of several: in lower case.
+    pub(super) fn word(&mut self, name: &str) -> Option<String> {
+        self.text(name).map(|text| text.to_ascii_lowercase())
+    }
+
     pub(super) fn ignore<T>(&mut self, name: &str, why: impl Display) -> Option<T> {
         self.warn(format!("{name} is ignored: {why}"));
         None
