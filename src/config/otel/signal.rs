@@ -44,7 +44,7 @@ impl Reader<'_> {
             endpoint,
             protocol: self.either(&own("PROTOCOL"), &shared("PROTOCOL"), Self::protocol),
             headers: self.either(&own("HEADERS"), &shared("HEADERS"), Self::headers),
-            timeout: self.either(&own("TIMEOUT"), &shared("TIMEOUT"), Self::millis),
+            timeout: self.either(&own("TIMEOUT"), &shared("TIMEOUT"), Self::limit),
             gzip: self.either(&own("COMPRESSION"), &shared("COMPRESSION"), Self::gzip),
             certificate: self.either(&own("CERTIFICATE"), &shared("CERTIFICATE"), Self::path),
             identity: self.identity(own, shared),
@@ -53,7 +53,7 @@ impl Reader<'_> {
                 .flatten(),
             queue_items,
             batch_items,
-            export_timeout: self.millis(&format!("{batch}_EXPORT_TIMEOUT")),
+            export_timeout: self.limit(&format!("{batch}_EXPORT_TIMEOUT")),
             value_length: self.value_length(signal),
         }
     }

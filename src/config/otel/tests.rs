@@ -84,6 +84,24 @@ fn words_are_taken_in_either_case() {
 }
 
 #[test]
+fn no_limit_of_time_is_a_day() {
+    let day = Some(Duration::from_secs(24 * 60 * 60));
+    let otel = read(&[
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "0"),
+        ("OTEL_BSP_EXPORT_TIMEOUT", "0"),
+        ("OTEL_METRIC_EXPORT_TIMEOUT", "0"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "0"),
+    ]);
+    assert_eq!(
+        (otel.traces.timeout, otel.traces.export_timeout),
+        (day, day)
+    );
+    assert_eq!(otel.metrics.export_timeout, day);
+    assert_eq!(otel.traces.delay, None);
+    assert_eq!(otel.warnings.len(), 1);
+}
+
+#[test]
 fn values_are_limited_by_signal() {
     let lengths = |variables: &[(&str, &str)]| {
         let otel = read(variables);

@@ -7,6 +7,9 @@ use crate::{
     hex,
 };
 
+/// No time is taken for longer: a day.
+const MOST: Duration = Duration::from_secs(24 * 60 * 60);
+
 pub(super) struct Reader<'a> {
     pub(super) env: Environment<'a>,
     /// What was ignored.
@@ -78,7 +81,15 @@ impl Reader<'_> {
     pub(super) fn millis(&mut self, name: &str) -> Option<Duration> {
         match self.number::<u64>(name)? {
             0 => self.ignore(name, "0 would leave no time"),
-            millis => Some(Duration::from_millis(millis.min(24 * 60 * 60 * 1000))),
+            millis => Some(Duration::from_millis(millis).min(MOST)),
+        }
+    }
+
+    /// The same of a limit, where 0 is none: as long as there is.
+    pub(super) fn limit(&mut self, name: &str) -> Option<Duration> {
+        match self.number::<u64>(name)? {
+            0 => Some(MOST),
+            millis => Some(Duration::from_millis(millis).min(MOST)),
         }
     }
 
