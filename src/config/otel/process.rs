@@ -8,7 +8,7 @@ use opentelemetry_semantic_conventions::resource::{
 
 use super::{
     MIN_METRIC_INTERVAL, Propagator, Sampler,
-    variables::{Reader, pairs},
+    variables::{Reader, decoded, pairs},
 };
 use crate::config::report::quote;
 
@@ -17,7 +17,10 @@ impl Reader<'_> {
         const NAME: &str = "OTEL_RESOURCE_ATTRIBUTES";
         let text = self.text(NAME).unwrap_or_default();
         let attributes: Option<BTreeMap<Arc<str>, Arc<str>>> = pairs(&text)
-            .map(|pair| pair.map(|(name, value)| (name.into(), value.into())))
+            .map(|pair| {
+                let (name, value) = pair?;
+                Some((decoded(name)?.into(), value.into()))
+            })
             .collect();
         // All or nothing, as the specification has it.
         let attributes = attributes.or_else(|| self.ignore(NAME, "a pair in it is not name=value"));

@@ -112,7 +112,7 @@ pub(super) fn pairs(text: &str) -> impl Iterator<Item = Option<(&str, String)>> 
 }
 
 /// Percent-decoded; `None` where a `%` begins no escape.
-fn decoded(text: &str) -> Option<String> {
+pub(super) fn decoded(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, after @ ..] = rest {
