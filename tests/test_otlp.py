@@ -582,6 +582,17 @@ class TestEnvironment:
         eventually(lambda: getattr(collector, wanted), wanted)
         assert {received.signal for received in collector.received} == {wanted}
 
+    def test_what_is_not_read_is_told(self, pillion, echo):
+        proxy = self.start(
+            pillion, echo, OTEL_TRACE_SAMPLER="always_on", OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE="delta",
+            OTEL_EXPORTER_OTLP_HEADERS="a=b", OTEL_SPAN_LINK_COUNT_LIMIT="",
+        )
+        told = [line["message"] for line in proxy.logs() if line["level"] == "WARN"]
+        assert told == [
+            "OTEL_TRACE_SAMPLER is not read",
+            "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE is ignored: cumulative is what is sent",
+        ]
+
     @pytest.mark.parametrize("variable", [{"OTEL_SDK_DISABLED": "true"}, {"OTEL_TRACES_EXPORTER": "none"}])
     def test_off_is_off(self, pillion, echo, collect, variable):
         collector = collect("grpc")

@@ -73,7 +73,9 @@ pub enum LoadError {
 /// Reads a file, or a folder of files that are merged. Blocks on the file system.
 pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     let sources = source::read(path)?;
-    build(sources, &|name| std::env::var(name).ok())
+    let set = std::env::vars_os().filter(|(_, value)| !value.is_empty());
+    let names = set.filter_map(|(name, _)| name.into_string().ok());
+    build(sources, &|name| std::env::var(name).ok(), names)
 }
 
 /// The same for one text, with an environment of one's own.
@@ -81,10 +83,16 @@ pub fn parse(name: &str, text: &str, env: Environment<'_>) -> Result<Loaded, Loa
     build(
         vec![Source::new(name.into(), text.as_bytes().to_vec())],
         env,
+        [],
     )
 }
 
-fn build(sources: Vec<Source>, env: Environment<'_>) -> Result<Loaded, LoadError> {
+/// `set`: the names of what the environment has.
+fn build(
+    sources: Vec<Source>,
+    env: Environment<'_>,
+    set: impl IntoIterator<Item = String>,
+) -> Result<Loaded, LoadError> {
     let files: Vec<PathBuf> = sources.iter().map(|source| source.path.clone()).collect();
     let hash = hash(&sources);
     let mut tree = Tree::new(sources);
@@ -101,7 +109,7 @@ fn build(sources: Vec<Source>, env: Environment<'_>) -> Result<Loaded, LoadError
             config,
             files,
             hash,
-            warnings: otel.warnings,
+            warnings: [otel.unread(set), otel.warnings].concat(),
             notes,
         }),
         _ => Err(LoadError::Invalid(problems.into_report(&tree))),

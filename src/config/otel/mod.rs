@@ -12,7 +12,13 @@ mod signal;
 mod tests;
 mod variables;
 
-use std::{collections::BTreeMap, num::NonZeroU16, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroU16,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{
     HeaderName, HeaderValue, Uri,
@@ -41,6 +47,8 @@ pub(super) struct Otel {
     pub(super) sampler: Option<Sampler>,
     /// `OTEL_PROPAGATORS`; empty for `none`.
     pub(super) propagators: Option<Vec<Propagator>>,
+    /// `OTEL_METRICS_EXEMPLAR_FILTER`: whether there are any.
+    pub(super) exemplars: Option<bool>,
     /// `OTEL_METRIC_EXPORT_INTERVAL`.
     pub(super) metric_interval: Option<Duration>,
     /// `OTEL_RESOURCE_ATTRIBUTES`, and `OTEL_SERVICE_NAME`, which goes before them.
@@ -50,6 +58,8 @@ pub(super) struct Otel {
     pub(super) place: BTreeMap<Arc<str>, Arc<str>>,
     /// What was ignored, for a person.
     pub(super) warnings: Vec<String>,
+    /// The variables that mean something here.
+    known: BTreeSet<String>,
     traces: Of,
     metrics: Of,
     logs: Of,
@@ -108,11 +118,14 @@ impl Otel {
         let mut reader = Reader {
             env,
             warnings: Vec::new(),
+            known: BTreeSet::new(),
         };
+        reader.form_of_metrics();
         let mut otel = Self {
             disabled: reader.flag("OTEL_SDK_DISABLED").unwrap_or(false),
             sampler: reader.sampler(),
             propagators: reader.propagators(),
+            exemplars: reader.exemplars(),
             metric_interval: reader.metric_interval(),
             resource: reader.resource(),
             place: reader.place(),
@@ -120,8 +133,10 @@ impl Otel {
             metrics: reader.signal(Signal::Metrics),
             logs: reader.signal(Signal::Logs),
             warnings: Vec::new(),
+            known: BTreeSet::new(),
         };
         otel.warnings = reader.warnings;
+        otel.known = reader.known;
         otel
     }
 

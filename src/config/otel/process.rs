@@ -31,7 +31,7 @@ impl Reader<'_> {
         attributes
     }
 
-    pub(super) fn place(&self) -> BTreeMap<Arc<str>, Arc<str>> {
+    pub(super) fn place(&mut self) -> BTreeMap<Arc<str>, Arc<str>> {
         let known = [
             ("POD_NAME", K8S_POD_NAME),
             ("POD_NAMESPACE", K8S_NAMESPACE_NAME),
@@ -51,8 +51,33 @@ impl Reader<'_> {
         Some(interval.max(MIN_METRIC_INTERVAL))
     }
 
+    /// Only requests that are sampled can be exemplars: `always_on` makes no more of them.
+    pub(super) fn exemplars(&mut self) -> Option<bool> {
+        const NAME: &str = "OTEL_METRICS_EXEMPLAR_FILTER";
+        let text = self.word(NAME)?;
+        match text.as_str() {
+            "trace_based" | "always_on" => Some(true),
+            "always_off" => Some(false),
+            _ => self.ignore(NAME, format!("there is no filter {}", quote(&text))),
+        }
+    }
+
+    /// How metrics are sent is no choice: says so to who wants something else.
+    pub(super) fn form_of_metrics(&mut self) {
+        for (what, only) in [
+            ("TEMPORALITY_PREFERENCE", "cumulative"),
+            ("DEFAULT_HISTOGRAM_AGGREGATION", "explicit_bucket_histogram"),
+        ] {
+            let name = format!("OTEL_EXPORTER_OTLP_METRICS_{what}");
+            if self.word(&name).is_some_and(|word| word != only) {
+                self.ignore::<()>(&name, format!("{only} is what is sent"));
+            }
+        }
+    }
+
     pub(super) fn sampler(&mut self) -> Option<Sampler> {
         const NAME: &str = "OTEL_TRACES_SAMPLER";
+        self.know("OTEL_TRACES_SAMPLER_ARG");
         let text = self.word(NAME)?;
         let (parent_based, root) = match text.strip_prefix("parentbased_") {
             Some(root) => (true, root),

@@ -26,12 +26,11 @@ impl Reader<'_> {
         };
         let own = |what: &str| format!("OTEL_EXPORTER_OTLP_{kind}_{what}");
         let shared = |what: &str| format!("OTEL_EXPORTER_OTLP_{what}");
-        let insecure = self
-            .flag(&own("INSECURE"))
-            .or_else(|| self.flag(&shared("INSECURE")));
-        let endpoint = self
-            .endpoint(&own("ENDPOINT"), insecure, true)
-            .or_else(|| self.endpoint(&shared("ENDPOINT"), insecure, false));
+        let insecure = self.either(&own("INSECURE"), &shared("INSECURE"), Self::flag);
+        let own_endpoint = own("ENDPOINT");
+        let endpoint = self.either(&own_endpoint, &shared("ENDPOINT"), |reader, name| {
+            reader.endpoint(name, insecure, name == own_endpoint)
+        });
         let batched = signal != Signal::Metrics;
         let queue_items = batched
             .then(|| self.positive(&format!("{batch}_MAX_QUEUE_SIZE")))

@@ -102,6 +102,64 @@ fn no_limit_of_time_is_a_day() {
 }
 
 #[test]
+fn how_metrics_are_sent_is_no_choice() {
+    let warnings = |what, value| {
+        let name = format!("OTEL_EXPORTER_OTLP_METRICS_{what}");
+        read(&[(&name, value)]).warnings
+    };
+    const TIME: &str = "TEMPORALITY_PREFERENCE";
+    assert!(warnings(TIME, "Cumulative").is_empty());
+    assert_eq!(
+        warnings(TIME, "delta"),
+        [
+            "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE is ignored: cumulative is what is sent"
+        ]
+    );
+    const FORM: &str = "DEFAULT_HISTOGRAM_AGGREGATION";
+    assert!(warnings(FORM, "explicit_bucket_histogram").is_empty());
+    assert_eq!(
+        warnings(FORM, "base2_exponential_bucket_histogram").len(),
+        1
+    );
+}
+
+#[test]
+fn exemplars_are_filtered() {
+    let exemplars = |text| read(&[("OTEL_METRICS_EXEMPLAR_FILTER", text)]).exemplars;
+    assert_eq!(exemplars("trace_based"), Some(true));
+    assert_eq!(exemplars("always_on"), Some(true));
+    assert_eq!(exemplars("ALWAYS_OFF"), Some(false));
+    assert_eq!(exemplars("some"), None);
+}
+
+#[test]
+fn what_is_not_read_is_told() {
+    let otel = read(&[
+        ("OTEL_TRACES_SAMPLER", "always_on"),
+        ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "1"),
+        ("OTEL_EXPORTER_OTLP_METRICS_TIMEOUT", "1"),
+        ("OTEL_EXPORTER_OTLP_LOGS_TIMEOUT", "1"),
+    ]);
+    let names = [
+        "PATH",
+        "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT",
+        "OTEL_TRACES_SAMPLER_ARG",
+        "OTEL_EXPORTER_OTLP_TIMEOUT",
+        "OTEL_EXPORTER_OTLP_INSECURE",
+        "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
+        "OTEL_TRACE_SAMPLER",
+    ];
+    assert_eq!(
+        otel.unread(names.map(str::to_owned)),
+        [
+            "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT is not read",
+            "OTEL_TRACE_SAMPLER is not read"
+        ]
+    );
+}
+
+#[test]
 fn values_are_limited_by_signal() {
     let lengths = |variables: &[(&str, &str)]| {
         let otel = read(variables);

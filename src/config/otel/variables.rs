@@ -1,6 +1,6 @@
 //! Variables one by one: what is read of a text, and what is told of one that can't be read.
 
-use std::{fmt::Display, path::PathBuf, str::FromStr, time::Duration};
+use std::{collections::BTreeSet, fmt::Display, path::PathBuf, str::FromStr, time::Duration};
 
 use crate::{
     config::{env::Environment, report::quote},
@@ -14,11 +14,14 @@ pub(super) struct Reader<'a> {
     pub(super) env: Environment<'a>,
     /// What was ignored.
     pub(super) warnings: Vec<String>,
+    /// What may be said.
+    pub(super) known: BTreeSet<String>,
 }
 
 impl Reader<'_> {
     /// The value; `None` where it is unset or empty.
-    pub(super) fn text(&self, name: &str) -> Option<String> {
+    pub(super) fn text(&mut self, name: &str) -> Option<String> {
+        self.know(name);
         let value = (self.env)(name)?;
         let value = value.trim();
         (!value.is_empty()).then(|| value.to_owned())
@@ -27,6 +30,11 @@ impl Reader<'_> {
     /// A word that is one of several: in lower case.
     pub(super) fn word(&mut self, name: &str) -> Option<String> {
         self.text(name).map(|text| text.to_ascii_lowercase())
+    }
+
+    /// Also one that need not be looked at now.
+    pub(super) fn know(&mut self, name: &str) {
+        self.known.insert(name.to_owned());
     }
 
     pub(super) fn ignore<T>(&mut self, name: &str, why: impl Display) -> Option<T> {
@@ -47,6 +55,7 @@ impl Reader<'_> {
         shared: &str,
         read: impl Fn(&mut Self, &str) -> Option<T>,
     ) -> Option<T> {
+        self.know(shared);
         read(self, own).or_else(|| read(self, shared))
     }
 

@@ -24,7 +24,7 @@ impl Resolver<'_> {
             enabled: raw.enabled,
             buckets: self.buckets(&raw.buckets),
             max_series: raw.max_series.get(),
-            exemplars: raw.exemplars,
+            exemplars: self.otel.exemplars.unwrap_or(raw.exemplars),
             otlp: self.otlp_metrics(raw.otlp.as_ref()),
         }
     }

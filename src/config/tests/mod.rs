@@ -148,7 +148,7 @@ fn every_file_in_config_loads() {
                 // As if what the benchmark makes were there.
                 let sources = source::read(&path).unwrap();
                 let env = |name: &str| (name == "PILLION_PKI").then(|| "pki".to_owned());
-                if let Err(error) = build(sources, &env) {
+                if let Err(error) = build(sources, &env, []) {
                     panic!("{error}");
                 }
             }
