@@ -593,6 +593,19 @@ class TestEnvironment:
             "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE is ignored: cumulative is what is sent",
         ]
 
+    def test_nothing_to_keep_is_told(self, pillion, echo, collect):
+        config = {"otlp": collect("grpc").config, "tracing": {"keep": {"errors": True}}}
+        proxy = self.start(pillion, echo, config, OTEL_TRACES_SAMPLER="ALWAYS_OFF")
+        told = [line["message"] for line in proxy.logs() if "`tracing.keep` keeps none" in line["message"]]
+        assert len(told) == 1
+
+    def test_a_share_of_nothing_keeps_what_goes_wrong(self, pillion, echo, collect):
+        collector = collect("grpc")
+        config = {"otlp": collector.config, "tracing": {"keep": {"slowerThan": "1us"}}}
+        proxy = self.start(pillion, echo, config, OTEL_TRACES_SAMPLER="PARENTBASED_ALWAYS_OFF")
+        ask(proxy)
+        collector.wait_for(servers)
+
     @pytest.mark.parametrize("variable", [{"OTEL_SDK_DISABLED": "true"}, {"OTEL_TRACES_EXPORTER": "none"}])
     def test_off_is_off(self, pillion, echo, collect, variable):
         collector = collect("grpc")
