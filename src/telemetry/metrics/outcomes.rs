@@ -89,8 +89,12 @@ impl Outcome {
         version.copied().filter(|version| !version.is_empty())
     }
 
-    /// What went wrong (`error.type`): the reason, the gRPC status, or a status of 5xx.
+    /// What went wrong (`error.type`): the reason, the gRPC status, or a status of 5xx. Of the rest
+    /// nobody knows, and most of it went well.
     pub(super) fn error(self) -> Option<Cow<'static, str>> {
+        if self.is_rest() {
+            return None;
+        }
         let call = || match (self.0 >> 40) as u8 {
             0 => None,
             status => Some(grpc::name(status).into()),
@@ -314,6 +318,7 @@ mod tests {
             (rest.status(), rest.version(), rest.reason()),
             (None, None, None)
         );
+        assert_eq!(rest.error(), None);
     }
 
     #[test]

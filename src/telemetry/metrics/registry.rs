@@ -380,6 +380,10 @@ mod tests {
                 }
                 let counted = text.matches("seconds_count{route=\"_overflow\"").count();
                 assert!(counted <= 1, "{counted}: {told}");
+                let blamed = text
+                    .lines()
+                    .find(|line| line.contains("_overflow") && line.contains("error_type"));
+                assert_eq!(blamed, None, "{told}");
                 let refused = sum(&text, "pillion_metrics_series_overflowed_total");
                 let again = scrape(&registry);
                 assert_eq!(
