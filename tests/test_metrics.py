@@ -41,7 +41,7 @@ def test_requests_have_the_labels_of_opentelemetry(pillion, echo):
     fetch(proxy.address(), "GET", "/?status=200")
     fetch(proxy.address(), "POST", "/?status=503")
     fetch(proxy.address(), "BREW", "/?status=404")
-    own = {"network_protocol_version": "1.1"}
+    own = {"url_scheme": "http", "network_protocol_version": "1.1"}
     counted(proxy, f"{DURATION}_count", 3)
     metrics = proxy.metrics()
     labels = [have for name, have, _ in metrics.samples if name == f"{DURATION}_count"]
@@ -93,6 +93,8 @@ def test_callers_count_by_the_name_in_their_certificate(pillion, echo, pki):
     name = proxy.access(path="/?status=404")["peer_identity"]
     counted(proxy, "pillion_peer_requests_total", 2, listener="web", peer_identity=name, status="2xx")
     counted(proxy, "pillion_peer_requests_total", 1, listener="web", peer_identity=name, status="4xx")
+    assert proxy.metrics().value(f"{DURATION}_count", url_scheme="https") == 3
+    assert proxy.metrics().value(f"{DURATION}_count") == 3
 
 
 def test_figures_of_the_process(pillion, echo):
@@ -283,7 +285,7 @@ def test_a_collector_gets_them_too(pillion, echo, protocol):
         labels = attributes(point.attributes)
         route = labels.pop("route")
         assert labels == {"http.request.method": "GET", "http.response.status_code": 503, "error.type": "503",
-                          "network.protocol.version": "1.1"}
+                          "url.scheme": "http", "network.protocol.version": "1.1"}
         assert point.count == 1 and point.sum > 0 and sum(point.bucket_counts) == 1
         assert len(point.bucket_counts) == len(point.explicit_bounds) + 1 == 17
         assert 0 < point.start_time_unix_nano < point.time_unix_nano

@@ -266,6 +266,7 @@ impl Completion {
                 grpc_status: record.grpc_status,
                 reason: record.reason,
                 protocol: record.protocol,
+                secured: inner.client.is_secured(),
                 duration: record.duration,
                 bytes_in: record.bytes_received,
                 bytes_out: record.bytes_sent,

@@ -212,7 +212,7 @@ impl Client {
     /// What keeps a request with these fields to one endpoint.
     pub fn sticky(&self, upstream: &Upstream, fields: &Fields) -> Sticky {
         let random = || self.worker.rng.borrow_mut().u128(..);
-        upstream.sticky(fields, self.address, self.conn.secured.is_some(), random)
+        upstream.sticky(fields, self.address, self.is_secured(), random)
     }
 
     /// Writes or drops `X-Forwarded-Client-Cert`, as the listener says. Where it has no TLS to speak
@@ -241,11 +241,16 @@ impl Client {
         client_cert::apply(fields, mode, element.map(|text| &**text));
     }
 
+    /// Whether its connection has TLS.
+    pub fn is_secured(&self) -> bool {
+        self.conn.secured.is_some()
+    }
+
     /// In which its requests come.
     pub fn scheme(&self) -> &'static str {
-        match self.conn.secured {
-            Some(_) => "https",
-            None => "http",
+        match self.is_secured() {
+            true => "https",
+            false => "http",
         }
     }
 

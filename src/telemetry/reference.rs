@@ -153,6 +153,12 @@ text where `Accept` prefers it. Durations are in seconds, sizes in bytes.
 - Histograms have the bounds of `metrics.buckets`: those that OpenTelemetry advises for requests,
   without its 7.5 s, and three below 5 ms. When a reload changes them, histograms begin anew, and with
   them all that is counted by `route`.
+- What begins with `http_` follows OpenTelemetry's conventions for HTTP, with `_` for `.`; over
+  [OTLP](otlp.md) its names and attributes are theirs. Of the attributes that they require, some are left
+  out: `server.address` and `server.port` of what is told of upstreams, as one has many endpoints
+  (`upstream` stands for them all, and `pillion_endpoint_*` tell them apart); `http.route`, for which the
+  rule's name is there as `route`; `http.request.method` and `url.scheme` of active requests, which
+  nobody counts apart.
 - OpenMetrics alone has exemplars: the trace of the last sampled request in a bucket, and of the last
   one that failed for a reason.
 
@@ -188,6 +194,7 @@ fn busy_scrape() -> String {
         grpc_status: None,
         reason: Some(reason),
         protocol: Protocol::Http11,
+        secured: false,
         duration: Duration::ZERO,
         bytes_in: 0,
         bytes_out: 0,

@@ -32,6 +32,10 @@ pub(super) struct Outcome(u64);
 /// In the place of a method that is not known; a client can't make more of them.
 const OTHER: u64 = method::NAMES.len() as u64;
 
+// 0: nobody asks, as for attempts.
+const HTTP: u64 = 1;
+const HTTPS: u64 = 2;
+
 const VERSIONS: [&str; 4] = ["", "1.0", "1.1", "2"];
 
 impl Outcome {
@@ -64,6 +68,12 @@ impl Outcome {
         }
     }
 
+    /// The same of a request that came over a connection with TLS, or without.
+    pub(super) const fn on_connection(self, secured: bool) -> Self {
+        let scheme = if secured { HTTPS } else { HTTP };
+        Self(self.0 | scheme << 48)
+    }
+
     /// Upper-case and known, `_OTHER`, or `_overflow` for the rest.
     pub(super) fn method(self) -> &'static str {
         let index = self.0 & 0xff;
@@ -87,6 +97,15 @@ impl Outcome {
     pub(super) fn version(self) -> Option<&'static str> {
         let version = VERSIONS.get(usize::from((self.0 >> 8) as u8));
         version.copied().filter(|version| !version.is_empty())
+    }
+
+    /// Of requests: what the client's connection makes of it.
+    pub(super) const fn scheme(self) -> Option<&'static str> {
+        match self.0 >> 48 {
+            HTTP => Some("http"),
+            HTTPS => Some("https"),
+            _ => None,
+        }
     }
 
     /// What went wrong (`error.type`): the reason, the gRPC status, or a status of 5xx. Of the rest
@@ -306,6 +325,12 @@ mod tests {
                 assert_eq!(outcome.status(), (code > 0).then_some(code));
                 assert_eq!(outcome.version(), Some("2"));
                 assert_eq!(outcome.reason(), reason);
+                assert_eq!(outcome.scheme(), None);
+                for (secured, scheme) in [(false, "http"), (true, "https")] {
+                    let over = outcome.on_connection(secured).of_call(Some(13));
+                    assert_eq!(over.scheme(), Some(scheme));
+                    assert_eq!((over.status(), over.reason()), (outcome.status(), reason));
+                }
             }
         }
         for name in &method::NAMES {
@@ -318,7 +343,7 @@ mod tests {
             (rest.status(), rest.version(), rest.reason()),
             (None, None, None)
         );
-        assert_eq!(rest.error(), None);
+        assert_eq!((rest.scheme(), rest.error()), (None, None));
     }
 
     #[test]

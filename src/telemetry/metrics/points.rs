@@ -98,9 +98,10 @@ const NAMES: [(&str, &str, &str, bool); 8] = [
 ];
 
 /// Labels that OpenTelemetry has a name for.
-const ATTRIBUTES: [(&str, &str); 5] = [
+const ATTRIBUTES: [(&str, &str); 6] = [
     ("http_request_method", "http.request.method"),
     ("http_response_status_code", STATUS),
+    ("url_scheme", "url.scheme"),
     ("network_protocol_version", "network.protocol.version"),
     ("error_type", "error.type"),
     ("http_connection_state", "http.connection.state"),
@@ -357,7 +358,11 @@ mod tests {
         let name = "http_server_request_duration_seconds";
         let sent = metrics(|points| {
             points.family(&family(name, Kind::Histogram));
-            let labels = [("http_response_status_code", "200"), ("route", "a")];
+            let labels = [
+                ("http_response_status_code", "200"),
+                ("url_scheme", "https"),
+                ("route", "a"),
+            ];
             points.series(&labels, Value::Histogram(&summary), 1000);
         });
         let point = part(&part(&sent[0].1, 9), 1);
@@ -371,6 +376,9 @@ mod tests {
         assert_eq!(part(&attribute, 1), b"http.response.status_code");
         // An integer of 200.
         assert_eq!(part(&attribute, 2), [3 << 3, 0xc8, 0x01]);
+        let names = parts(&point).into_iter().filter(|(field, _)| *field == 9);
+        let names: Vec<_> = names.map(|(_, attribute)| part(&attribute, 1)).collect();
+        assert_eq!(names[1..], [&b"url.scheme"[..], b"route"]);
     }
 
     #[test]

@@ -337,6 +337,7 @@ mod tests {
                     grpc_status: None,
                     reason: Reason::ALL.get(n % Reason::COUNT).copied(),
                     protocol: Protocol::Http11,
+                    secured: false,
                     duration: Duration::ZERO,
                     bytes_in: 0,
                     bytes_out: 0,

@@ -41,6 +41,8 @@ pub struct Done<'a> {
     pub grpc_status: Option<u8>,
     pub reason: Option<Reason>,
     pub protocol: Protocol,
+    /// Whether the client's connection has TLS.
+    pub secured: bool,
     /// From the first byte of the request to the last of the response.
     pub duration: Duration,
     /// Bytes of the request's body.
@@ -87,6 +89,7 @@ impl RouteMetrics {
         cells.request_bytes.add(done.bytes_in);
         cells.response_bytes.add(done.bytes_out);
         let outcome = Outcome::new(done.method, done.status, Some(done.protocol), done.reason)
+            .on_connection(done.secured)
             .of_call(done.grpc_status);
         self.outcomes
             .observe(worker, outcome, done.duration, done.trace);
@@ -297,6 +300,7 @@ pub(super) fn durations(summaries: &BTreeMap<Outcome, Summary>, series: &mut Ser
             status
                 .as_deref()
                 .map(|status| ("http_response_status_code", status)),
+            outcome.scheme().map(|scheme| ("url_scheme", scheme)),
             outcome
                 .version()
                 .map(|version| ("network_protocol_version", version)),
@@ -331,6 +335,7 @@ mod tests {
             grpc_status: None,
             reason: None,
             protocol: Protocol::Http11,
+            secured: false,
             duration: second,
             bytes_in: 0,
             bytes_out: 0,
