@@ -67,6 +67,11 @@ def test_attempts_count_for_their_upstream_and_endpoint(pillion, echo):
     metrics = proxy.metrics()
     client = "http_client_request_duration_seconds_count"
     assert metrics.value(client, upstream="app", http_response_status_code="200", http_request_method="GET") == 4
+    # What is the client's fault there is an error of who asked, and none of who served.
+    assert fetch(proxy.address(), "GET", "/?status=404").status == 404
+    eventually(lambda: proxy.metrics().value(client, http_response_status_code="404", error_type="404") == 1)
+    assert proxy.metrics().value(f"{DURATION}_count", http_response_status_code="404", error_type="404") == 0
+    metrics = proxy.metrics()
     failures = metrics.value(client, upstream="app", error_type="connect_failed")
     assert failures > 0
     assert metrics.value("pillion_endpoint_requests_total", upstream="app", endpoint=echo.address, result="2xx") == 4

@@ -79,7 +79,7 @@ impl Durations {
 
     pub(super) fn show_attempts(&self, series: &mut Series<'_, '_>) {
         series.since(self.since);
-        route::durations(&self.attempts.summaries(), series);
+        route::durations(&self.attempts.summaries(), Timed::Attempts, series);
     }
 
     pub(super) fn show_connecting(&self, series: &mut Series<'_, '_>) {

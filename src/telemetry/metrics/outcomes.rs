@@ -108,9 +108,10 @@ impl Outcome {
         }
     }
 
-    /// What went wrong (`error.type`): the reason, the gRPC status, or a status of 5xx. Of the rest
-    /// nobody knows, and most of it went well.
-    pub(super) fn error(self) -> Option<Cow<'static, str>> {
+    /// What went wrong (`error.type`): the reason, the gRPC status, or a status that is an error: for
+    /// who serves that is 5xx, for who asks 4xx too. Of the rest nobody knows, and most of it went
+    /// well.
+    pub(super) fn error(self, of: Timed) -> Option<Cow<'static, str>> {
         if self.is_rest() {
             return None;
         }
@@ -118,7 +119,11 @@ impl Outcome {
             0 => None,
             status => Some(grpc::name(status).into()),
         };
-        let status = || self.status().filter(|&status| status >= 500);
+        let least = match of {
+            Timed::Requests => 500,
+            Timed::Attempts => 400,
+        };
+        let status = || self.status().filter(|&status| status >= least);
         let reason = self.reason().map(|reason| reason.name().into());
         reason
             .or_else(call)
@@ -343,7 +348,29 @@ mod tests {
             (rest.status(), rest.version(), rest.reason()),
             (None, None, None)
         );
-        assert_eq!((rest.scheme(), rest.error()), (None, None));
+        assert_eq!(rest.scheme(), None);
+    }
+
+    #[test]
+    fn a_status_of_4xx_is_an_error_for_who_asked() {
+        let error = |outcome: Outcome| {
+            let of = |of| {
+                outcome
+                    .error(of)
+                    .map_or_else(|| "-".into(), Cow::into_owned)
+            };
+            [of(Timed::Requests), of(Timed::Attempts)]
+        };
+        assert_eq!(error(status(0)), ["-", "-"]);
+        assert_eq!(error(status(399)), ["-", "-"]);
+        assert_eq!(error(status(404)), ["-", "404"]);
+        assert_eq!(error(status(503)), ["503", "503"]);
+        assert_eq!(error(status(200).of_call(Some(5))), ["-", "-"]);
+        assert_eq!(error(status(200).of_call(Some(14))), ["UNAVAILABLE"; 2]);
+        let reason = Some(Reason::RateLimited);
+        let refused = Outcome::new(&Method::GET, 429, None, reason);
+        assert_eq!(error(refused), ["rate_limited"; 2]);
+        assert_eq!(error(Outcome::REST), ["-", "-"]);
     }
 
     #[test]

@@ -225,10 +225,10 @@ impl Scraped for RouteMetrics {
             Kind::Histogram,
             "From the first byte of a request to the last of its response. error_type is the reason \
              of those that Pillion answered by itself or ended early, else the status where it is 5xx.",
-            |metrics, series| durations(&metrics.outcomes.summaries(), series),
+            |metrics, series| durations(&metrics.outcomes.summaries(), Timed::Requests, series),
         );
         let rest_of_requests = families.common.settings().all_rest(Timed::Requests);
-        families.rest(|series| rest(rest_of_requests.clone(), series));
+        families.rest(|series| rest(rest_of_requests.clone(), Timed::Requests, series));
         families.gauge(
             "http_server_active_requests",
             "Requests running now.",
@@ -291,10 +291,14 @@ impl Scraped for RouteMetrics {
 }
 
 /// Histograms by outcome, with the labels that OpenTelemetry has for them.
-pub(super) fn durations(summaries: &BTreeMap<Outcome, Summary>, series: &mut Series<'_, '_>) {
+pub(super) fn durations(
+    summaries: &BTreeMap<Outcome, Summary>,
+    of: Timed,
+    series: &mut Series<'_, '_>,
+) {
     for (outcome, summary) in summaries {
         let status = outcome.status().map(|status| status.to_string());
-        let error = outcome.error();
+        let error = outcome.error(of);
         let labels = [
             Some(("http_request_method", outcome.method())),
             status
@@ -312,9 +316,9 @@ pub(super) fn durations(summaries: &BTreeMap<Outcome, Summary>, series: &mut Ser
 }
 
 /// The histogram of all that has none of its own.
-pub(super) fn rest(summary: Option<Summary>, series: &mut Series<'_, '_>) {
+pub(super) fn rest(summary: Option<Summary>, of: Timed, series: &mut Series<'_, '_>) {
     let rest = summary.map(|summary| (Outcome::REST, summary));
-    durations(&rest.into_iter().collect(), series);
+    durations(&rest.into_iter().collect(), of, series);
 }
 
 #[cfg(test)]

@@ -290,12 +290,12 @@ impl Scraped for UpstreamMetrics {
             "http_client_request_duration_seconds",
             Kind::Histogram,
             "Attempts, from the choice of the endpoint to the head of the response; error_type is the \
-             reason of those that failed without, else the status where it is 5xx. An attempt that was \
-             given up, as its client left or another one won, is not among them.",
+             reason of those that failed without, else the status where it is 4xx or 5xx. An attempt that \
+             was given up, as its client left or another one won, is not among them.",
             |metrics, series| lock(&metrics.durations).show_attempts(series),
         );
         let rest = families.common.settings().all_rest(Timed::Attempts);
-        families.rest(|series| route::rest(rest, series));
+        families.rest(|series| route::rest(rest, Timed::Attempts, series));
         families.gauges(
             "http_client_open_connections",
             "Connections open now, by whether a request is on them.",
