@@ -11,6 +11,7 @@ from support.metrics import Metrics
 from support.ports import free_port
 from support.tls import TlsClient, context
 from support.wait import eventually
+from support.wire import Closed
 
 DURATION = "http_server_request_duration_seconds"
 OPEN = "application/openmetrics-text; version=1.0.0"
@@ -85,6 +86,24 @@ def test_attempts_count_for_their_upstream_and_endpoint(pillion, echo):
         assert len(states) == 1, states
     idle = metrics.value("http_client_open_connections", http_connection_state="idle")
     assert idle == metrics.value("pillion_upstream_connections_idle")
+
+
+def test_endpoints_are_blamed_for_what_they_broke_and_not_for_clients(pillion, echo):
+    proxy = pillion(http_config(echo.address))
+    own = {"upstream": "app", "endpoint": echo.address}
+    with RawClient(proxy.address()) as client:
+        client.send(b"POST /bad?wait HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+        eventually(lambda: proxy.metrics().value("http_client_active_requests") == 1)
+        client.send(b"no size\r\n")
+        proxy.access(path="/bad?wait", reason="request_body_invalid")
+    with pytest.raises(Closed):
+        fetch(proxy.address(), "GET", "/cut?size=100&cut=10")
+    counted(proxy, "pillion_endpoint_failures_total", 1, reason="response_incomplete", **own)
+    metrics = proxy.metrics()
+    assert metrics.value("pillion_endpoint_failures_total") == 1
+    assert metrics.value("pillion_endpoint_requests_total", result="2xx", **own) == 1
+    assert metrics.value("pillion_endpoint_requests_total") == 1
+    assert metrics.value("http_client_request_duration_seconds_count", error_type="request_body_invalid") == 0
 
 
 def test_callers_count_by_the_name_in_their_certificate(pillion, echo, pki):

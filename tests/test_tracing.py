@@ -227,6 +227,18 @@ def test_that_a_client_leaves_is_no_failure_of_ours(traced, collector):
     assert attempt.attributes["error.type"] == "cut" and attempt.status == "unset"
 
 
+def test_that_a_client_sends_no_good_body_is_no_failure_of_an_attempt(traced, collector):
+    with Fleet(hangs, count=1) as app:
+        proxy = traced(http_config(app.addresses[0], upstream=CALM))
+        with RawClient(proxy.address()) as client:
+            client.send(b"POST /bad HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+            eventually(lambda: proxy.metrics().value("http_client_active_requests") == 1, "an attempt")
+            client.send(b"no size\r\n")
+            server, [attempt] = spans_of(collector, "/bad", 1)
+    for span in (server, attempt):
+        assert span.attributes["error.type"] == "request_body_invalid" and span.status == "unset"
+
+
 def test_refusals_before_a_route_have_spans_too(traced, collector, echo):
     config = http_config(f"127.0.0.1:{echo.port}", routes=[{"hostnames": ["only.example"], "rules": [{"backendRefs": [{"name": "app"}]}]}])
     proxy = traced(config)

@@ -236,7 +236,7 @@ impl Completion {
             self.blame(error);
         }
         if let (Origin::Upstream, Some(held)) = (error.reason.row().origin, &self.0.held) {
-            held.broke();
+            held.broke(self.0.client.worker.id, error.reason);
             self.0.trail.broke(held, error.reason);
         }
         self.finish();

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     config::model::UpstreamProtocol,
-    error::{Error, Reason, Result},
+    error::{Error, Origin, Reason, Result},
     http::{
         Client, grpc, h1, h2, headers,
         message::{Begun, Body, Frame, Request, Response, Upgrade},
@@ -117,7 +117,10 @@ pub(super) async fn run(
             if let Some(verdict) = retry::verdict(&error) {
                 in_flight.settle(verdict, now);
             }
-            course.count(&in_flight, Err(error.reason), now);
+            // That the client broke off is no more the endpoint's doing than that it left.
+            if error.reason.row().origin != Origin::Client {
+                course.count(&in_flight, Err(error.reason), now);
+            }
             course.ended(&in_flight, Outcome::Failed(error.reason));
             Err(Failed::of(error, Some(in_flight.endpoint().id)))
         }

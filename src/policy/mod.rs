@@ -171,10 +171,14 @@ impl Held {
         }
     }
 
-    /// The response broke off on the upstream's side.
-    pub fn broke(&self) {
-        if let Some(in_flight) = &self.in_flight {
-            in_flight.settle(Verdict::Failure, Instant::now());
+    /// The response broke off on the upstream's side, which a worker counts.
+    pub fn broke(&self, worker: usize, reason: Reason) {
+        let Some(in_flight) = &self.in_flight else {
+            return;
+        };
+        in_flight.settle(Verdict::Failure, Instant::now());
+        if let Some(metrics) = in_flight.endpoint().metrics.get() {
+            metrics.broke(worker, reason);
         }
     }
 }

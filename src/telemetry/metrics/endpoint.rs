@@ -39,6 +39,13 @@ struct Cells {
     failures: OnceLock<Box<ByReason>>,
 }
 
+impl Cells {
+    fn failed(&self, reason: Reason) {
+        let failures = self.failures.get_or_init(Box::default);
+        failures.of(reason).increment();
+    }
+}
+
 /// Results, states, running attempts and the estimate.
 const PLACES: usize = STATUSES.len() + STATES.len() + 2;
 
@@ -65,13 +72,14 @@ impl EndpointMetrics {
             Ok(status) => cells.results[class_of(status)].increment(),
             Err(reason) => {
                 cells.results[0].increment();
-                cells
-                    .failures
-                    .get_or_init(Box::default)
-                    .of(reason)
-                    .increment();
+                cells.failed(reason);
             }
         }
+    }
+
+    /// A response, of which the head was counted by its status, broke off.
+    pub fn broke(&self, worker: usize, reason: Reason) {
+        self.cells.of(worker).failed(reason);
     }
 
     fn show_results(&self, name: &str, series: &mut Series<'_, '_>) {
@@ -215,7 +223,8 @@ impl Live {
         families.family(
             FAILURES,
             Kind::Counter,
-            "Attempts that brought no response, by reason.",
+            "Attempts that brought no response, or broke off in it, by reason; those that broke off have the \
+             `result` of their status.",
             |live, series| live.show_failures(series),
         );
         families.rest(|series| {
@@ -344,10 +353,12 @@ mod tests {
             metrics.attempted(0, result);
             metrics.attempted(1, result);
         }
+        metrics.broke(1, Reason::ResponseIncomplete);
         let results: Vec<_> = metrics.results().collect();
         assert_eq!(results, [("failed", 2), ("2xx", 4), ("5xx", 2)]);
         let failures: Vec<_> = metrics.failures().collect();
-        assert_eq!(failures, [(Reason::ConnectFailed.name(), 2)]);
+        let expected = [(Reason::ConnectFailed, 2), (Reason::ResponseIncomplete, 1)];
+        assert_eq!(failures, expected.map(|(reason, n)| (reason.name(), n)));
     }
 
     #[test]

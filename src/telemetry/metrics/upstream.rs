@@ -291,7 +291,7 @@ impl Scraped for UpstreamMetrics {
             Kind::Histogram,
             "Attempts, from the choice of the endpoint to the head of the response; error_type is the \
              reason of those that failed without, else the status where it is 4xx or 5xx. An attempt that \
-             was given up, as its client left or another one won, is not among them.",
+             was given up, as its client left or broke off, or as another one won, is not among them.",
             |metrics, series| lock(&metrics.durations).show_attempts(series),
         );
         let rest = families.common.settings().all_rest(Timed::Attempts);

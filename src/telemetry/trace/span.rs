@@ -201,8 +201,13 @@ impl Story<'_> {
             attributes.number("pillion.deadline.left_ms", nanos(left) / 1_000_000);
         }
         attributes.some_text("pillion.then", note.then.map(Then::name));
-        // That another attempt was quicker is no failure of this one.
-        if note.outcome != Outcome::Cut {
+        // That another attempt was quicker is no failure of this one, nor what the client did.
+        let is_blameless = match note.outcome {
+            Outcome::Cut => true,
+            Outcome::Failed(reason) => reason.is_clients(),
+            _ => false,
+        };
+        if !is_blameless {
             failed(out, "");
         }
     }
