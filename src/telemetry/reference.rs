@@ -138,8 +138,9 @@ const METRICS_HEAD: &str = "\
 text where `Accept` prefers it. Durations are in seconds, sizes in bytes.
 
 - `route` is the name of a rule of a route, `rule` that of one of [`access`](access.md), `reason` one of
-  the [reasons](reasons.md). No label holds what a client sent: a `method` that is not known counts as
-  `other`.
+  the [reasons](reasons.md), but where handshakes failed one of
+  [their own](identity.md#why-a-handshake-failed). No label holds what a client sent: a `method` that is
+  not known counts as `other`.
 - Series by `reason`, those by `method` and `status`, and histograms by outcome begin with their first
   event; those of an endpoint with its first attempt. A label that would be empty is left out: no
   status where there was no response, no `error_type` where nothing went wrong.

@@ -224,7 +224,8 @@ impl Scraped for RouteMetrics {
             "http_server_request_duration_seconds",
             Kind::Histogram,
             "From the first byte of a request to the last of its response. error_type is the reason \
-             of those that Pillion answered by itself or ended early, else the status where it is 5xx.",
+             of those that Pillion answered by itself or ended early, else the gRPC status where that is a \
+             server's failure, else the status where it is 5xx.",
             |metrics, series| durations(&metrics.outcomes.summaries(), Timed::Requests, series),
         );
         let rest_of_requests = families.common.settings().all_rest(Timed::Requests);
