@@ -146,11 +146,13 @@ text where `Accept` prefers it. Durations are in seconds, sizes in bytes.
   status where there was no response, no `error_type` where nothing went wrong.
 - Series of a removed listener, rule, upstream or endpoint end when nothing uses it any more.
 - There are never more series than `metrics.maxSeries` (10,000; 1,000 at least). What the process has
-  one of, listeners, upstreams, and the counts that each rule always has come first; what begins with
-  traffic gets nine tenths of all, less what those have. What finds no place is counted together with
-  all others of its kind, as `_overflow`: sums stay right. `pillion_metrics_series_overflowed_total`
-  grows then. Where a reload lowers the limit, what has its place keeps it; if that is more than fits,
-  a scrape leaves out series of rules.
+  one of, listeners, upstreams, and the counts that each rule always has come first. What begins with
+  traffic takes a place for each series when it is first shown, a histogram as many as it has lines, an
+  endpoint seven at its first attempt; all in all nine tenths are taken so, that there be room for what a
+  later configuration brings. What finds no place is counted together with all others of its kind, as
+  `_overflow`: sums stay right. `pillion_metrics_series_overflowed_total` grows then. Where a reload
+  lowers the limit, what has its place keeps it; if that is more than fits, a scrape leaves out series of
+  rules.
 - Histograms have the bounds of `metrics.buckets`: those that OpenTelemetry advises for requests,
   without its 7.5 s, and three below 5 ms. When a reload changes them, histograms begin anew, and with
   them all that is counted by `route`.

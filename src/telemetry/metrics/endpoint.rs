@@ -28,7 +28,6 @@ pub struct EndpointMetrics {
     cells: PerWorker<Cells>,
     since: u64,
     ledger: Ledger,
-    _places: Option<Share>,
 }
 
 #[derive(Debug, Default)]
@@ -46,8 +45,11 @@ impl Cells {
     }
 }
 
-/// Results, states, running attempts and the estimate.
-const PLACES: usize = STATUSES.len() + STATES.len() + 2;
+/// States, running attempts, the estimate, and the result of the first attempt. Others take a place
+/// when they are first shown, as most endpoints never have all of them.
+const PLACES: usize = STATES.len() + 3;
+
+const RESULTS: &str = "pillion_endpoint_requests";
 
 /// The family by reason.
 const FAILURES: &str = "pillion_endpoint_failures";
@@ -56,13 +58,19 @@ const FAILURES: &str = "pillion_endpoint_failures";
 pub(crate) const STATES: [&str; 4] = ["available", "open", "ejected", "unhealthy"];
 
 impl EndpointMetrics {
-    fn new(common: &Common, places: Option<Share>) -> Arc<Self> {
+    /// `results`: so many of the places are for results.
+    fn new(common: &Common, places: Share, results: usize) -> Arc<Self> {
         Arc::new(Self {
             cells: PerWorker::new(common.workers),
             since: now(),
-            ledger: Ledger::new(&common.room),
-            _places: places,
+            ledger: Ledger::with(places, results),
         })
+    }
+
+    /// For all that there is no room for.
+    fn of_others(common: &Common) -> Arc<Self> {
+        let results = STATUSES.len();
+        Self::new(common, common.room.insist(results), results)
     }
 
     /// An attempt has brought this status, or failed.
@@ -85,8 +93,10 @@ impl EndpointMetrics {
     fn show_results(&self, name: &str, series: &mut Series<'_, '_>) {
         series.since(self.since);
         for (result, count) in self.results() {
-            let labels = [("endpoint", name), ("result", result)];
-            series.put(&labels, Value::Count(count, None));
+            if let Some(count) = self.ledger.tell(RESULTS, [result, ""], count) {
+                let labels = [("endpoint", name), ("result", result)];
+                series.put(&labels, Value::Count(count, None));
+            }
         }
     }
 
@@ -173,11 +183,11 @@ impl Endpoints {
     pub(super) fn meet(&self, endpoint: &Arc<Endpoint>) -> Arc<EndpointMetrics> {
         let Some(places) = self.common.room.take(PLACES) else {
             self.common.room.refuse(PLACES);
-            let new = || EndpointMetrics::new(&self.common, None);
-            return Arc::clone(self.common.other_endpoints.get_or_init(new));
+            let others = || EndpointMetrics::of_others(&self.common);
+            return Arc::clone(self.common.other_endpoints.get_or_init(others));
         };
         lock(&self.tried).add(endpoint);
-        EndpointMetrics::new(&self.common, Some(places))
+        EndpointMetrics::new(&self.common, places, 1)
     }
 
     /// Those that are still wanted. Others may be held for a while, by connections or by who has not
@@ -210,7 +220,7 @@ impl Live {
         // Those that there is no room for, of all upstreams.
         let others = families.common.other_endpoints.get();
         families.family(
-            "pillion_endpoint_requests",
+            RESULTS,
             Kind::Counter,
             "Attempts, by class of status; failed: those that brought no response.",
             |live, series| live.show_results(series),
@@ -220,6 +230,7 @@ impl Live {
                 others.show_results(OVERFLOW, series);
             }
         });
+        families.rest_of_events(RESULTS, ["endpoint", "result"]);
         families.family(
             FAILURES,
             Kind::Counter,
@@ -348,7 +359,7 @@ mod tests {
 
     #[test]
     fn attempts_are_counted_by_result_and_reason() {
-        let metrics = EndpointMetrics::new(&Common::new(2), None);
+        let metrics = EndpointMetrics::of_others(&Common::new(2));
         for result in [Ok(200), Ok(204), Ok(503), Err(Reason::ConnectFailed)] {
             metrics.attempted(0, result);
             metrics.attempted(1, result);
@@ -410,5 +421,24 @@ mod tests {
         let shown = shown(&registry);
         assert!((2..20).contains(&shown.len()), "{shown:?}");
         assert_eq!(shown.last().unwrap(), OVERFLOW);
+    }
+
+    #[test]
+    fn nearly_all_places_are_shown_before_one_is_missing() {
+        let registry = Registry::new(1);
+        registry.configure(&model::Metrics {
+            max_series: 1000,
+            ..model::Metrics::default()
+        });
+        let upstream = upstream(&registry, &(1..=250).collect::<Vec<_>>());
+        ask(&upstream);
+        let told = registry.encode(Format::Prometheus);
+        let series = told.lines().filter(|line| !line.starts_with('#')).count();
+        let shown = shown(&registry);
+        assert_eq!(shown.last().unwrap(), OVERFLOW);
+        let text = "pillion_endpoint_requests_total{upstream=\"_overflow\",endpoint=\"_overflow\",\
+                    result=\"2xx\"}";
+        assert!(told.contains(text));
+        assert!((600..=1000).contains(&series), "{series}");
     }
 }

@@ -21,6 +21,8 @@ pub(super) struct Ledger {
 struct Held {
     rows: BTreeMap<Key, Row>,
     share: Share,
+    /// Places of the share that are for rows and that none has yet.
+    spare: usize,
 }
 
 /// The family, and the values of the labels beside those of the object.
@@ -38,12 +40,19 @@ struct Row {
 
 impl Ledger {
     pub(super) fn new(room: &Arc<Room>) -> Self {
+        Self::with(Share::empty(room), 0)
+    }
+
+    /// Keeps what the object has taken already; so many of these places are for rows.
+    pub(super) fn with(share: Share, spare: usize) -> Self {
+        let room = Arc::clone(share.room());
         let held = Held {
             rows: BTreeMap::new(),
-            share: Share::empty(room),
+            share,
+            spare,
         };
         Self {
-            room: Arc::clone(room),
+            room,
             held: Mutex::new(held),
         }
     }
@@ -58,9 +67,13 @@ impl Ledger {
     ) -> Option<u64> {
         // A panic elsewhere leaves no more behind than a place too many.
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let Held { rows, share } = &mut *held;
+        let Held { rows, share, spare } = &mut *held;
         let row = rows.entry((family, labels)).or_default();
         let changes = self.room.changes();
+        if !row.has_place && *spare > 0 {
+            *spare -= 1;
+            row.has_place = true;
+        }
         if !row.has_place && row.refused != changes {
             row.has_place = share.grow(1);
             if !row.has_place && row.refused == 0 {
@@ -97,5 +110,16 @@ mod tests {
         assert_eq!(ledger.tell("f", KEY, 7), Some(2));
         assert_eq!((room.folded("f"), room.refused()), (5, 1));
         assert_eq!(ledger.tell("g", KEY, 7), Some(7));
+    }
+
+    #[test]
+    fn what_was_taken_before_is_used_first() {
+        let room = Room::new(10);
+        let ledger = Ledger::with(room.take(9).unwrap(), 1);
+        assert_eq!(ledger.tell("f", KEY, 3), Some(3));
+        assert_eq!(ledger.tell("f", ["b", ""], 3), None);
+        assert_eq!(ledger.tell("f", KEY, 4), Some(4));
+        drop(ledger);
+        assert!(room.take(9).is_some());
     }
 }

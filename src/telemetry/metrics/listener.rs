@@ -12,7 +12,7 @@ use super::{
     exemplar::Slot,
     family::{Kind, Value},
     histogram::newer,
-    peers::{PeerMetrics, Peers},
+    peers::{self, PeerMetrics, Peers},
     queues,
     route::STATUSES,
     scrape::{Event, Families, Scraped},
@@ -192,11 +192,12 @@ impl Scraped for ListenerMetrics {
             },
         );
         families.family(
-            "pillion_peer_requests",
+            peers::REQUESTS,
             Kind::Counter,
             "Requests that are over, by the name in the certificate of the client and by class of status.",
             |metrics, series| metrics.peers.show(series),
         );
+        families.rest_of_events(peers::REQUESTS, ["peer_identity", "status"]);
         families.counter(
             "pillion_listener_connections_refused",
             "Connections closed as they came: too many, or a bad PROXY header.",

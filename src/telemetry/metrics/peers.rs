@@ -11,6 +11,7 @@ use super::{
     exemplar::now,
     family::Value,
     group::OVERFLOW,
+    ledger::Ledger,
     room::Share,
     route::{STATUSES, class_of},
     scrape::Series,
@@ -21,19 +22,23 @@ use super::{
 pub struct PeerMetrics {
     requests: PerWorker<[Count; STATUSES.len()]>,
     since: u64,
-    _places: Option<Share>,
+    ledger: Ledger,
 }
+
+/// The one family there is of them.
+pub(super) const REQUESTS: &str = "pillion_peer_requests";
 
 /// Names that have series of their own, of one listener. A name stays when its connections end:
 /// what it asked for would be lost between two scrapes otherwise.
 const MAX_PEERS: usize = 1000;
 
 impl PeerMetrics {
-    fn new(common: &Common, places: Option<Share>) -> Arc<Self> {
+    /// With places for so many classes of status.
+    fn new(common: &Common, places: Share, classes: usize) -> Arc<Self> {
         Arc::new(Self {
             requests: PerWorker::new(common.workers),
             since: now(),
-            _places: places,
+            ledger: Ledger::with(places, classes),
         })
     }
 
@@ -75,27 +80,35 @@ impl Peers {
         if let Some(peer) = known.peers.get(identity) {
             return Some(Arc::clone(peer));
         }
-        let places = self.places(&mut known);
-        let name = if places.is_some() { identity } else { OVERFLOW };
-        let new = || PeerMetrics::new(&self.common, places);
-        let peer = known.peers.entry(name.into()).or_insert_with(new);
-        Some(Arc::clone(peer))
+        let common = &self.common;
+        if let Some(place) = self.place(&mut known) {
+            let peer = PeerMetrics::new(common, place, 1);
+            known.peers.insert(identity.into(), Arc::clone(&peer));
+            return Some(peer);
+        }
+        let others = || {
+            let classes = STATUSES.len();
+            PeerMetrics::new(common, common.room.insist(classes), classes)
+        };
+        let others = known.peers.entry(OVERFLOW.into()).or_insert_with(others);
+        Some(Arc::clone(others))
     }
 
-    /// For one more name. Refusals are counted once, not at each connection of who was refused.
-    fn places(&self, known: &mut Known) -> Option<Share> {
+    /// For one more name: it is shown by the class of its first request. Others take a place when they
+    /// are first shown, as most callers never see all of them. Refusals are counted once, not at each connection of who was refused.
+    fn place(&self, known: &mut Known) -> Option<Share> {
         let room = &self.common.room;
         let changes = room.changes();
         if known.refused == changes {
             return None;
         }
         let fits = known.peers.len() < MAX_PEERS;
-        let places = fits.then(|| room.take(STATUSES.len())).flatten();
-        if places.is_none() {
-            room.refuse(STATUSES.len());
+        let place = fits.then(|| room.take(1)).flatten();
+        if place.is_none() {
+            room.refuse(1);
             known.refused = changes;
         }
-        places
+        place
     }
 
     pub(super) fn show(&self, series: &mut Series<'_, '_>) {
@@ -112,7 +125,9 @@ impl Peers {
             series.since(peer.since);
             for (class, status) in STATUSES.into_iter().enumerate() {
                 let count = peer.requests.sum(|counts| &counts[class]);
-                if count > 0 {
+                if count > 0
+                    && let Some(count) = peer.ledger.tell(REQUESTS, [status, ""], count)
+                {
                     let labels = [("peer_identity", &*name), ("status", status)];
                     series.put(&labels, Value::Count(count, None));
                 }
@@ -131,13 +146,13 @@ mod tests {
         let peers = Peers::new(&common);
         let first = peers.get("spiffe://a/b").unwrap();
         assert!(Arc::ptr_eq(&first, &peers.get("spiffe://a/b").unwrap()));
-        common.room.set(STATUSES.len() + 1);
+        common.room.set(1);
         let second = peers.get("spiffe://a/c").unwrap();
         assert!(!Arc::ptr_eq(&first, &second));
         assert!(Arc::ptr_eq(&second, &peers.get("spiffe://a/d").unwrap()));
         assert!(Arc::ptr_eq(&second, &peers.get(OVERFLOW).unwrap()));
-        assert_eq!(common.room.refused() as usize, STATUSES.len());
-        common.room.set(2 * STATUSES.len() + 2);
+        assert_eq!(common.room.refused(), 1);
+        common.room.set(20);
         let third = peers.get("spiffe://a/d").unwrap();
         assert!(!Arc::ptr_eq(&second, &third));
     }
@@ -149,7 +164,7 @@ mod tests {
         for number in 0..MAX_PEERS + 10 {
             peers.get(&number.to_string());
         }
-        assert_eq!(common.room.refused() as usize, STATUSES.len());
+        assert_eq!(common.room.refused(), 1);
         assert!(Arc::ptr_eq(
             &peers.get("new").unwrap(),
             &peers.get(OVERFLOW).unwrap()

@@ -57,6 +57,13 @@ impl Room {
         share.grow(series).then_some(share)
     }
 
+    /// Places for what can't be left out, whether they are there or not.
+    pub(super) fn insist(self: &Arc<Self>, series: usize) -> Share {
+        let mut share = Share::empty(self);
+        share.insist(series);
+        share
+    }
+
     /// See [`Room::changes`].
     pub(super) fn changes(&self) -> u64 {
         self.changes.load(Relaxed)
@@ -100,6 +107,10 @@ impl Share {
     pub(super) fn empty(room: &Arc<Room>) -> Self {
         let room = Arc::clone(room);
         Self { room, series: 0 }
+    }
+
+    pub(super) fn room(&self) -> &Arc<Room> {
+        &self.room
     }
 
     /// Takes more places for what begins with traffic; whether they were there.
