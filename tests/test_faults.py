@@ -27,7 +27,9 @@ def test_a_slow_head_is_cut(pillion, echo, connect):
         pass
     assert rest == b"" or rest.startswith(b"HTTP/1.1 408 "), rest
     proxy.wait_reason("head_timeout")
-    assert proxy.access(reason="head_timeout")["status"] == 408
+    line = proxy.access(reason="head_timeout")
+    assert line["status"] == 408 and line["detail"] == "no whole head within 500ms (headTimeout)"
+    assert line["duration_ms"] >= 500, "from the first byte on"
     assert echo.heads == 0
     assert fetch(proxy.address()).status == 200
 
@@ -235,7 +237,10 @@ def test_a_body_cut_or_broken_is_never_completed(answer, name, how):
 def test_an_upstream_that_never_answers(answer):
     proxy, upstream = answer(None, timeouts={"request": "300ms"})
     response = fetch(proxy.address(), "GET", "/never")
-    proxy.refused(response, "request_timeout", 504, path="/never")
+    line = proxy.refused(response, "request_timeout", 504, path="/never")
+    # Which limit it was, and how long: in the log, and for the client who has waited for it.
+    assert line["detail"] == "no response head within 300ms (timeouts.request)"
+    assert line["detail"] in response.body.decode() and line["detail"] in response.header("proxy-status")
     upstream.connection().wait_finished()
     assert proxy.metrics().value("pillion_upstream_requests_active") == 0
 
@@ -250,7 +255,8 @@ def test_an_upstream_that_stalls_in_its_body(answer):
     proxy, upstream = answer(script, timeouts={"idle": "300ms"})
     with pytest.raises(Closed):
         fetch(proxy.address(), "GET", "/stall")
-    assert proxy.access(path="/stall")["reason"] == "idle_timeout"
+    line = proxy.access(path="/stall")
+    assert (line["reason"], line["detail"]) == ("idle_timeout", "no byte moved within 300ms (timeouts.idle)")
     proxy.wait_reason("idle_timeout")
     upstream.connection().wait_finished()
 
@@ -279,13 +285,15 @@ def test_the_total_timeout_cuts_a_body_that_moves(answer):
     proxy, upstream = answer(script, timeouts={"total": "500ms"})
     with pytest.raises(Closed):
         fetch(proxy.address(), "GET", "/total")
-    assert proxy.access(path="/total")["reason"] == "total_timeout"
+    line = proxy.access(path="/total")
+    assert (line["reason"], line["detail"]) == ("total_timeout", "the exchange was not over within 500ms (timeouts.total)")
     upstream.connection().wait_finished()
 
 
 def test_the_total_timeout_before_the_head(answer):
     proxy, _ = answer(None, timeouts={"total": "300ms"})
-    proxy.refused(fetch(proxy.address()), "total_timeout", 504)
+    line = proxy.refused(fetch(proxy.address()), "total_timeout", 504)
+    assert line["detail"] == "no response head within 300ms (timeouts.total)"
 
 
 def test_an_oversized_upstream_head(answer):

@@ -206,6 +206,7 @@ def test_deadline_is_enforced_and_the_upstream_cancelled(by_hand, upstream, time
             client.response(stream, server)
             assert grpc_status(stream)[0] == 4
             assert stream.get("x-pillion-reason") in ("request_timeout", "total_timeout")
+            assert "(asked for by the client, grpc-timeout)" in stream.get("grpc-message")
             server.until(lambda: request.reset is not None, client, what="the cancellation")
             assert request.reset == Code.CANCEL
 

@@ -161,7 +161,8 @@ def test_an_attempt_s_own_timeout(pillion, fleet):
     # A POST may have been acted on.
     app.acts = (hangs,)
     app.attempts.clear()
-    proxy.refused(fetch(proxy.address(), "POST", "/post", body=b""), "attempt_timeout", 504, path="/post")
+    line = proxy.refused(fetch(proxy.address(), "POST", "/post", body=b""), "attempt_timeout", 504, path="/post")
+    assert line["detail"] == "no response head within 100ms (timeouts.backendRequest)"
     assert len(app.attempts) == 1
 
 

@@ -111,11 +111,12 @@ def test_a_large_transfer_in_both_directions_at_once(talk):
 
 
 def test_an_idle_connection_is_closed_on_both_sides(talk):
-    client, upstream, _ = talk(None, tcp={"idleTimeout": "300ms"})
+    client, upstream, proxy = talk(None, tcp={"idleTimeout": "300ms"})
     client.send("x")
     upstream.connection().wait_received()
     assert client.recv_all() == b""
     upstream.connection().wait_finished()
+    assert "no byte moved within 300ms (tcp.idleTimeout)" in proxy.access(listener="tcp")["detail"]
 
 
 def test_traffic_in_one_direction_keeps_it_open(talk):
@@ -128,10 +129,12 @@ def test_traffic_in_one_direction_keeps_it_open(talk):
 
 
 def test_a_half_closed_connection_has_a_timeout_of_its_own(talk):
-    client, upstream, _ = talk(None, tcp={"idleTimeout": "1h", "halfCloseTimeout": "300ms"})
+    over = threading.Event()
+    client, _, proxy = talk(lambda _: over.wait(TIMEOUT), tcp={"idleTimeout": "1h", "halfCloseTimeout": "300ms"})
     client.send("x").half_close()
     assert client.recv_all() == b""
-    assert upstream.connection().wait_finished() == b"x"
+    assert "no byte moved within 300ms (tcp.halfCloseTimeout)" in proxy.access(listener="tcp")["detail"]
+    over.set()
 
 
 def test_an_upstream_that_is_down(pillion, connect):

@@ -12,9 +12,10 @@ use crate::{
     access::Standing,
     config::model::{Sampling, Tracing},
     error::{Error, Made, Origin, Reason},
-    policy::{Held, Note, Trail},
+    policy::{Deadline, Held, Note, Trail},
     protect::FaultKind,
     snapshot::RoutePlan,
+    tcp::patience::Idle,
     telemetry::{Record, TraceRef, access_log::Protocol, metrics::Done, trace::Place},
 };
 
@@ -31,7 +32,7 @@ struct Inner {
     route: Option<Arc<RoutePlan>>,
     standing: Standing,
     held: Option<Held>,
-    deadline: Option<Instant>,
+    deadline: Option<Deadline>,
     /// Bytes of the response's body a second.
     slowness: Option<NonZeroU32>,
     /// The client is told nothing.
@@ -93,7 +94,7 @@ impl Completion {
     }
 
     /// The request met this rule.
-    pub fn matched(&mut self, route: &Arc<RoutePlan>, deadline: Option<Instant>) {
+    pub fn matched(&mut self, route: &Arc<RoutePlan>, deadline: Option<Deadline>) {
         route.metrics.request_started(self.0.client.worker.id);
         self.0.record.route = Some(Arc::clone(&route.name));
         self.0.route = Some(Arc::clone(route));
@@ -101,7 +102,7 @@ impl Completion {
     }
 
     /// When the whole exchange has to be over.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub fn deadline(&self) -> Option<Deadline> {
         self.0.deadline
     }
 
@@ -208,8 +209,11 @@ impl Completion {
     pub fn pacing(&self) -> Pacing {
         // An answer without a route is short, and to be taken in the time that a head may take.
         let idle = self.0.route.as_ref().map_or_else(
-            || self.0.client.limits().head_timeout,
-            |route| route.timeouts.idle,
+            || Idle {
+                limit: self.0.client.limits().head_timeout,
+                key: "headTimeout",
+            },
+            |route| Idle::of(&route.timeouts),
         );
         Pacing {
             idle,

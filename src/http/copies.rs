@@ -24,8 +24,7 @@ use super::{
 };
 use crate::{
     config::model::Retry,
-    error::Reason,
-    policy::{self, Call, Deadline, Terms},
+    policy::{self, Bound, Call, Deadline, Terms},
     snapshot::PlannedMirror,
     telemetry::metrics::CopyFate,
     upstream::Upstream,
@@ -48,10 +47,7 @@ pub(super) fn send(
     deadline: Option<Deadline>,
     now: Instant,
 ) {
-    let deadline = deadline.unwrap_or(Deadline {
-        at: now + PATIENCE,
-        reason: Reason::RequestTimeout,
-    });
+    let deadline = deadline.unwrap_or_else(|| Deadline::after(now, PATIENCE, Bound::Copy));
     for mirror in mirrors {
         let worker = &client.worker;
         if worker.rng.borrow_mut().u32(..1_000_000) >= mirror.share || request.upgrade.is_some() {

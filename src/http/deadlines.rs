@@ -5,45 +5,27 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{fields::Fields, grpc, headers};
-use crate::{error::Reason, policy::Deadline, snapshot::RoutePlan};
+use crate::{
+    policy::{Bound, Deadline},
+    snapshot::RoutePlan,
+};
 
-fn soonest(start: Instant, limits: impl IntoIterator<Item = Duration>) -> Option<Instant> {
-    limits
-        .into_iter()
-        .filter(|limit| !limit.is_zero())
-        .min()
-        .map(|limit| start + limit)
-}
-
-/// Until the head of the response: the route's request timeout, or the end of the whole exchange
-/// if that is sooner.
+/// Until the head of the response: the route's request timeout or what the request asks for, or the
+/// end of the whole exchange if that is sooner.
 pub(super) fn head_deadline(
     route: &RoutePlan,
-    total: Option<Instant>,
+    total: Option<Deadline>,
     fields: &Fields,
     start: Instant,
 ) -> Option<Deadline> {
-    let total = total.map(|at| Deadline {
-        at,
-        reason: Reason::TotalTimeout,
-    });
-    let asked = route.deadline_header.as_ref().and_then(|name| {
-        let limit = headers::patience(fields.get(name)?)?;
-        Some(start + limit.min(MAX_PATIENCE))
-    });
-    let configured = soonest(start, [route.timeouts.request]);
-    let request = asked
-        .into_iter()
-        .chain(configured)
-        .min()
-        .map(|at| Deadline {
-            at,
-            reason: Reason::RequestTimeout,
-        });
-    total
-        .into_iter()
-        .chain(request)
-        .min_by_key(|deadline| deadline.at)
+    let asked = route.deadline_header.as_ref();
+    let asked = asked.and_then(|name| headers::patience(fields.get(name)?));
+    let deadlines = [
+        total,
+        asked.map(|limit| patient(start, limit, Bound::Header)),
+        configured(start, route.timeouts.request, Bound::Request),
+    ];
+    soonest(deadlines)
 }
 
 /// Until the end of the response: the route's total, or the caller's own patience.
@@ -51,10 +33,29 @@ pub(super) fn total_deadline(
     route: &RoutePlan,
     fields: &Fields,
     start: Instant,
-) -> Option<Instant> {
-    let configured = soonest(start, [route.timeouts.total]);
-    let asked = grpc::timeout(fields).map(|limit| start + limit.min(MAX_PATIENCE));
-    configured.into_iter().chain(asked).min()
+) -> Option<Deadline> {
+    let asked = grpc::timeout(fields);
+    let deadlines = [
+        configured(start, route.timeouts.total, Bound::Total),
+        asked.map(|limit| patient(start, limit, Bound::Grpc)),
+    ];
+    soonest(deadlines)
+}
+
+fn soonest<const N: usize>(deadlines: [Option<Deadline>; N]) -> Option<Deadline> {
+    deadlines
+        .into_iter()
+        .flatten()
+        .min_by_key(|deadline| deadline.at)
+}
+
+/// Zero: none.
+fn configured(start: Instant, limit: Duration, bound: Bound) -> Option<Deadline> {
+    (!limit.is_zero()).then(|| Deadline::after(start, limit, bound))
+}
+
+fn patient(start: Instant, limit: Duration, bound: Bound) -> Deadline {
+    Deadline::after(start, limit.min(MAX_PATIENCE), bound)
 }
 
 /// Longer than this is no deadline to speak of, and must not overflow a clock.

@@ -8,7 +8,6 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::Poll,
-    time::Duration,
 };
 
 use http::{HeaderValue, Method, StatusCode, Uri, Version};
@@ -37,6 +36,7 @@ use crate::{
     policy::{self, Call, Deadline, Terms},
     router::{self, Lookup},
     snapshot::{Forward, ListenerPlan, PlannedAction, RoutePlan},
+    tcp::patience::Idle,
     telemetry::{Record, access_log::Protocol, trace::Incoming},
 };
 
@@ -105,14 +105,17 @@ pub async fn handle(
     }
 }
 
-/// The reply to a head that can't be served: `head` as far as it could be read.
+/// The reply to a head that can't be served: `head` as far as it could be read. `begun` is as for
+/// [`handle`].
 pub fn refused_head(
     client: &Rc<Client>,
     protocol: Protocol,
+    begun: Option<Instant>,
     head: Option<&RequestHead>,
     error: &Error,
 ) -> Reply {
-    let mut completion = Completion::new(Rc::clone(client), protocol, Instant::now());
+    let start = begun.unwrap_or_else(Instant::now);
+    let mut completion = Completion::new(Rc::clone(client), protocol, start);
     match head {
         Some(head) => describe(&mut completion, head, client, &client.plan()),
         None => {
@@ -277,7 +280,7 @@ async fn serve(
                     deadline,
                 ));
                 let refused = || standing.refused(&client.conn, &client.worker);
-                while_it_moves(forwarded, route.timeouts.idle, uploaded, refused).await
+                while_it_moves(forwarded, Idle::of(&route.timeouts), uploaded, refused).await
             };
             completion.stand(standing);
             answer
@@ -429,7 +432,7 @@ async fn forwarded(
         upstream: &backend.upstream,
         start: nature.now,
         deadline,
-        total: completion.deadline(),
+        total: completion.deadline().map(|deadline| deadline.at),
         attempt_timeout: route.timeouts.attempt,
         deadline_header: route.deadline_header.as_ref(),
         retry: &route.retry,
@@ -546,7 +549,7 @@ fn rewrite(
 /// the wait is the upstream's, and that has its own deadline.
 async fn while_it_moves(
     mut answer: Pin<&mut impl Future<Output = Result<Response>>>,
-    idle: Duration,
+    idle: Idle,
     uploaded: &dyn Fn() -> Option<u64>,
     mut refused: impl FnMut() -> Option<Error>,
 ) -> Result<Response> {

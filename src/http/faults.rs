@@ -9,7 +9,7 @@ use super::{completion::Completion, local::refusal, message::Response, name, slo
 use crate::{
     config::model::AbortWith,
     error::{Error, Reason, Replay, Result},
-    policy::{Deadline, missed},
+    policy::Deadline,
     protect::{End, Fate, FaultKind},
 };
 
@@ -62,7 +62,7 @@ async fn wait(delay: Duration, deadline: Option<Deadline>) -> Result<()> {
     match deadline.filter(|deadline| deadline.at <= end) {
         Some(deadline) => {
             sleep_until(deadline.at).await;
-            Err(missed(deadline.reason).replay(Replay::NeverSent))
+            Err(deadline.missed().replay(Replay::NeverSent))
         }
         None => {
             sleep_until(end).await;

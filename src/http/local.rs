@@ -165,13 +165,16 @@ fn proxy_status(error: &Error, completion: &Completion) -> String {
 
 /// What a client may know. A detail that was made for the occasion names endpoints where it is
 /// about an upstream, and rules where it is about access: that stays in the log, under the id that
-/// the response carries.
+/// the response carries. A time that has run out names neither, and whoever waited can measure it.
 fn public(error: &Error) -> String {
-    let about_us = error.reason.row().origin == Origin::Upstream
-        || matches!(
-            error.reason,
-            Reason::AccessDenied | Reason::TokenMissing | Reason::TokenInvalid
-        );
+    let about_us = match error.reason {
+        Reason::AccessDenied | Reason::TokenMissing | Reason::TokenInvalid => true,
+        Reason::AttemptTimeout
+        | Reason::RequestTimeout
+        | Reason::TotalTimeout
+        | Reason::IdleTimeout => false,
+        reason => reason.row().origin == Origin::Upstream,
+    };
     let inside = about_us && matches!(error.detail, Cow::Owned(_));
     match &*error.detail {
         "" => error.reason.name().to_owned(),

@@ -46,7 +46,7 @@ use std::{
 };
 
 use http::Version;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use self::{fields::Fields, input::Input, request_id::RequestId};
 use crate::{
@@ -74,9 +74,10 @@ pub async fn serve(stream: Stream, input: Input, conn: Conn, worker: Rc<Worker>)
     let client = Client::new(conn, worker);
     let mut stream = stream;
     let mut input = input;
+    let (start, limit) = (Instant::now(), client.limits().head_timeout);
     let detected = tokio::select! {
         biased;
-        detected = timeout(client.limits().head_timeout, detect(&mut stream, &mut input)) => detected,
+        detected = timeout(limit, detect(&mut stream, &mut input)) => detected,
         () = async {
             client.ended().await;
             tokio::time::sleep(FIRST_REQUEST_GRACE).await;
@@ -94,11 +95,17 @@ pub async fn serve(stream: Stream, input: Input, conn: Conn, worker: Rc<Worker>)
         Err(_) if input.is_empty() => stream.take_leave(),
         Err(_) => {
             // Only the beginning of a preface keeps one in doubt for so long.
-            let error = Error::new(Reason::HeadTimeout, "no whole head in time");
-            let reply = exchange::refused_head(&client, Protocol::Http2, None, &error);
+            let error = head_timeout(limit);
+            let reply = exchange::refused_head(&client, Protocol::Http2, Some(start), None, &error);
             reply.completion.done();
         }
     }
+}
+
+/// A head that was begun is not whole after so long.
+fn head_timeout(limit: Duration) -> Error {
+    Error::new(Reason::HeadTimeout, "")
+        .detail(format!("no whole head within {limit:?} (headTimeout)"))
 }
 
 /// Reads until the protocol is certain: one byte is enough for nearly every HTTP/1.1 request.

@@ -3,19 +3,17 @@
 use std::{
     pin::Pin,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use tokio::time::{Instant, Sleep};
 
-use crate::error::{Error, Reason};
+use crate::{error::Error, policy::Deadline, tcp::patience::Idle};
 
 /// What a route allows.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Pacing {
-    /// Zero: none.
-    pub idle: Duration,
-    pub deadline: Option<Instant>,
+    pub idle: Idle,
+    pub deadline: Option<Deadline>,
 }
 
 /// Watches one exchange. It sets no timer before something has to be waited for, and reads no
@@ -40,7 +38,7 @@ impl Pace {
     ///
     /// An exchange is ended between one and two idle timeouts after its last byte.
     pub fn poll(&mut self, cx: &mut Context<'_>, progress: u64) -> Poll<Error> {
-        if self.pacing.idle.is_zero() && self.pacing.deadline.is_none() {
+        if self.pacing.idle.limit.is_zero() && self.pacing.deadline.is_none() {
             return Poll::Pending;
         }
         loop {
@@ -53,17 +51,13 @@ impl Pace {
             };
             ready!(timer.as_mut().poll(cx));
             let now = Instant::now();
-            if self.pacing.deadline.is_some_and(|deadline| deadline <= now) {
-                return Poll::Ready(Error::new(
-                    Reason::TotalTimeout,
-                    "the exchange took longer than its total timeout",
-                ));
+            if let Some(deadline) = self.pacing.deadline
+                && deadline.at <= now
+            {
+                return Poll::Ready(deadline.overrun());
             }
             if progress == self.seen {
-                return Poll::Ready(Error::new(
-                    Reason::IdleTimeout,
-                    "no byte moved within the idle timeout",
-                ));
+                return Poll::Ready(self.pacing.idle.error());
             }
             self.timer = None;
         }
@@ -72,8 +66,9 @@ impl Pace {
 
 impl Pacing {
     fn next(&self) -> Instant {
-        let idle = (!self.idle.is_zero()).then(|| Instant::now() + self.idle);
-        match (idle, self.deadline) {
+        let Idle { limit, .. } = self.idle;
+        let idle = (!limit.is_zero()).then(|| Instant::now() + limit);
+        match (idle, self.deadline.map(|deadline| deadline.at)) {
             (Some(idle), Some(deadline)) => idle.min(deadline),
             (Some(only), None) | (None, Some(only)) => only,
             // `poll` has turned back before.
@@ -84,7 +79,15 @@ impl Pacing {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::{error::Reason, policy::Bound};
+
+    const IDLE: Idle = Idle {
+        limit: Duration::from_secs(5),
+        key: "timeouts.idle",
+    };
 
     async fn ended(pacing: Pacing, mut progress: impl FnMut() -> u64) -> (Reason, Duration) {
         let start = Instant::now();
@@ -96,7 +99,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn silence_ends_an_exchange() {
         let pacing = Pacing {
-            idle: Duration::from_secs(5),
+            idle: IDLE,
             deadline: None,
         };
         let (reason, took) = ended(pacing, || 7).await;
@@ -106,12 +109,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn progress_does_not_outrun_the_total() {
-        let deadline = Some(Instant::now() + Duration::from_secs(60));
+        let deadline = Deadline::after(Instant::now(), Duration::from_secs(60), Bound::Total);
         let mut bytes = 0;
         let (reason, took) = ended(
             Pacing {
-                idle: Duration::from_secs(5),
-                deadline,
+                idle: IDLE,
+                deadline: Some(deadline),
             },
             || {
                 bytes += 1;

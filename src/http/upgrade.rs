@@ -211,8 +211,8 @@ where
 {
     let Pacing { idle, deadline } = completion.pacing();
     let patience = Patience {
-        idle,
-        half_closed: idle,
+        idle: idle.limit,
+        half_closed: idle.limit,
     };
     let carried = Carried::default();
     let copying = async {
@@ -235,7 +235,7 @@ where
         }
     };
     let mut copying = pin!(copying);
-    let mut timer = deadline.map(|deadline| Box::pin(sleep_until(deadline)));
+    let mut timer = deadline.map(|deadline| (Box::pin(sleep_until(deadline.at)), deadline));
     let end = poll_fn(|cx| {
         if let Poll::Ready(end) = copying.as_mut().poll(cx) {
             return Poll::Ready(Ok(end));
@@ -244,10 +244,7 @@ where
             return Poll::Ready(Err(error));
         }
         match &mut timer {
-            Some(timer) => timer.as_mut().poll(cx).map(|()| {
-                let what = "the tunnel stood longer than its total timeout";
-                Err(Error::new(Reason::TotalTimeout, what))
-            }),
+            Some((timer, deadline)) => timer.as_mut().poll(cx).map(|()| Err(deadline.overrun())),
             None => Poll::Pending,
         }
     })
@@ -259,10 +256,7 @@ where
     };
     match end {
         End::Closed => completion.done(),
-        End::Idle => completion.failed(&Error::new(
-            Reason::IdleTimeout,
-            "no byte moved through the tunnel within the idle timeout",
-        )),
+        End::Idle { .. } => completion.failed(&idle.error()),
         End::Failed(Side::A, error) | End::Refused(Side::A, error) => completion.failed(
             &Error::new(
                 match Loss::of(&error) {

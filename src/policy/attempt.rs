@@ -214,9 +214,9 @@ impl Drop for Watched<'_> {
         let missed = deadline.filter(|deadline| deadline.at <= now);
         if let Some(deadline) = missed {
             in_flight.settle(Verdict::Failure, now);
-            self.1.count(in_flight, Err(deadline.reason), now);
+            self.1.count(in_flight, Err(deadline.reason()), now);
         }
-        let outcome = missed.map_or(Outcome::Cut, |deadline| Outcome::Failed(deadline.reason));
+        let outcome = missed.map_or(Outcome::Cut, |deadline| Outcome::Failed(deadline.reason()));
         self.1.ended(in_flight, outcome);
     }
 }
@@ -241,10 +241,8 @@ async fn in_time(
             return Poll::Ready(outcome);
         }
         alarm.poll(cx).map(|()| {
-            Err(Error::new(
-                Reason::AttemptTimeout,
-                "no response head within the attempt's timeout",
-            ))
+            let what = format!("no response head within {limit:?} (timeouts.backendRequest)");
+            Err(Error::new(Reason::AttemptTimeout, "").detail(what))
         })
     })
     .await

@@ -7,7 +7,6 @@ use tokio::time::Instant;
 use super::{
     Answer, Call, Terms, Then,
     attempt::{self, Failed, Turn, What},
-    deadline::missed,
     hedge,
     retry::{self, Class, Situation, Withheld},
 };
@@ -27,7 +26,7 @@ pub(super) async fn run(call: Call<'_>) -> Result<Answer> {
         && deadline.at <= terms.start
     {
         // Nobody waits for what it would cost.
-        return Err(missed(deadline.reason).replay(Replay::NeverSent));
+        return Err(deadline.missed().replay(Replay::NeverSent));
     }
     upstream.budget.deposit(terms.client.worker.id, terms.start);
     if terms.spent > 0 {

@@ -7,9 +7,11 @@ use std::{
     future::Future,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use pin_project_lite::pin_project;
+use tokio::time::Instant;
 use tower::Service;
 
 use super::{Answer, Call, alarm::Alarm};
@@ -35,7 +37,7 @@ where
         let alarm = call
             .terms
             .deadline
-            .map(|deadline| (timers.alarm(deadline.at), deadline.reason));
+            .map(|deadline| (timers.alarm(deadline.at), deadline));
         Timed {
             inner: self.0.call(call),
             alarm,
@@ -48,7 +50,7 @@ pin_project! {
         #[pin]
         inner: F,
         // Polled only when something has to be waited for.
-        alarm: Option<(Alarm<'a>, Reason)>,
+        alarm: Option<(Alarm<'a>, Deadline)>,
     }
 }
 
@@ -60,21 +62,100 @@ impl<F: Future<Output = Result<Answer>>> Future for Timed<'_, F> {
         if let Poll::Ready(answer) = this.inner.poll(cx) {
             return Poll::Ready(answer);
         }
-        let Some((alarm, reason)) = this.alarm else {
+        let Some((alarm, deadline)) = this.alarm else {
             return Poll::Pending;
         };
         ready!(alarm.poll(cx));
-        Poll::Ready(Err(missed(*reason)))
+        Poll::Ready(Err(deadline.missed()))
     }
 }
 
-/// What is told where a deadline has passed.
-pub fn missed(reason: Reason) -> Error {
-    Error::new(
-        reason,
-        match reason {
-            Reason::TotalTimeout => "no response head within the total timeout",
-            _ => "no response head within the request timeout",
-        },
-    )
+/// A moment, and what has run out when it comes.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline {
+    pub at: Instant,
+    /// How long that was from the first byte of the request.
+    limit: Duration,
+    bound: Bound,
+}
+
+/// Who has set a deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// The rule, for the head of the response.
+    Request,
+    /// The request, for the head of the response.
+    Header,
+    /// The rule, for the whole exchange.
+    Total,
+    /// A gRPC client, for the whole call.
+    Grpc,
+    /// We ourselves, for a copy that a mirror is sent.
+    Copy,
+}
+
+impl Deadline {
+    /// So long after the first byte of the request.
+    pub fn after(start: Instant, limit: Duration, bound: Bound) -> Self {
+        Self {
+            at: start + limit,
+            limit,
+            bound,
+        }
+    }
+
+    /// What a request failed of when this has passed.
+    pub const fn reason(self) -> Reason {
+        match self.bound {
+            Bound::Request | Bound::Header | Bound::Copy => Reason::RequestTimeout,
+            Bound::Total | Bound::Grpc => Reason::TotalTimeout,
+        }
+    }
+
+    /// The head of the response was not there in time.
+    pub fn missed(self) -> Error {
+        self.error("no response head")
+    }
+
+    /// The response was not over in time.
+    pub fn overrun(self) -> Error {
+        self.error("the exchange was not over")
+    }
+
+    fn error(self, what: &str) -> Error {
+        let Self { limit, bound, .. } = self;
+        let detail = format!("{what} within {limit:?} ({})", bound.name());
+        Error::new(self.reason(), "").detail(detail)
+    }
+}
+
+impl Bound {
+    /// What a person looks for.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Request => "timeouts.request",
+            Self::Header => "asked for by the request, timeouts.header",
+            Self::Total => "timeouts.total",
+            Self::Grpc => "asked for by the client, grpc-timeout",
+            Self::Copy => "the limit of a mirror's copy",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ran_out_is_told_with_its_length() {
+        let deadline = |bound| Deadline::after(Instant::now(), Duration::from_millis(1500), bound);
+        assert_eq!(
+            deadline(Bound::Request).missed().to_string(),
+            "request_timeout: no response head within 1.5s (timeouts.request)"
+        );
+        assert_eq!(
+            deadline(Bound::Grpc).overrun().to_string(),
+            "total_timeout: the exchange was not over within 1.5s (asked for by the client, grpc-timeout)"
+        );
+    }
 }

@@ -28,7 +28,7 @@ use tokio::time::Instant;
 use self::retry::Withheld;
 pub use self::{
     alarm::Timers,
-    deadline::missed,
+    deadline::{Bound, Deadline},
     spare::Spare,
     stack::stack,
     trail::{Line, Note, Outcome, Sent, Then, Trail},
@@ -110,14 +110,6 @@ impl Terms<'_> {
             fields.insert(header, left.to_string().as_bytes());
         }
     }
-}
-
-/// A moment, and what has run out when it comes.
-#[derive(Clone, Copy, Debug)]
-pub struct Deadline {
-    pub at: Instant,
-    /// [`Reason::RequestTimeout`] or [`Reason::TotalTimeout`].
-    pub reason: Reason,
 }
 
 /// A response's head, and what is held until its body has ended.

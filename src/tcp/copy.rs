@@ -41,8 +41,8 @@ pub struct Carried {
 pub enum End {
     /// Both sides have sent all they wanted to.
     Closed,
-    /// Nothing happened for too long.
-    Idle,
+    /// Nothing happened for too long; one side may have said before that it sends no more.
+    Idle { half_closed: bool },
     /// This side could not be read from.
     Failed(Side, io::Error),
     /// This side took no more bytes; what it had to say itself was carried.
@@ -112,7 +112,7 @@ where
                 socket.probe_when_silent();
             }
         }
-        Poll::Ready(End::Idle)
+        Poll::Ready(End::Idle { half_closed })
     })
     .await
 }

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{
     copy::{Carried, End, Leftovers, Side, copy_counted},
-    patience::Patience,
+    patience::{Idle, Patience},
 };
 use crate::{
     access::{
@@ -221,10 +221,10 @@ async fn permit(upstream: &Upstream) -> Result<ConnectionPermit> {
     tokio::time::timeout(limit, upstream.limits.connection())
         .await
         .unwrap_or_else(|_| {
-            Err(
-                Error::new(Reason::ConnectionLimit, "no connection became free in time")
-                    .replay(Replay::NeverSent),
-            )
+            let detail = format!("no connection became free within {limit:?} (timeouts.connect)");
+            Err(Error::new(Reason::ConnectionLimit, "")
+                .detail(detail)
+                .replay(Replay::NeverSent))
         })
 }
 
@@ -240,7 +240,7 @@ async fn carry(
     };
     match copy_counted(client, server, leftovers, patience, carried).await {
         End::Closed => Ok(()),
-        End::Idle => Err(Error::new(Reason::IdleTimeout, "no byte for too long")),
+        End::Idle { half_closed } => Err(given_up(patience, half_closed)),
         End::Failed(Side::A, error) => {
             server.reset_on_close(true);
             Err(client_closed(error))
@@ -252,6 +252,14 @@ async fn carry(
         }
         End::Refused(Side::B, error) => Err(upstream_reset(error)),
     }
+}
+
+fn given_up(patience: Patience, half_closed: bool) -> Error {
+    let (limit, key) = match half_closed {
+        true => (patience.half_closed, "tcp.halfCloseTimeout"),
+        false => (patience.idle, "tcp.idleTimeout"),
+    };
+    Idle { limit, key }.error()
 }
 
 fn client_closed(source: io::Error) -> Error {

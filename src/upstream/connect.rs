@@ -45,7 +45,7 @@ pub(super) async fn connect(endpoint: &Endpoint, config: &model::Upstream) -> Re
             let after = config.connect_timeout;
             Err(Error::new(Reason::ConnectTimeout, "")
                 .detail(format!(
-                    "{}: no connection within {after:?}",
+                    "{}: no connection within {after:?} (timeouts.connect)",
                     endpoint.label
                 ))
                 .replay(Replay::NeverSent))
@@ -273,7 +273,10 @@ mod tests {
             (error.reason, error.replay),
             (Reason::ConnectTimeout, Replay::NeverSent)
         );
-        assert!(error.detail.contains(&address.to_string()), "{error}");
+        assert_eq!(
+            error.detail,
+            format!("{address}: no connection within 20ms (timeouts.connect)")
+        );
     }
 
     #[tokio::test]

@@ -32,7 +32,7 @@ use crate::{
     http::{
         Client,
         exchange::{self, Reply},
-        http_plan,
+        head_timeout, http_plan,
         input::Input,
         message::{Body, Frame, Request, is_bodiless},
         pace::Pace,
@@ -57,14 +57,15 @@ pub async fn serve(stream: Stream, input: Input, client: Rc<Client>) {
                 return inbound.borrow_mut().wire.stream.take_leave();
             }
         }
-        let (head, begun) = match next_head(&inbound, &client).await {
+        let begun = Cell::new(None);
+        let head = match next_head(&inbound, &client, &begun).await {
             Ok(Some(head)) => head,
             Ok(None) => return inbound.borrow_mut().wire.stream.take_leave(),
-            Err(error) => return Box::pin(refuse(&inbound, &client, error)).await,
+            Err(error) => return Box::pin(refuse(&inbound, &client, begun.get(), error)).await,
         };
         // Boxed, so that an idle connection does not carry the space of a busy one. Space kept from
         // one request to the next, even for a second, stays with the process after a burst.
-        match Box::pin(serve_one(&inbound, &client, head, begun)).await {
+        match Box::pin(serve_one(&inbound, &client, head, begun.get())).await {
             After::Next => {}
             After::Close => return close(&inbound).await,
             After::Abort => return,
@@ -87,7 +88,7 @@ pub async fn refuse_tls(stream: Stream, input: Input, client: Rc<Client>) {
         Reason::UnexpectedTls,
         "the client speaks TLS, and this listener takes plaintext only",
     );
-    refuse(&inbound, &client, error).await;
+    refuse(&inbound, &client, None, error).await;
 }
 
 /// The connection's reading side and where its writes are gathered, shared by the connection and
@@ -225,20 +226,20 @@ impl RequestBody {
     }
 }
 
-/// Reads the head of a request that has begun, and tells when that was, where it did not come whole;
+/// Reads the head of a request that has begun, and notes when that was, where it did not come whole;
 /// `None` when the connection is over.
 async fn next_head(
     inbound: &RefCell<Inbound>,
     client: &Client,
-) -> Result<Option<(ReceivedRequest, Option<Instant>)>> {
-    let (max_head_size, head_timeout) = {
+    begun: &Cell<Option<Instant>>,
+) -> Result<Option<ReceivedRequest>> {
+    let (max_head_size, limit) = {
         let plan = client.plan();
         let limits = &http_plan(&plan).http;
         (limits.max_head_size, limits.head_timeout)
     };
     let mut scanner = Scanner::default();
     let mut empty_lines = 0;
-    let begun = Cell::new(None);
     let read = poll_fn(|cx| {
         let wire = &mut inbound.borrow_mut().wire;
         loop {
@@ -265,11 +266,11 @@ async fn next_head(
     let mut read = pin!(read);
     let head = match poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx))).await {
         Poll::Ready(done) => done,
-        Poll::Pending => match timeout(head_timeout, read).await {
+        Poll::Pending => match timeout(limit, read).await {
             Ok(done) => done,
             // Woken for nothing, or by an empty line: no request was begun.
             Err(_) if inbound.borrow().wire.input.is_empty() => return Ok(None),
-            Err(_) => return Err(Error::new(Reason::HeadTimeout, "no whole head in time")),
+            Err(_) => return Err(head_timeout(limit)),
         },
     };
     match head {
@@ -277,7 +278,7 @@ async fn next_head(
             Reason::ClientClosed,
             "the client left inside the request head",
         )),
-        Ok(head) => Ok(head.map(|head| (head, begun.get()))),
+        Ok(head) => Ok(head),
         Err(error) => Err(error.of_request()),
     }
 }
@@ -467,8 +468,13 @@ async fn write_reply(
 }
 
 /// Answers a head that could not be read, and closes.
-async fn refuse(inbound: &RefCell<Inbound>, client: &Rc<Client>, error: Error) {
-    let mut reply = exchange::refused_head(client, Protocol::Http11, None, &error);
+async fn refuse(
+    inbound: &RefCell<Inbound>,
+    client: &Rc<Client>,
+    begun: Option<Instant>,
+    error: Error,
+) {
+    let mut reply = exchange::refused_head(client, Protocol::Http11, begun, None, &error);
     if error.reason == Reason::ClientClosed {
         return reply.completion.done();
     }

@@ -34,6 +34,7 @@ use crate::{
     http::{
         Client, PREFACE,
         exchange::{self, Reply},
+        head_timeout,
         input::Input,
         message::{Body, Request, Response, is_bodiless},
         name::{self, Kind},
@@ -112,10 +113,9 @@ pub async fn serve(stream: Stream, mut input: Input, client: Rc<Client>) {
     let broken = match end {
         End::Over => None,
         End::HeadTimeout => {
-            refused(
-                &client,
-                &Error::new(Reason::HeadTimeout, "no whole head in time"),
-            );
+            let limit = life.settings.head_timeout;
+            let begun = life.head.map(|timer| timer.deadline() - limit);
+            refused(&client, begun, &head_timeout(limit));
             let what = "a head that does not end";
             Some(Broken::Fault(Fault::new(Code::ENHANCE_YOUR_CALM, what)))
         }
@@ -123,7 +123,7 @@ pub async fn serve(stream: Stream, mut input: Input, client: Rc<Client>) {
             tracing::debug!(error = %broken, "HTTP/2 connection from a client ended");
             if let Broken::Fault(fault) = broken {
                 let error = Error::new(Reason::BadRequest, "").detail(format!("HTTP/2: {fault}"));
-                refused(&client, &error);
+                refused(&client, None, &error);
             }
             Some(broken)
         }
@@ -137,8 +137,8 @@ pub async fn serve(stream: Stream, mut input: Input, client: Rc<Client>) {
     Box::pin(driver.close()).await;
 }
 
-fn refused(client: &Rc<Client>, error: &Error) {
-    let reply = exchange::refused_head(client, Protocol::Http2, None, error);
+fn refused(client: &Rc<Client>, begun: Option<Instant>, error: &Error) {
+    let reply = exchange::refused_head(client, Protocol::Http2, begun, None, error);
     reply.completion.done();
 }
 
@@ -276,7 +276,7 @@ async fn serve_stream(
         fault,
     } = received;
     if let Some(error) = fault {
-        let reply = exchange::refused_head(&client, Protocol::Http2, Some(&head), &error);
+        let reply = exchange::refused_head(&client, Protocol::Http2, begun, Some(&head), &error);
         return write(&stream, reply, &Rc::default()).await;
     }
     let expect = head.fields.get(&name::EXPECT);

@@ -141,7 +141,7 @@ async fn silence_ends_it_and_any_byte_puts_it_off() {
         left
     };
     let (outcome, _left) = tokio::join!(copy, talk);
-    assert!(matches!(outcome.end, End::Idle));
+    assert!(matches!(outcome.end, End::Idle { half_closed: false }));
     assert_eq!(start.elapsed().as_secs(), 180);
 }
 
@@ -150,7 +150,7 @@ async fn a_half_closed_connection_has_its_own_limit() {
     let (mut left, _right, copy) = carry(PATIENCE, 64);
     let start = Instant::now();
     left.shutdown().await.unwrap();
-    assert!(matches!(copy.await.end, End::Idle));
+    assert!(matches!(copy.await.end, End::Idle { half_closed: true }));
     assert_eq!(start.elapsed().as_secs(), 5);
 }
 
