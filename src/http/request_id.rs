@@ -30,10 +30,14 @@ impl RequestId {
         let bits = (u128::from(high) << 64 | u128::from(low)) & !(0xf << 76) & !(0x3 << 62)
             | (0x4 << 76)
             | (0x2 << 62);
+        let mut digits = [0; 32];
+        hex::spell(&bits.to_be_bytes(), &mut digits);
         let mut text = [b'-'; 36];
-        for (at, byte) in PLACES.into_iter().zip(bits.to_be_bytes()) {
-            [text[at], text[at + 1]] = hex::lower(byte);
-        }
+        text[..8].copy_from_slice(&digits[..8]);
+        text[9..13].copy_from_slice(&digits[8..12]);
+        text[14..18].copy_from_slice(&digits[12..16]);
+        text[19..23].copy_from_slice(&digits[16..20]);
+        text[24..].copy_from_slice(&digits[20..]);
         Self::New(text)
     }
 

@@ -112,16 +112,16 @@ impl Outgoing {
 
     fn write_b3(&self, fields: &mut Fields) {
         let mut text = [b'-'; 51];
-        put_hex(self.trace_id.to_bytes(), &mut text[..32]);
-        put_hex(self.span_id.to_bytes(), &mut text[33..49]);
+        hex::spell(&self.trace_id.to_bytes(), &mut text[..32]);
+        hex::spell(&self.span_id.to_bytes(), &mut text[33..49]);
         text[50] = self.b3_decision();
         fields.insert(&name::B3, &text);
     }
 
     fn write_b3_multi(&self, fields: &mut Fields) {
         let (mut trace_id, mut span_id) = ([0; 32], [0; 16]);
-        put_hex(self.trace_id.to_bytes(), &mut trace_id);
-        put_hex(self.span_id.to_bytes(), &mut span_id);
+        hex::spell(&self.trace_id.to_bytes(), &mut trace_id);
+        hex::spell(&self.span_id.to_bytes(), &mut span_id);
         fields.remove(&name::X_B3_PARENT_SPAN_ID);
         fields.insert(&name::X_B3_TRACE_ID, &trace_id);
         fields.insert(&name::X_B3_SPAN_ID, &span_id);
@@ -137,9 +137,9 @@ impl Outgoing {
 
     fn traceparent(&self) -> [u8; 55] {
         let mut text = *b"00-................................-................-00";
-        put_hex(self.trace_id.to_bytes(), &mut text[3..35]);
-        put_hex(self.span_id.to_bytes(), &mut text[36..52]);
-        put_hex([self.flags()], &mut text[53..]);
+        hex::spell(&self.trace_id.to_bytes(), &mut text[3..35]);
+        hex::spell(&self.span_id.to_bytes(), &mut text[36..52]);
+        [text[53], text[54]] = hex::lower(self.flags());
         text
     }
 
@@ -276,13 +276,6 @@ fn unhex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
         *byte = hex::pair(pair[0], pair[1])?;
     }
     Some(bytes)
-}
-
-/// Writes bytes into twice as many digits.
-fn put_hex<const N: usize>(bytes: [u8; N], text: &mut [u8]) {
-    for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
-        [pair[0], pair[1]] = hex::lower(byte);
-    }
 }
 
 #[cfg(test)]
