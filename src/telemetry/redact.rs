@@ -58,8 +58,10 @@ impl Redaction {
 
     /// The same for a path with a query, or a whole URI; its fragment is looked at too.
     pub fn target<'a>(&self, target: &'a [u8]) -> Cow<'a, [u8]> {
-        let query = memchr2(b'?', b'#', target).map_or(target.len(), |at| at + 1);
-        self.shown(target, query)
+        match memchr2(b'?', b'#', target) {
+            Some(at) => self.shown(target, at + 1),
+            None => anonymous(target, target.len()),
+        }
     }
 
     /// The value of a header as it may be shown. Of those that may be, what looks like a query in
