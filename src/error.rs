@@ -194,14 +194,14 @@ impl fmt::Display for Reason {
 /// What a response of Pillion's own comes of where nothing failed: a rule says so. Told like a
 /// [`Reason`], and never counted as a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Made {
+pub enum LocalReply {
     DirectResponse,
     Redirect,
     /// In place of a response that the rule's fallback is for.
     FallbackResponse,
 }
 
-impl Made {
+impl LocalReply {
     pub const ALL: [Self; 3] = [Self::DirectResponse, Self::Redirect, Self::FallbackResponse];
 
     /// The stable name.
@@ -348,10 +348,10 @@ mod tests {
     fn names_are_unique_and_index_matches() {
         let names: HashSet<_> = Reason::ALL.iter().map(|reason| reason.name()).collect();
         assert_eq!(names.len(), Reason::COUNT);
-        for made in Made::ALL {
-            assert!(!names.contains(made.name()));
-            let details = format!("pillion; details=\"{}\"", made.name());
-            assert_eq!(made.proxy_status(), details);
+        for reply in LocalReply::ALL {
+            assert!(!names.contains(reply.name()));
+            let details = format!("pillion; details=\"{}\"", reply.name());
+            assert_eq!(reply.proxy_status(), details);
         }
         for (index, reason) in Reason::ALL.iter().enumerate() {
             assert_eq!(reason.index(), index);

@@ -28,7 +28,7 @@ def test_a_slow_head_is_cut(pillion, echo, connect):
     assert rest == b"" or rest.startswith(b"HTTP/1.1 408 "), rest
     proxy.wait_reason("head_timeout")
     line = proxy.access(reason="head_timeout")
-    assert line["status"] == 408 and line["detail"] == "no whole head within 500ms (headTimeout)"
+    assert line["status"] == 408 and line["detail"] == "no whole head within 500ms (http.headTimeout)"
     assert line["duration_ms"] >= 500, "from the first byte on"
     assert echo.heads == 0
     assert fetch(proxy.address()).status == 200

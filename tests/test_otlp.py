@@ -454,8 +454,9 @@ def test_nothing_runs_where_nothing_is_exported(pillion, echo, collector):
     assert "pillion-export" in threads(proxy)
 
 
+@pytest.mark.parametrize("propagators", [["tracecontext"], ["b3multi"], ["baggage"]])
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_exports_that_come_by_here_are_not_traced(pillion, echo, collect, transport):
+def test_exports_that_come_by_here_are_not_traced(pillion, echo, collect, transport, propagators):
     """An ambassador in front of the collector, which traces everything."""
     collector, port = collect(transport), free_port()
     config = traced(echo.address, {**collector.config, "endpoint": f"http://127.0.0.1:{port}"})
@@ -463,6 +464,7 @@ def test_exports_that_come_by_here_are_not_traced(pillion, echo, collect, transp
     protocol = "http2" if transport == "grpc" else "http1"
     config["upstreams"].append(
         {"name": "collector", "endpoints": [f"127.0.0.1:{collector.port}"], "protocol": protocol})
+    config["tracing"]["propagators"] = propagators
     proxy = pillion({**config, "accessLog": {"enabled": True}})
     for number in range(1, 6):
         ask(proxy)

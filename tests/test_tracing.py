@@ -433,7 +433,7 @@ def test_what_a_rule_answers_is_told_everywhere(traced, collector, moody):
             reason, "503" if status == 503 else None)
         line = proxy.access(path=target)
         assert (line["reason"], line["flags"]) == (reason, "-")
-        assert proxy.metrics().value("pillion_http_responses_made_total", route=reason, reason=reason) == 1
+        assert proxy.metrics().value("pillion_http_local_replies_total", route=reason, reason=reason) == 1
     assert not proxy.metrics().value("pillion_http_requests_failed_total")
 
 

@@ -11,11 +11,10 @@ use super::{
 use crate::{
     access::Standing,
     config::model::{Sampling, Tracing},
-    error::{Error, Made, Origin, Reason},
-    policy::{Deadline, Held, Note, Trail},
+    error::{Error, LocalReply, Origin, Reason},
+    policy::{Deadline, Held, IdleLimit, Note, Trail},
     protect::FaultKind,
     snapshot::RoutePlan,
-    tcp::patience::Idle,
     telemetry::{Record, TraceRef, access_log::Protocol, metrics::Done, trace::Place},
 };
 
@@ -162,11 +161,11 @@ impl Completion {
     }
 
     /// A rule answers the request.
-    pub fn made(&mut self, made: Made) {
+    pub fn replied(&mut self, reply: LocalReply) {
         let inner = &mut *self.0;
-        inner.record.made = Some(made);
+        inner.record.local_reply = Some(reply);
         if let Some(route) = &inner.route {
-            route.metrics.answered_here(inner.client.worker.id, made);
+            route.metrics.replied(inner.client.worker.id, reply);
         }
     }
 
@@ -209,11 +208,11 @@ impl Completion {
     pub fn pacing(&self) -> Pacing {
         // An answer without a route is short, and to be taken in the time that a head may take.
         let idle = self.0.route.as_ref().map_or_else(
-            || Idle {
+            || IdleLimit {
                 limit: self.0.client.limits().head_timeout,
-                key: "headTimeout",
+                key: "http.headTimeout",
             },
-            |route| Idle::of(&route.timeouts),
+            |route| IdleLimit::of(&route.timeouts),
         );
         Pacing {
             idle,

@@ -22,7 +22,9 @@ use super::{
     faults,
     fields::Fields,
     grpc, headers, http_plan,
-    local::{finish_headers, leave_out_body, redirected, refusal, respond, tell_made, tell_reason},
+    local::{
+        finish_headers, leave_out_body, redirected, refusal, respond, tell_local_reply, tell_reason,
+    },
     message::{Request, RequestHead, Response, Upgrade},
     name::{self, Kind},
     pace::{Pace, Pacing},
@@ -32,11 +34,10 @@ use super::{
 use crate::{
     access::Policy,
     config::model::HttpListener,
-    error::{Error, Made, Reason, Result},
-    policy::{self, Call, Deadline, Terms},
+    error::{Error, LocalReply, Reason, Result},
+    policy::{self, Call, Deadline, IdleLimit, Terms},
     router::{self, Lookup},
     snapshot::{Forward, ListenerPlan, PlannedAction, RoutePlan},
-    tcp::patience::Idle,
     telemetry::{Record, access_log::Protocol, trace::Incoming},
 };
 
@@ -251,13 +252,17 @@ async fn serve(
     match &route.action {
         PlannedAction::Respond(direct) => {
             let mut response = respond(&route, direct);
-            tell_made(Made::DirectResponse, completion, &mut response.head.fields);
+            tell_local_reply(
+                LocalReply::DirectResponse,
+                completion,
+                &mut response.head.fields,
+            );
             Ok(response)
         }
         PlannedAction::Redirect(redirect) => {
             let from = (plan, client.scheme());
             let mut response = redirected(&route, redirect, from, &host, request, prefix)?;
-            tell_made(Made::Redirect, completion, &mut response.head.fields);
+            tell_local_reply(LocalReply::Redirect, completion, &mut response.head.fields);
             Ok(response)
         }
         PlannedAction::Forward(forward) => {
@@ -280,7 +285,7 @@ async fn serve(
                     deadline,
                 ));
                 let refused = || standing.refused(&client.conn, &client.worker);
-                while_it_moves(forwarded, Idle::of(&route.timeouts), uploaded, refused).await
+                while_it_moves(forwarded, IdleLimit::of(&route.timeouts), uploaded, refused).await
             };
             completion.stand(standing);
             answer
@@ -466,7 +471,9 @@ async fn forwarded(
                     let fields = &mut response.head.fields;
                     match &note {
                         Note::For(error) => tell_reason(error, completion, fields),
-                        Note::Instead(_) => tell_made(Made::FallbackResponse, completion, fields),
+                        Note::Instead(_) => {
+                            tell_local_reply(LocalReply::FallbackResponse, completion, fields)
+                        }
                     }
                     note.tell(completion);
                     return Ok(response);
@@ -549,7 +556,7 @@ fn rewrite(
 /// the wait is the upstream's, and that has its own deadline.
 async fn while_it_moves(
     mut answer: Pin<&mut impl Future<Output = Result<Response>>>,
-    idle: Idle,
+    idle: IdleLimit,
     uploaded: &dyn Fn() -> Option<u64>,
     mut refused: impl FnMut() -> Option<Error>,
 ) -> Result<Response> {

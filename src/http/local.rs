@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     config::model::{Address, DirectResponse, Redirect},
-    error::{Error, Made, Origin, Reason, Result},
+    error::{Error, LocalReply, Origin, Reason, Result},
     router,
     snapshot::{ListenerPlan, RoutePlan},
 };
@@ -126,10 +126,14 @@ pub(super) fn tell_reason(error: &Error, completion: &Completion, fields: &mut F
 }
 
 /// The same of one that a rule wants.
-pub(super) fn tell_made(made: Made, completion: &mut Completion, fields: &mut Fields) {
-    fields.append(&name::X_PILLION_REASON, made.name().as_bytes());
-    fields.append(&name::PROXY_STATUS, made.proxy_status().as_bytes());
-    completion.made(made);
+pub(super) fn tell_local_reply(
+    reply: LocalReply,
+    completion: &mut Completion,
+    fields: &mut Fields,
+) {
+    fields.append(&name::X_PILLION_REASON, reply.name().as_bytes());
+    fields.append(&name::PROXY_STATUS, reply.proxy_status().as_bytes());
+    completion.replied(reply);
 }
 
 /// What a client without a valid token is asked for (RFC 6750 section 3).

@@ -105,7 +105,7 @@ pub async fn serve(stream: Stream, input: Input, conn: Conn, worker: Rc<Worker>)
 /// A head that was begun is not whole after so long.
 fn head_timeout(limit: Duration) -> Error {
     Error::new(Reason::HeadTimeout, "")
-        .detail(format!("no whole head within {limit:?} (headTimeout)"))
+        .detail(format!("no whole head within {limit:?} (http.headTimeout)"))
 }
 
 /// Reads until the protocol is certain: one byte is enough for nearly every HTTP/1.1 request.

@@ -7,12 +7,15 @@ use std::{
 
 use tokio::time::{Instant, Sleep};
 
-use crate::{error::Error, policy::Deadline, tcp::patience::Idle};
+use crate::{
+    error::Error,
+    policy::{Deadline, IdleLimit},
+};
 
 /// What a route allows.
 #[derive(Clone, Copy, Debug)]
 pub struct Pacing {
-    pub idle: Idle,
+    pub idle: IdleLimit,
     pub deadline: Option<Deadline>,
 }
 
@@ -66,7 +69,7 @@ impl Pace {
 
 impl Pacing {
     fn next(&self) -> Instant {
-        let Idle { limit, .. } = self.idle;
+        let IdleLimit { limit, .. } = self.idle;
         let idle = (!limit.is_zero()).then(|| Instant::now() + limit);
         match (idle, self.deadline.map(|deadline| deadline.at)) {
             (Some(idle), Some(deadline)) => idle.min(deadline),
@@ -84,7 +87,7 @@ mod tests {
     use super::*;
     use crate::{error::Reason, policy::Bound};
 
-    const IDLE: Idle = Idle {
+    const IDLE: IdleLimit = IdleLimit {
         limit: Duration::from_secs(5),
         key: "timeouts.idle",
     };

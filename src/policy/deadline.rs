@@ -74,7 +74,7 @@ impl<F: Future<Output = Result<Answer>>> Future for Timed<'_, F> {
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
     pub at: Instant,
-    /// How long that was from the first byte of the request.
+    /// How long that was from the start.
     limit: Duration,
     bound: Bound,
 }
@@ -95,7 +95,7 @@ pub enum Bound {
 }
 
 impl Deadline {
-    /// So long after the first byte of the request.
+    /// So long after `start`, which is the first byte of the request for all but copies.
     pub fn after(start: Instant, limit: Duration, bound: Bound) -> Self {
         Self {
             at: start + limit,

@@ -9,6 +9,7 @@ mod attempt;
 mod attempts;
 mod deadline;
 mod hedge;
+mod idle;
 mod limit;
 pub mod retry;
 mod spare;
@@ -29,6 +30,7 @@ use self::retry::Withheld;
 pub use self::{
     alarm::Timers,
     deadline::{Bound, Deadline},
+    idle::IdleLimit,
     spare::Spare,
     stack::stack,
     trail::{Line, Note, Outcome, Sent, Then, Trail},
@@ -163,13 +165,17 @@ impl Held {
         }
     }
 
-    /// The response broke off on the upstream's side, which a worker counts.
+    /// The response broke off and it was not us who failed, which a worker counts as the endpoint's
+    /// failure. Where time ran out it may have been the client who took nothing more.
     pub fn broke(&self, worker: usize, reason: Reason) {
         let Some(in_flight) = &self.in_flight else {
             return;
         };
         in_flight.settle(Verdict::Failure, Instant::now());
-        if let Some(metrics) = in_flight.endpoint().metrics.get() {
+        let ran_out = matches!(reason, Reason::IdleTimeout | Reason::TotalTimeout);
+        if let Some(metrics) = in_flight.endpoint().metrics.get()
+            && !ran_out
+        {
             metrics.broke(worker, reason);
         }
     }

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{
     copy::{Carried, End, Leftovers, Side, copy_counted},
-    patience::{Idle, Patience},
+    patience::Patience,
 };
 use crate::{
     access::{
@@ -17,6 +17,7 @@ use crate::{
     error::{Error, Reason, Replay, Result},
     http::input::Input,
     net::{Loss, Stream},
+    policy::IdleLimit,
     snapshot::{PlanKind, TcpPlan},
     telemetry::{
         UpstreamMetrics,
@@ -259,7 +260,7 @@ fn given_up(patience: Patience, half_closed: bool) -> Error {
         true => (patience.half_closed, "tcp.halfCloseTimeout"),
         false => (patience.idle, "tcp.idleTimeout"),
     };
-    Idle { limit, key }.error()
+    IdleLimit { limit, key }.error()
 }
 
 fn client_closed(source: io::Error) -> Error {

@@ -9,11 +9,6 @@ use std::{
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::{
-    config::model::Timeouts,
-    error::{Error, Reason},
-};
-
 /// How long nothing may happen. Zero: for ever.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
@@ -21,32 +16,6 @@ pub struct Patience {
     pub idle: Duration,
     /// The same once one side has said that it sends no more.
     pub half_closed: Duration,
-}
-
-/// How long nothing may move, by its name.
-#[derive(Clone, Copy, Debug)]
-pub struct Idle {
-    /// Zero: for ever.
-    pub limit: Duration,
-    /// What it is called in the configuration.
-    pub key: &'static str,
-}
-
-impl Idle {
-    /// What a rule allows.
-    pub const fn of(timeouts: &Timeouts) -> Self {
-        Self {
-            limit: timeouts.idle,
-            key: "timeouts.idle",
-        }
-    }
-
-    /// What is told where it has passed.
-    pub fn error(self) -> Error {
-        let Self { limit, key } = self;
-        let detail = format!("no byte moved within {limit:?} ({key})");
-        Error::new(Reason::IdleTimeout, "").detail(detail)
-    }
 }
 
 /// A connection that is open for so long will stay: what only such ones need is done then.

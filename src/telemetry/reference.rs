@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     config::model::{Address, EndpointAddress, Question},
-    error::{Error, Made, Origin, Reason, Replay},
+    error::{Error, LocalReply, Origin, Reason, Replay},
     http::{fallback::FallbackKind, grpc},
     policy::retry::{Class, Withheld},
     protect::FaultKind,
@@ -58,9 +58,9 @@ fn reasons() {
             .unwrap();
         }
     }
-    page.push_str(MADE_HEAD);
-    for made in Made::ALL {
-        let (name, meaning) = (made.name(), meaning_of_made(made));
+    page.push_str(LOCAL_HEAD);
+    for reply in LocalReply::ALL {
+        let (name, meaning) = (reply.name(), meaning_of_reply(reply));
         let codes = "as written | none | none | `-` | no";
         writeln!(
             page,
@@ -111,21 +111,21 @@ no rule was found yet in `pillion_listener_heads_refused_total`; failed attempts
 count in `pillion_upstream_retries_total`.
 ";
 
-const MADE_HEAD: &str = "
+const LOCAL_HEAD: &str = "
 ## Said by a rule
 
 Nothing failed: a rule answers by itself. The reason is told in the same places, but for `error.type`
-and `error_type`, and counts in `pillion_http_responses_made_total`.
+and `error_type`, and counts in `pillion_http_local_replies_total`.
 
 | reason | what happened | HTTP | gRPC | error | flag | sent again |
 |---|---|---|---|---|---|---|
 ";
 
-const fn meaning_of_made(made: Made) -> &'static str {
-    match made {
-        Made::DirectResponse => "A `DirectResponse` of the rule.",
-        Made::Redirect => "A `RequestRedirect` of the rule.",
-        Made::FallbackResponse => {
+const fn meaning_of_reply(reply: LocalReply) -> &'static str {
+    match reply {
+        LocalReply::DirectResponse => "A `DirectResponse` of the rule.",
+        LocalReply::Redirect => "A `RequestRedirect` of the rule.",
+        LocalReply::FallbackResponse => {
             "The fixed response of the rule's `fallback`, in place of a response whose status is in its `on`."
         }
     }
@@ -206,7 +206,7 @@ fn busy_scrape() -> String {
     route.request_done(0, &done);
     route.fault_injected(0, FaultKind::Delay);
     route.fell_back(0, FallbackKind::Upstream);
-    route.answered_here(0, Made::DirectResponse);
+    route.replied(0, LocalReply::DirectResponse);
 
     let mut config = upstream_config(&[EndpointAddress::Ip(([127, 0, 0, 1], 80).into())]);
     config.limits.adaptive = true;

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::Headers;
 use crate::{
     config::model::Address,
-    error::{Made, Reason},
+    error::{LocalReply, Reason},
     http::{grpc, request_id::RequestId},
     policy::Note,
     telemetry::TraceRef,
@@ -46,7 +46,7 @@ pub struct Record {
     /// Why it failed, if it did in our hands.
     pub reason: Option<Reason>,
     /// By which kind of rule the response is our own.
-    pub made: Option<Made>,
+    pub local_reply: Option<LocalReply>,
     /// A fault that was injected made it slower.
     pub slowed: bool,
     /// What a person on call needs beyond the reason.
@@ -94,7 +94,7 @@ impl Record {
             grpc: false,
             grpc_status: None,
             reason: None,
-            made: None,
+            local_reply: None,
             slowed: false,
             detail: Cow::Borrowed(""),
             bytes_received: 0,
@@ -125,7 +125,7 @@ impl Record {
     /// Why the response is Pillion's own, or not whole: a failure, or a rule.
     pub fn reason_name(&self) -> Option<&'static str> {
         let failed = self.reason.map(Reason::name);
-        failed.or_else(|| self.made.map(Made::name))
+        failed.or_else(|| self.local_reply.map(LocalReply::name))
     }
 
     /// What went wrong, as `error.type` of OpenTelemetry's conventions: the reason, a status that is

@@ -95,7 +95,8 @@ impl Peers {
     }
 
     /// For one more name: it is shown by the class of its first request. Others take a place when they
-    /// are first shown, as most callers never see all of them. Refusals are counted once, not at each connection of who was refused.
+    /// are first shown, as most callers never see all of them. Refusals are counted once, not at each
+    /// connection of who was refused.
     fn place(&self, known: &mut Known) -> Option<Share> {
         let room = &self.common.room;
         let changes = room.changes();

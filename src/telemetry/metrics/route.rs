@@ -14,7 +14,7 @@ use super::{
     scrape::{Event, Families, Scraped, Series},
 };
 use crate::{
-    error::{Made, Reason},
+    error::{LocalReply, Reason},
     http::fallback::FallbackKind,
     protect::FaultKind,
     telemetry::access_log::Protocol,
@@ -61,7 +61,7 @@ struct Cells {
     response_bytes: Count,
     faults: [Count; FaultKind::ALL.len()],
     fallbacks: [Count; FallbackKind::ALL.len()],
-    made: [Count; Made::ALL.len()],
+    local_replies: [Count; LocalReply::ALL.len()],
 }
 
 /// Values of the `status` label. `none`: the exchange ended before a response began.
@@ -106,8 +106,8 @@ impl RouteMetrics {
     }
 
     /// A rule answered a request by itself.
-    pub fn answered_here(&self, worker: usize, made: Made) {
-        self.cells.of(worker).made[made as usize].increment();
+    pub fn replied(&self, worker: usize, reply: LocalReply) {
+        self.cells.of(worker).local_replies[reply as usize].increment();
     }
 
     /// Requests running now.
@@ -136,12 +136,12 @@ impl RouteMetrics {
     }
 
     /// The same.
-    fn made(&self) -> Vec<([&'static str; 1], u64)> {
-        let count = |made: Made| {
-            let count = self.cells.sum(|cells| &cells.made[made as usize]);
-            ([made.name()], count)
+    fn local_replies(&self) -> Vec<([&'static str; 1], u64)> {
+        let count = |reply: LocalReply| {
+            let count = self.cells.sum(|cells| &cells.local_replies[reply as usize]);
+            ([reply.name()], count)
         };
-        let all = Made::ALL.into_iter().map(count);
+        let all = LocalReply::ALL.into_iter().map(count);
         all.filter(|&(_, count)| count > 0).collect()
     }
 
@@ -259,11 +259,11 @@ impl Scraped for RouteMetrics {
             Self::failed,
         );
         families.events(
-            "pillion_http_responses_made",
+            "pillion_http_local_replies",
             "Responses that rules made in place of an upstream, by reason: direct_response, redirect, \
              fallback_response.",
             ["reason"],
-            Self::made,
+            Self::local_replies,
         );
         families.events(
             "pillion_http_faults_injected",

@@ -77,7 +77,7 @@ impl Place {
             own: span_id(rng),
             sampled: false,
             tentative: false,
-            own_export: trace_id == exports,
+            own_export: trace_id == exports || is_export(tracing, exports, fields),
         };
         place.decide(tracing.sampling, tracing);
         place
@@ -198,6 +198,12 @@ impl Place {
         };
         TraceRef::new(self.trace_id, span_id, self.sampled)
     }
+}
+
+/// Where no context is read, those of our own exports are still to be known.
+fn is_export(tracing: &Tracing, exports: TraceId, fields: &Fields) -> bool {
+    let read = |fields| Incoming::read_any(fields)?.parent;
+    tracing.propagators.is_empty() && read(fields).is_some_and(|(trace, _)| trace == exports)
 }
 
 fn span_id(rng: &mut fastrand::Rng) -> SpanId {
