@@ -647,7 +647,7 @@ class TestEnvironment:
         )
         eventually(lambda: ask(proxy, 5) or len(collector.spans) >= 20)
         told = [line["message"] for line in proxy.logs() if "BATCH_SIZE" in line["message"]]
-        assert told and "taken for 10" in told[0]
+        assert told and told[0].endswith("sent at once, 5")
 
     def test_the_sampler(self, pillion, echo, collect):
         collector = collect("grpc")

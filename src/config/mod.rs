@@ -31,6 +31,8 @@ mod units;
 mod yaml;
 
 use std::{
+    cell::RefCell,
+    collections::BTreeSet,
     io,
     path::{Path, PathBuf},
 };
@@ -98,7 +100,12 @@ fn build(
     let mut tree = Tree::new(sources);
     let mut problems = Problems::default();
     let otel = Otel::read(env);
-    let config = merge::read(&mut tree, &mut problems, env)
+    let used = RefCell::new(BTreeSet::new());
+    let noting = |name: &str| {
+        used.borrow_mut().insert(name.to_owned());
+        env(name)
+    };
+    let config = merge::read(&mut tree, &mut problems, &noting)
         .and_then(|root| {
             secret::hide(&mut tree, root);
             decode::decode(&mut tree, root, &mut problems)
@@ -109,7 +116,7 @@ fn build(
             config,
             files,
             hash,
-            warnings: [otel.unread(set), otel.warnings].concat(),
+            warnings: [otel.unread(set, &used.borrow()), otel.warnings].concat(),
             notes,
         }),
         _ => Err(LoadError::Invalid(problems.into_report(&tree))),

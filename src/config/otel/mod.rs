@@ -141,9 +141,14 @@ impl Otel {
     }
 
     /// Of the variables that are set those that look as if they meant something here, for a person.
-    pub(super) fn unread(&self, set: impl IntoIterator<Item = String>) -> Vec<String> {
-        let names = set.into_iter();
-        let unread = names.filter(|name| name.starts_with("OTEL_") && !self.known.contains(name));
+    /// `used`: those that the files ask for.
+    pub(super) fn unread(
+        &self,
+        set: impl IntoIterator<Item = String>,
+        used: &BTreeSet<String>,
+    ) -> Vec<String> {
+        let names = set.into_iter().filter(|name| name.starts_with("OTEL_"));
+        let unread = names.filter(|name| !self.known.contains(name) && !used.contains(name));
         let unread: BTreeSet<String> = unread.collect();
         let told = unread.iter().map(|name| format!("{name} is not read"));
         told.collect()

@@ -57,18 +57,22 @@ impl Reader<'_> {
         }
     }
 
-    /// Metrics know no such limit.
     /// No more than may wait, as the specification has it.
     fn batch_items(&mut self, batch: &str, queue: Option<usize>) -> Option<usize> {
         let name = format!("{batch}_MAX_EXPORT_BATCH_SIZE");
         let items = self.positive(&name)?;
         if let Some(queue) = queue.filter(|queue| *queue < items) {
-            let why = format!("{items} is more than {batch}_MAX_QUEUE_SIZE, and taken for {queue}");
+            // While one half is sent there is room for the other.
+            let half = queue.div_ceil(2);
+            let why = format!(
+                "{items} is more than {batch}_MAX_QUEUE_SIZE; half of that is sent at once, {half}"
+            );
             self.warn(format!("{name}: {why}"));
         }
         Some(queue.map_or(items, |queue| items.min(queue)))
     }
 
+    /// Metrics know no such limit.
     fn value_length(&mut self, signal: Signal) -> Option<usize> {
         let own = match signal {
             Signal::Traces => "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT",

@@ -151,7 +151,7 @@ fn what_is_not_read_is_told() {
         "OTEL_TRACE_SAMPLER",
     ];
     assert_eq!(
-        otel.unread(names.map(str::to_owned)),
+        otel.unread(names.map(str::to_owned), &BTreeSet::new()),
         [
             "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT is not read",
             "OTEL_TRACE_SAMPLER is not read"
@@ -393,7 +393,7 @@ fn a_batch_is_no_larger_than_its_queue() {
     assert_eq!(
         small.warnings,
         [
-            "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE: 20 is more than OTEL_BLRP_MAX_QUEUE_SIZE, and taken for 10"
+            "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE: 20 is more than OTEL_BLRP_MAX_QUEUE_SIZE; half of that is sent at once, 5"
         ]
     );
     assert_eq!(queue("20").logs.batch_items, Some(20));

@@ -147,8 +147,12 @@ pub(super) fn doubts(config: &Config) -> Vec<String> {
     let exports = Signal::ALL
         .iter()
         .filter_map(|&signal| destination(config, signal));
-    let mut doubts: Vec<String> = exports.filter_map(doubt).collect();
-    doubts.dedup();
+    let mut doubts = Vec::new();
+    for doubt in exports.filter_map(doubt) {
+        if !doubts.contains(&doubt) {
+            doubts.push(doubt);
+        }
+    }
     doubts
 }
 

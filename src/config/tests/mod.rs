@@ -137,6 +137,16 @@ fn everything_that_can_be_written_is_read() {
 }
 
 #[test]
+fn a_variable_that_a_file_uses_is_read() {
+    let text = SHORT.replace("[127.0.0.1:9000]", "[\"127.0.0.1:${OTEL_MINE:-9000}\"]");
+    let source = Source::new("test.yaml".into(), text.into_bytes());
+    let env = |name: &str| (name == "OTEL_MINE").then(|| "9001".to_owned());
+    let set = ["OTEL_MINE", "OTEL_OTHER"].map(str::to_owned);
+    let loaded = build(vec![source], &env, set).unwrap();
+    assert_eq!(loaded.warnings, ["OTEL_OTHER is not read"]);
+}
+
+#[test]
 fn every_file_in_config_loads() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
     let mut files = 0;
