@@ -39,7 +39,7 @@ pub struct Exporter {
 #[derive(Debug)]
 enum Thread {
     /// Nothing was exported yet. The other ends of the queues wait for it.
-    Unborn(Box<[mpsc::Receiver<Batch>; SIGNALS]>),
+    Unborn(Box<[mpsc::UnboundedReceiver<Batch>; SIGNALS]>),
     /// Hung up as it ends.
     Running(sync_mpsc::Receiver<()>),
     /// It could not be started, or has ended.

@@ -136,7 +136,7 @@ mod tests {
         queue_items: None,
     };
 
-    fn outlet(registry: &Registry, batch: &OtlpBatch) -> (Outlet, mpsc::Receiver<Batch>) {
+    fn outlet(registry: &Registry, batch: &OtlpBatch) -> (Outlet, mpsc::UnboundedReceiver<Batch>) {
         let (inlet, batches) = Inlet::new(Arc::clone(registry.otlp().of(Signal::Traces)));
         inlet.open(batch);
         (Outlet::new(inlet), batches)
@@ -194,9 +194,29 @@ mod tests {
         fill();
         assert!(dropped(&registry));
         let batch = batches.try_recv().unwrap();
-        outlet.inlet.left(batch.bytes.len() as u64, batch.items);
+        outlet.inlet.left(batch.cost(), batch.items);
         fill();
         assert_eq!(std::iter::from_fn(|| batches.try_recv().ok()).count(), 2);
+    }
+
+    #[test]
+    fn bytes_bound_small_batches_too() {
+        let registry = Registry::new(1);
+        let batch = OtlpBatch {
+            queue_bytes: 1 << 20,
+            ..BATCH
+        };
+        let (outlet, mut batches) = outlet(&registry, &batch);
+        let push = || {
+            outlet.push(|out| out.extend_from_slice(&[0; 30]));
+            outlet.flush();
+        };
+        (0..10_000).for_each(|_| push());
+        assert!(!dropped(&registry));
+        (0..10_000).for_each(|_| push());
+        assert!(dropped(&registry));
+        let handed = std::iter::from_fn(|| batches.try_recv().ok());
+        assert!(handed.map(|batch| batch.cost()).sum::<u64>() <= 1 << 20);
     }
 
     #[test]

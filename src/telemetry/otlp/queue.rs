@@ -8,15 +8,16 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::mpsc::{self, error::TrySendError};
+use tokio::sync::mpsc;
 
 use crate::{
     config::model::OtlpBatch,
     telemetry::metrics::{DropCause, SignalMetrics},
 };
 
-/// Batches that wait, however small they are.
-const MAX_BATCHES: usize = 4096;
+/// What a batch is counted for beside its bytes: its place in the queue and what the allocator keeps,
+/// so that the bytes bound the number of batches too, however small they are.
+const HELD: u64 = 64;
 
 /// A worker's buffer of this many bytes goes to the exporter at once.
 pub(super) const BUFFER_BYTES: usize = 16 * 1024;
@@ -29,6 +30,13 @@ const BUFFERS: usize = 8;
 pub(super) struct Batch {
     pub(super) bytes: Vec<u8>,
     pub(super) items: u64,
+}
+
+impl Batch {
+    /// Bytes that it takes while it waits.
+    pub(super) fn cost(&self) -> u64 {
+        self.bytes.len() as u64 + HELD
+    }
 }
 
 /// The end that all workers share. What a reload changes is read with plain loads.
@@ -44,15 +52,16 @@ pub(super) struct Inlet {
     queue_items: AtomicU64,
     /// Items that wait, or are being sent.
     queued_items: AtomicU64,
-    sender: mpsc::Sender<Batch>,
+    /// Bounded by `queue_bytes`: nothing is sent here that was not counted first.
+    sender: mpsc::UnboundedSender<Batch>,
     /// Of bytes it knows how many wait.
     pub(super) metrics: Arc<SignalMetrics>,
 }
 
 impl Inlet {
     /// Closed, until [`Inlet::open`].
-    pub(super) fn new(metrics: Arc<SignalMetrics>) -> (Arc<Self>, mpsc::Receiver<Batch>) {
-        let (sender, batches) = mpsc::channel(MAX_BATCHES);
+    pub(super) fn new(metrics: Arc<SignalMetrics>) -> (Arc<Self>, mpsc::UnboundedReceiver<Batch>) {
+        let (sender, batches) = mpsc::unbounded_channel();
         let inlet = Self {
             open: AtomicBool::new(false),
             delay: AtomicU64::new(0),
@@ -108,18 +117,17 @@ impl Inlet {
 
     /// Puts a batch into the queue, or drops and counts it.
     pub(super) fn hand_over(&self, batch: Batch) {
-        let (bytes, items) = (batch.bytes.len() as u64, batch.items);
+        let (bytes, items) = (batch.cost(), batch.items);
         let all_bytes = self.metrics.entered(bytes);
         let all_items = items + self.queued_items.fetch_add(items, Relaxed);
         let fits = all_bytes <= self.queue_bytes.load(Relaxed)
             && all_items <= self.queue_items.load(Relaxed);
         let cause = match fits {
             false => DropCause::QueueFull,
-            true => match self.sender.try_send(batch) {
+            true => match self.sender.send(batch) {
                 Ok(()) => return,
-                Err(TrySendError::Full(_)) => DropCause::QueueFull,
                 // Nobody sends any more.
-                Err(TrySendError::Closed(_)) => DropCause::Failed,
+                Err(_) => DropCause::Failed,
             },
         };
         self.left(bytes, items);

@@ -11,6 +11,9 @@ use crate::protobuf::{Fields, Malformed, Value};
 /// The first wait and the longest one, before chance makes them shorter.
 const FIRST: Duration = Duration::from_millis(250);
 const LONGEST: Duration = Duration::from_secs(5);
+/// No try takes longer. A timeout may be a day, and a peer that is dead says nothing: waiting for it
+/// would silence the signal long after another one could answer.
+const MOST_TRY: Duration = Duration::from_secs(60);
 
 /// What a failure means for the same request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,9 +55,9 @@ pub(super) fn wait(failed: u32, random: u32) -> Duration {
 }
 
 /// How long one try may take of what is `left`: so much that another one has time. A connection that
-/// was used before may lead to nobody.
+/// was used before may lead to nobody. A minute at most.
 pub(super) fn limit(left: Duration, reused: bool) -> Duration {
-    left / if reused { 3 } else { 2 }
+    (left / if reused { 3 } else { 2 }).min(MOST_TRY)
 }
 
 /// `Retry-After`: seconds, or a date (RFC 9110 section 10.2.3).
@@ -161,6 +164,15 @@ mod tests {
         assert_eq!(bounds(5), (2000, 4000));
         assert_eq!(bounds(6), (2500, 5000));
         assert_eq!(bounds(u32::MAX), (2500, 5000));
+    }
+
+    #[test]
+    fn a_try_leaves_time_for_another_one() {
+        let second = Duration::from_secs(1);
+        assert_eq!(limit(10 * second, false), 5 * second);
+        assert_eq!(limit(9 * second, true), 3 * second);
+        let day = 24 * 60 * 60 * second;
+        assert_eq!([limit(day, false), limit(day, true)], [60 * second; 2]);
     }
 
     #[test]

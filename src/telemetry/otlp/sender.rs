@@ -45,7 +45,7 @@ pub(super) struct Way {
 pub(super) struct Sender {
     signal: Signal,
     inlet: Arc<Inlet>,
-    batches: mpsc::Receiver<Batch>,
+    batches: mpsc::UnboundedReceiver<Batch>,
     plan: watch::Receiver<Plan>,
     /// Not before: a collector said so.
     throttle: Throttle,
@@ -73,7 +73,7 @@ impl Sender {
     pub(super) fn new(
         signal: Signal,
         inlet: Arc<Inlet>,
-        batches: mpsc::Receiver<Batch>,
+        batches: mpsc::UnboundedReceiver<Batch>,
         plan: watch::Receiver<Plan>,
     ) -> Self {
         Self {
@@ -199,7 +199,7 @@ impl Sender {
         let mut request = request(&way, batches);
         let deadline = Instant::now() + way.export.timeout;
         let mut failed = 0;
-        let cause = loop {
+        let cause = 'tries: loop {
             let way_there = &way.export;
             self.client
                 .take_if(|(client, to)| !client.is_open() || !same_place(to, way_there));
@@ -239,19 +239,22 @@ impl Sender {
                 self.throttle.ask(&way.export, rest, now);
             }
             let again = now + retry::wait(failed, self.rng.u32(..));
-            let mut until = self.rests().map_or(again, |rests| rests.max(again));
-            if until >= deadline {
-                break DropCause::Failed;
-            }
-            // A reload may lead elsewhere, and an end leaves no time.
-            while let Ok(Ok(())) = timeout_at(until, self.plan.changed()).await
-                && let Some(newer) = self.way()
-            {
+            loop {
+                let until = self.rests().map_or(again, |rests| rests.max(again));
+                if until >= deadline {
+                    break 'tries DropCause::Failed;
+                }
+                let Ok(Ok(())) = timeout_at(until, self.plan.changed()).await else {
+                    break;
+                };
+                let Some(newer) = self.way() else {
+                    break;
+                };
                 way = newer;
                 request = self::request(&way, batches);
-                match self.rests() {
-                    Some(rests) if !self.is_ending() => until = rests,
-                    _ => break,
+                // A reload may lead elsewhere, and an end leaves no time.
+                if self.is_ending() || self.rests().is_none() {
+                    break;
                 }
             }
             self.inlet.metrics.export(ExportResult::Retried);
@@ -381,7 +384,7 @@ impl Trouble {
     }
 }
 
-/// How much some batches are.
+/// How much some batches are, as the queue counts them.
 #[derive(Debug, Default)]
 struct Sum {
     bytes: u64,
@@ -391,7 +394,7 @@ struct Sum {
 impl Sum {
     fn of(batches: &[Batch]) -> Self {
         Self {
-            bytes: batches.iter().map(|batch| batch.bytes.len() as u64).sum(),
+            bytes: batches.iter().map(Batch::cost).sum(),
             items: batches.iter().map(|batch| batch.items).sum(),
         }
     }
@@ -513,6 +516,38 @@ mod tests {
         hand_over();
         assert!(sender.next().await.is_some() && sender.next().await.is_none());
         assert_eq!(begun.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_reload_holds_a_batch_beyond_its_time() {
+        let registry = Registry::new(1);
+        let (inlet, batches) = Inlet::new(Arc::clone(registry.otlp().of(Signal::Traces)));
+        inlet.open(&BATCH);
+        // Nobody listens at either.
+        let [dead, resting] = [1, 2].map(|port| Way {
+            export: Arc::new(export(&format!("endpoint: \"http://127.0.0.1:{port}\""))),
+            resource: Origin::new().resource(&Default::default()),
+        });
+        let plan = |way: &Way| Plan {
+            way: Some(way.clone()),
+            ending: false,
+        };
+        let (plans, plan_seen) = watch::channel(plan(&dead));
+        let mut sender = Sender::new(Signal::Traces, inlet, batches, plan_seen);
+        let begun = Instant::now();
+        let hour = Duration::from_secs(60 * 60);
+        sender.throttle.ask(&resting.export, hour, begun);
+        let batch = [Batch {
+            bytes: vec![0; 10],
+            items: 1,
+        }];
+        let timeout = dead.export.timeout;
+        let (fate, ()) = tokio::join!(sender.export(dead, &batch), async {
+            sleep(Duration::from_millis(1)).await;
+            plans.send_replace(plan(&resting));
+        });
+        assert_eq!(fate, Fate::Done);
+        assert!(begun.elapsed() < timeout);
     }
 
     #[test]

@@ -12,6 +12,10 @@ const MOST_ASKED: Duration = Duration::from_secs(60 * 60);
 
 /// Until when nothing is sent, whichever batch it was that was refused. What comes meanwhile waits
 /// in the queue. Another collector has asked for nothing.
+///
+/// One is remembered, the last: a signal goes to one collector at a time, and only a reload leads to
+/// another. If that one asks for a rest too and a reload leads back, the first is asked again early,
+/// once: if it wants its rest still, it says so.
 #[derive(Debug, Default)]
 pub(super) struct Throttle {
     asked: Option<(Arc<Export>, Instant)>,
