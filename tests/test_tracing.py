@@ -9,7 +9,7 @@ import pytest
 from support.client import RawClient, fetch
 from support.collector import Collector
 from support.config import http_config
-from support.fleet import Fleet, answers, hangs, resets
+from support.fleet import Fleet, answers, closes, hangs, resets
 from support.grpc_app import SERVICE, GrpcApp, GrpcClient
 from support.ports import free_port
 from support.tls import spiffe
@@ -174,6 +174,25 @@ def test_what_followed_is_said_of_the_attempt_that_failed_last(traced, collector
     evidence = proxy.access(path="/both")["evidence"]
     told = [(each["attempt"], each["outcome"], each["then"]) for each in evidence]
     assert told == [(1, "upstream_reset", "attempts"), (2, "status_503", None)]
+
+
+@pytest.mark.parametrize("sampling", ["0%", "100%"])
+def test_what_broke_off_is_said_of_the_attempt_that_had_answered(traced, collector, sampling):
+    def breaks_off_late(connection):
+        eventually(lambda: len(app.attempts) == 2, "the hedge")
+        connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfive.")
+        closes(connection)
+
+    with Fleet(breaks_off_late, hangs, count=2) as app:
+        rule = {"backendRefs": [{"name": "app"}], "retry": {"attempts": 2, "hedge": {"delay": "20ms"}}}
+        config = http_config(*app.addresses, routes=[{"rules": [rule]}], upstream=CALM)
+        proxy = traced(config, sampling=sampling)
+        with RawClient(proxy.address()) as client:
+            client.send_request(target="/broke")
+            client.recv_all()
+        evidence = {each["attempt"]: each for each in proxy.access(path="/broke")["evidence"]}
+        assert evidence[1]["outcome"] == "response_incomplete"
+        assert evidence[1]["endpoint"] == app.addresses[app.endpoints[0]]
 
 
 @pytest.mark.parametrize("reason, status", [("connect_failed", 503), ("upstream_reset", 502)])

@@ -375,7 +375,8 @@ fn judge(
     let held = Held {
         _request: None,
         in_flight: Some(in_flight),
-        note: course.mark.note(),
+        attempt: course.mark.number,
+        note: course.mark.note,
         is_open,
     };
     let answer = Answer { response, held };

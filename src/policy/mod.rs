@@ -146,8 +146,10 @@ const LET_GO: usize = 64 * 1024;
 pub struct Held {
     _request: Option<RequestPermit>,
     in_flight: Option<InFlight>,
-    /// Of the attempt that brought the answer, where the request is recorded.
-    note: Option<usize>,
+    /// The number of the attempt that brought the answer.
+    attempt: u8,
+    /// Where its note is, if the request is recorded.
+    note: Option<u8>,
     /// The endpoint waits for a verdict: a gRPC call tells how it went at its end.
     is_open: bool,
 }
@@ -155,7 +157,7 @@ pub struct Held {
 impl Held {
     /// Which of the attempts' notes is that of the answer.
     pub fn note(&self) -> Option<usize> {
-        self.note
+        self.note.map(usize::from)
     }
 
     /// The call that is answered ended with this gRPC status.

@@ -121,20 +121,15 @@ pub struct Line {
 /// An attempt under way.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mark {
-    number: u8,
+    pub(super) number: u8,
     pub(super) start: Instant,
-    /// Where its note is, if it has one already.
-    at: Option<usize>,
+    /// Where its note is, if the request is recorded.
+    pub(super) note: Option<u8>,
 }
 
 impl Mark {
     pub(super) const fn is_recorded(self) -> bool {
-        self.at.is_some()
-    }
-
-    /// Where its note is, if it is recorded.
-    pub(super) const fn note(self) -> Option<usize> {
-        self.at
+        self.note.is_some()
     }
 }
 
@@ -198,7 +193,7 @@ impl Trail {
         let mut mark = Mark {
             number,
             start: now,
-            at: None,
+            note: None,
         };
         if let (Some(tracing), Some(place)) = (terms.tracing, self.place.get())
             && place.is_recorded()
@@ -206,7 +201,8 @@ impl Trail {
             let span_id = place.child(&mut terms.client.worker.rng.borrow_mut());
             place.tell_span(span_id, &mut request.head.fields, &tracing.propagators);
             let mut notes = self.notes.borrow_mut();
-            mark.at = Some(notes.len());
+            // There are hardly more of them than attempts.
+            mark.note = u8::try_from(notes.len()).ok();
             // Nearly always it stays the only one.
             notes.reserve_exact(1);
             notes.push(Note {
@@ -232,7 +228,7 @@ impl Trail {
         outcome: Outcome,
     ) {
         let mut notes = self.notes.borrow_mut();
-        let at = mark.at.unwrap_or_else(|| {
+        let at = mark.note.map(usize::from).unwrap_or_else(|| {
             let upstream = &terms.upstream.config.name;
             notes.push(Note::new(upstream, mark, Some(endpoint)));
             notes.len() - 1
@@ -252,7 +248,7 @@ impl Trail {
     #[inline]
     pub(super) fn exemplar(&self, mark: Mark) -> Option<(u128, u64)> {
         // First of all: most attempts have none.
-        let at = mark.at?;
+        let at = usize::from(mark.note?);
         let place = self.place.get().filter(|place| !place.is_tentative())?;
         let notes = self.notes.borrow();
         let span_id = notes.get(at)?.span_id?;
@@ -271,12 +267,12 @@ impl Trail {
         let Some(in_flight) = &held.in_flight else {
             return;
         };
-        let upstream = self.upstream.borrow().clone().unwrap_or_default();
         let mark = Mark {
-            number: self.attempts.get(),
-            start: self.sent_at.get().unwrap_or(now),
-            at: None,
+            number: held.attempt,
+            start: in_flight.started(),
+            note: None,
         };
+        let upstream = self.upstream.borrow().clone().unwrap_or_default();
         notes.push(Note {
             end: Some(now),
             broke: Some(reason),
@@ -290,7 +286,7 @@ impl Trail {
         let mark = Mark {
             number: self.attempts.get().saturating_add(1),
             start: now,
-            at: None,
+            note: None,
         };
         let mut notes = self.notes.borrow_mut();
         self.failed.set(Some(notes.len()));

@@ -237,13 +237,12 @@ impl InFlight {
         self.crosses
     }
 
-    pub const fn endpoint(&self) -> &Arc<Endpoint> {
-        &self.endpoint
+    pub const fn started(&self) -> Instant {
+        self.started
     }
 
-    #[cfg(test)]
-    pub(super) const fn started(&self) -> Instant {
-        self.started
+    pub const fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
     }
 
     /// The head of the response is here: the time since the pick goes into the estimate, and
