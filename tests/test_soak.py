@@ -195,7 +195,9 @@ async def play(start, duration: float, rng: random.Random, tmp_path):
     await asyncio.to_thread(empty, proxy, descriptors)
     await asyncio.to_thread(accounts_agree, proxy, ledger, "web", ("fleeting", "extra"))
     assert not chaos.aside.wrong, "\n".join(chaos.aside.wrong)
-    assert ledger.outcomes().get("ok", 0) > ledger.asked / 5, "the chaos was no traffic"
+    # A tunnel that came about is neither an answer nor a failure; how many there are depends on the seed.
+    outcomes = ledger.outcomes()
+    assert outcomes.get("ok", 0) > (ledger.asked - outcomes.get("tunnel", 0)) / 5, "the chaos was no traffic"
     chaos.memory.is_steady()
 
 
