@@ -115,24 +115,31 @@ impl<T> PerWorker<T> {
         self.sum(|block| &level(block).entered).saturating_sub(left)
     }
 
-    /// A table by reason over all workers; what never happened is left out.
-    pub fn reasons(&self, table: impl Fn(&T) -> &ByReason) -> Vec<([&'static str; 1], u64)> {
-        Reason::ALL
-            .iter()
-            .map(|&reason| ([reason.name()], self.sum(|block| table(block).of(reason))))
+    /// Counts by name over all workers; what never happened is left out.
+    pub fn happened<K: Copy>(
+        &self,
+        all: &[K],
+        name: impl Fn(K) -> &'static str,
+        count: impl Fn(&T, K) -> &Count,
+    ) -> Vec<([&'static str; 1], u64)> {
+        all.iter()
+            .map(|&kind| ([name(kind)], self.sum(|block| count(block, kind))))
             .filter(|&(_, count)| count > 0)
             .collect()
     }
-}
 
-impl<T> PerWorker<T> {
-    /// The same for what handshakes failed for.
+    /// The same by reason.
+    pub fn reasons(&self, table: impl Fn(&T) -> &ByReason) -> Vec<([&'static str; 1], u64)> {
+        self.happened(Reason::ALL, Reason::name, |block, reason| {
+            table(block).of(reason)
+        })
+    }
+
+    /// The same by what handshakes failed for.
     pub fn faults(&self, table: impl Fn(&T) -> &ByFault) -> Vec<([&'static str; 1], u64)> {
-        FaultKind::ALL
-            .iter()
-            .map(|&kind| ([kind.name()], self.sum(|block| table(block).of(kind))))
-            .filter(|&(_, count)| count > 0)
-            .collect()
+        self.happened(FaultKind::ALL, FaultKind::name, |block, kind| {
+            table(block).of(kind)
+        })
     }
 }
 

@@ -91,21 +91,28 @@ impl EndpointMetrics {
     }
 
     fn show_results(&self, name: &str, series: &mut Series<'_, '_>) {
-        series.since(self.since);
-        for (result, count) in self.results() {
-            if let Some(count) = self.ledger.tell(RESULTS, [result, ""], count) {
-                let labels = [("endpoint", name), ("result", result)];
-                series.put(&labels, Value::Count(count, None));
-            }
-        }
+        self.show((RESULTS, "result"), self.results(), name, series);
     }
 
     fn show_failures(&self, name: &str, series: &mut Series<'_, '_>) {
+        self.show((FAILURES, "reason"), self.failures(), name, series);
+    }
+
+    /// One family, by the values of this label.
+    fn show(
+        &self,
+        (family, label): (&'static str, &'static str),
+        counts: impl Iterator<Item = (&'static str, u64)>,
+        name: &str,
+        series: &mut Series<'_, '_>,
+    ) {
         series.since(self.since);
-        for (reason, count) in self.failures() {
-            if let Some(count) = self.ledger.tell(FAILURES, [reason, ""], count) {
-                let labels = [("endpoint", name), ("reason", reason)];
-                series.put(&labels, Value::Count(count, None));
+        for (value, count) in counts {
+            if let Some(count) = self.ledger.tell(family, [value, ""], count) {
+                series.put(
+                    &[("endpoint", name), (label, value)],
+                    Value::Count(count, None),
+                );
             }
         }
     }

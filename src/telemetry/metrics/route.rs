@@ -115,34 +115,23 @@ impl RouteMetrics {
         self.cells.level(|cells| &cells.requests)
     }
 
-    /// What never happened is left out.
     fn faults(&self) -> Vec<([&'static str; 1], u64)> {
-        let count = |kind: FaultKind| {
-            let count = self.cells.sum(|cells| &cells.faults[kind as usize]);
-            ([kind.name()], count)
-        };
-        let all = FaultKind::ALL.into_iter().map(count);
-        all.filter(|&(_, count)| count > 0).collect()
+        let (all, name) = (&FaultKind::ALL, FaultKind::name);
+        self.cells
+            .happened(all, name, |cells, kind| &cells.faults[kind as usize])
     }
 
-    /// The same.
     fn fallbacks(&self) -> Vec<([&'static str; 1], u64)> {
-        let count = |kind: FallbackKind| {
-            let count = self.cells.sum(|cells| &cells.fallbacks[kind as usize]);
-            ([kind.name()], count)
-        };
-        let all = FallbackKind::ALL.into_iter().map(count);
-        all.filter(|&(_, count)| count > 0).collect()
+        let (all, name) = (&FallbackKind::ALL, FallbackKind::name);
+        self.cells
+            .happened(all, name, |cells, kind| &cells.fallbacks[kind as usize])
     }
 
-    /// The same.
     fn local_replies(&self) -> Vec<([&'static str; 1], u64)> {
-        let count = |reply: LocalReply| {
-            let count = self.cells.sum(|cells| &cells.local_replies[reply as usize]);
-            ([reply.name()], count)
-        };
-        let all = LocalReply::ALL.into_iter().map(count);
-        all.filter(|&(_, count)| count > 0).collect()
+        let (all, name) = (&LocalReply::ALL, LocalReply::name);
+        self.cells.happened(all, name, |cells, reply| {
+            &cells.local_replies[reply as usize]
+        })
     }
 
     /// Requests that are over, by method and class of status.
